@@ -1,0 +1,87 @@
+// An architecture: (state, tokens) -> (state', logits) with a state of fixed size.
+//
+// One folder here and one line in arch_list.inc (docs/adding_an_architecture.md).
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "absl/status/statusor.h"
+#include "engine/checkpoint/checkpoint.h"
+#include "engine/core/dtype.h"
+#include "engine/kernels/kernels.h"
+#include "engine/state/schema.h"
+#include "engine/tokenizer/tokenizer.h"
+
+namespace mneme::engine {
+
+class Exec;
+
+// What a user may choose about the state when a checkpoint is loaded.
+struct ArchOptions {
+  int64_t window_tokens =
+      0;  // attention window R + sinks S in total; 0: the model's trained context
+  int64_t sink_tokens = 4;
+  DType kv_dtype = DType::kF16;  // kF16 or kF32
+};
+
+struct ArchInfo {
+  std::string architecture;  // registry name, "llama"
+  int64_t vocab_size = 0;
+  int64_t num_layers = 0;
+  int64_t parameters = 0;
+  int64_t weight_bytes = 0;  // of tensors that are used
+  int64_t decode_weight_bytes =
+      0;  // read to decode one token (a tied head once, one embedding row)
+  DType weight_dtype = DType::kF32;      // the type most weight bytes have
+  int64_t trained_context_tokens = 0;    // 0: unbounded
+  int64_t effective_context_tokens = 0;  // 0: unbounded
+  std::string state_formula;             // for people: "2 * L * Hk * Dh * b * (S + R) = ..."
+};
+
+// Some tokens of one sequence inside a step.
+struct ArchSlice {
+  State* state = nullptr;  // position is advanced by the engine after the step
+  std::span<const TokenId> tokens;
+  // Logits wanted for tokens [tokens.size() - num_logits, tokens.size()): rows of [num_logits, V].
+  int64_t num_logits = 0;
+  float* logits = nullptr;
+};
+
+class Arch {
+ public:
+  virtual ~Arch() = default;
+
+  virtual const ArchInfo& info() const = 0;
+  virtual const StateSchema& schema() const = 0;
+  // Writes the state of a sequence that has read nothing into a zeroed block. The default leaves
+  // zeros.
+  virtual void InitState(State& state) const {}
+  // Feeds every slice. Weights' products run over all tokens of the step; mixers run per sequence.
+  // States are distinct. A sequence's result does not depend on the others or on how its tokens
+  // were cut.
+  virtual absl::Status Forward(Exec& exec, std::span<const ArchSlice> slices) = 0;
+};
+
+// Keeps the checkpoint mapped for its own life. INVALID_ARGUMENT names tensor or key and what was
+// expected.
+using ArchFactory = absl::StatusOr<std::unique_ptr<Arch>> (*)(std::shared_ptr<const Checkpoint>,
+                                                              const ArchOptions&);
+
+struct ArchEntry {
+  std::string_view name;
+  ArchFactory create;
+  // Whether this architecture serves the checkpoint, judged by its metadata alone.
+  bool (*matches)(const Checkpoint&);
+};
+
+// Every line of arch_list.inc.
+std::span<const ArchEntry> AllArchs();
+// UNIMPLEMENTED names the checkpoint's own architecture if none matches.
+absl::StatusOr<std::unique_ptr<Arch>> CreateArch(std::shared_ptr<const Checkpoint> checkpoint,
+                                                 const ArchOptions& options);
+
+}  // namespace mneme::engine

@@ -1,0 +1,82 @@
+// The engine: a checkpoint that reads tokens into states. Start reading here.
+//
+//   auto engine = Engine::Load({.checkpoint_path = "model.gguf"});
+//   State state = (*engine)->CreateState();
+//   std::vector<float> logits((*engine)->info().vocab_size);
+//   EngineSlice slice{.state = &state, .tokens = prompt, .num_logits = 1, .logits = logits.data()};
+//   (*engine)->Step({&slice, 1});
+//
+// State goes in and comes out; the engine owns no session. It knows no network, database or
+// protobuf.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "engine/arch/arch.h"
+#include "engine/kernels/contract.h"
+#include "engine/state/schema.h"
+#include "engine/state/snapshot.h"
+#include "engine/tokenizer/chat_template.h"
+#include "engine/tokenizer/tokenizer.h"
+
+namespace mneme::engine {
+
+struct EngineOptions {
+  std::string checkpoint_path;
+  std::string backend = "cpu";  // a name of AllBackends()
+  // kInt8 is the default of the cpu backend for quantised weights.
+  Contract contract = Contract::kInt8;
+  ArchOptions arch;
+  int num_threads = 0;  // 0: the number of processors this process may use
+};
+
+using EngineSlice = ArchSlice;
+
+class Engine {
+ public:
+  // NOT_FOUND, INVALID_ARGUMENT or UNIMPLEMENTED naming file, tensor or key.
+  static absl::StatusOr<std::unique_ptr<Engine>> Load(const EngineOptions& options);
+  ~Engine();
+
+  const ArchInfo& info() const;
+  const std::string& model_name() const;         // the checkpoint's own name
+  const std::string& model_fingerprint() const;  // 32 raw bytes
+  const std::string& numerics_id()
+      const;  // "0.1.0/cpu/avx2/int8/..."; equal ids promise equal bits
+  SnapshotIdentity snapshot_identity() const;
+  const StateSchema& schema() const;
+  int num_threads() const;
+
+  const Tokenizer& tokenizer() const;
+  // nullptr if the checkpoint has none or one of no known family; chat_template_problem() then says
+  // why.
+  const ChatTemplate* chat_template() const;
+  const std::string& chat_template_problem() const;
+
+  // A state that has read nothing. Thread-safe. Throws std::bad_alloc.
+  State CreateState() const;
+
+  // Feeds every slice and advances its state's position. Slices have distinct states, at least one
+  // token each, and 0 <= num_logits <= tokens.size(). One caller at a time. INVALID_ARGUMENT (token
+  // id out of range, bad slice: nothing was read); INTERNAL "not finite" if a wanted logit row is
+  // NaN or infinite: that slice's index is in `non_finite`, its state must be thrown away, the
+  // others are good.
+  absl::Status Step(std::span<const EngineSlice> slices, std::vector<int>* non_finite = nullptr);
+
+ private:
+  class Impl;
+  explicit Engine(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+// One line about this machine and build: processors, SIMD targets, memory. For logs and bench.
+std::string DescribeMachine();
+
+}  // namespace mneme::engine

@@ -1,0 +1,47 @@
+// The table of kernels a backend provides, and the list of backends.
+//
+// A backend is a folder here with a `const Kernels& XKernels()` and one line in backend_list.inc.
+// `reference` is scalar, readable and always there; `cpu` is SIMD through Highway's run-time
+// dispatch.
+#pragma once
+
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "engine/kernels/attention.h"
+#include "engine/kernels/elementwise.h"
+#include "engine/kernels/embedding.h"
+#include "engine/kernels/matmul.h"
+#include "engine/kernels/rms_norm.h"
+#include "engine/kernels/rope.h"
+
+namespace mneme::engine {
+
+struct Kernels {
+  std::string_view name;  // "reference", "cpu"
+  MatMulFn matmul;
+  EmbedRowsFn embed_rows;
+  RmsNormFn rms_norm;
+  RopeFn rope;
+  AttentionFn attention;
+  SiluMulFn silu_mul;
+  AddFn add;
+  // The instruction set in use, e.g. "avx2", "avx3"; part of numerics_id.
+  std::string (*simd_target)();
+};
+
+// In the order of backend_list.inc; `reference` first.
+std::span<const Kernels* const> AllBackends();
+// nullptr if there is none of that name.
+const Kernels* FindBackend(std::string_view name);
+
+// Restricts the cpu backend to one SIMD target by name, so that replicas on unlike machines agree
+// bit for bit. "" lifts it. False if this machine or build does not have the target. Not
+// thread-safe: call before the first kernel.
+bool PinSimdTarget(std::string_view name);
+// Targets this machine and build can run, best first.
+std::vector<std::string> AvailableSimdTargets();
+
+}  // namespace mneme::engine

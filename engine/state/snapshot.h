@@ -1,0 +1,95 @@
+// Encoded states: what is kept of a session at one point. Format: docs/state_format.md.
+//
+// A snapshot is a small manifest and a list of immutable chunks named by their SHA-256. Rows of
+// ring tensors are grouped on an absolute grid of positions, so a later snapshot of the same
+// sequence shares every complete group with the earlier one: a short turn adds only the chunks it
+// touched, whatever the window's size. Bytes are little-endian and of the in-memory type; nothing
+// is re-rounded.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "engine/state/schema.h"
+
+namespace mneme::engine {
+
+inline constexpr size_t kMaxChunkBytes = 1 << 20;
+
+using ChunkHash = std::array<uint8_t, 32>;  // SHA-256 of the chunk's bytes
+
+// What a snapshot must agree with before a byte of it reaches an engine.
+struct SnapshotIdentity {
+  std::string architecture;
+  std::string model_fingerprint;  // 32 raw bytes
+  std::string numerics_id;        // reported, not required to match
+};
+
+struct SnapshotChunk {
+  ChunkHash hash;
+  uint32_t size_bytes = 0;
+  uint32_t crc32c = 0;
+  // What it holds: rows of the ring group [first_position, end_position), a piece of the fixed
+  // tensors, or the logits; see docs/state_format.md.
+  uint8_t kind = 0;
+  int64_t first = 0;
+  int64_t end = 0;
+};
+
+struct SnapshotManifest {
+  SnapshotIdentity identity;
+  std::string schema_hash;
+  int64_t position = 0;
+  int64_t vocab_size = 0;  // number of stored logits; 0 at position 0
+  std::vector<SnapshotChunk> chunks;
+
+  std::string Serialize() const;
+  // INVALID_ARGUMENT naming the offending field (bad magic, length, checksum, order), or
+  // FAILED_PRECONDITION for a format version that is too old or too new.
+  static absl::StatusOr<SnapshotManifest> Parse(std::string_view bytes);
+};
+
+struct EncodedSnapshot {
+  SnapshotManifest manifest;
+  // Chunks of the manifest that `base` did not have, in manifest order.
+  struct NewChunk {
+    ChunkHash hash;
+    std::string bytes;
+  };
+  std::vector<NewChunk> new_chunks;
+};
+
+// Encodes `state` (position > 0: with the logits after the last token, [V] f32; position 0: no
+// logits). `base`, if given, is an earlier snapshot of the *same sequence* (same tokens up to its
+// position): complete groups they share are taken over by name without reading the rows again.
+absl::StatusOr<EncodedSnapshot> EncodeSnapshot(const StateSchema& schema, const State& state,
+                                               std::span<const float> logits,
+                                               const SnapshotIdentity& identity,
+                                               const SnapshotManifest* base);
+
+// Returns the bytes of a chunk, or an error that is passed on.
+using ChunkReader = std::function<absl::StatusOr<std::string>(const ChunkHash&)>;
+
+struct DecodedSnapshot {
+  State state;
+  std::vector<float> logits;  // empty at position 0
+};
+
+// Fills a new block from the manifest's chunks. Rows that the snapshot does not hold are zero.
+// Checks identity (FAILED_PRECONDITION "model fingerprint ..."), schema hash, chunk grid, sizes,
+// checksums and that every float is finite (INVALID_ARGUMENT, naming chunk and field) before
+// anything is returned. numerics_id may differ.
+absl::StatusOr<DecodedSnapshot> DecodeSnapshot(const StateSchema& schema,
+                                               const SnapshotIdentity& expected,
+                                               const SnapshotManifest& manifest,
+                                               const ChunkReader& read_chunk);
+
+}  // namespace mneme::engine

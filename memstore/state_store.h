@@ -1,0 +1,141 @@
+// Versioned records and content-addressed chunks: what keeps sessions across processes.
+//
+// A *record* is a small opaque value under a key, with a version, references to chunks, and
+// optionally a time at which it expires. A *chunk* is an immutable byte string named by its
+// SHA-256; it lives while a record refers to it. Chunks are shared between records of one *realm*
+// (a tenant) and never across. The store knows nothing of tensors or RPC.
+//
+// Thread-safe. Every returned byte is a copy that the caller owns.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+
+namespace mneme::memstore {
+
+using ChunkId = std::array<uint8_t, 32>;  // SHA-256 of the bytes
+
+// Keys: 1 to 512 bytes, each part printable ASCII. The realm is part of the key, never guessed from
+// it.
+struct Key {
+  std::string realm;
+  std::string name;  // ordered bytewise within a realm
+
+  auto operator<=>(const Key&) const = default;
+};
+
+struct Record {
+  int64_t version = 0;          // 1 for a new record, +1 per put
+  std::string value;            // opaque
+  std::vector<ChunkId> chunks;  // references, duplicates allowed
+  absl::Time expire_time = absl::InfiniteFuture();
+};
+
+struct Put {
+  Key key;
+  int64_t expected_version = 0;  // 0: must not exist
+  std::string value;
+  std::vector<ChunkId> chunks;
+  absl::Time expire_time = absl::InfiniteFuture();
+};
+
+struct Delete {
+  Key key;
+  int64_t expected_version = 0;  // must exist at this version
+};
+
+// New bytes for chunks that the transaction's puts refer to.
+struct NewChunk {
+  ChunkId id;
+  std::string bytes;
+};
+
+// All or nothing. All keys are of one realm; no key occurs twice.
+struct Transaction {
+  std::vector<Put> puts;
+  std::vector<Delete> deletes;
+  std::vector<NewChunk> new_chunks;
+  bool sync = true;  // durable (fsync) before Commit returns; else soon after
+};
+
+struct ListOptions {
+  std::string realm;
+  std::string prefix;       // of the name
+  std::string start_after;  // names strictly greater; empty: from the beginning
+  int limit = 1000;         // >= 1
+};
+
+struct ListedRecord {
+  std::string name;
+  Record record;
+};
+
+struct StoreStats {
+  int64_t records = 0;
+  int64_t chunks = 0;
+  int64_t chunk_bytes = 0;
+};
+
+class StateStore {
+ public:
+  virtual ~StateStore() = default;
+
+  // NOT_FOUND if absent. A record past its expire_time is still returned: the owner decides what
+  // that means, the sweeper removes it.
+  virtual absl::StatusOr<Record> Get(const Key& key) const = 0;
+
+  // NOT_FOUND if no record refers to it; DATA_LOSS if the bytes do not match the id.
+  virtual absl::StatusOr<std::string> GetChunk(std::string_view realm, const ChunkId& id) const = 0;
+
+  // ABORTED if a version does not match ("key ... has version 7, expected 6"; nothing is written
+  // and the found version is in the payload kVersionPayload as decimal text, 0 for an absent key).
+  // FAILED_PRECONDITION if a referred chunk is neither stored nor among new_chunks.
+  // INVALID_ARGUMENT for malformed keys, mixed realms or a chunk whose bytes do not match its id.
+  // RESOURCE_EXHAUSTED if the disk is full, UNAVAILABLE if the store cannot be reached; after
+  // either the transaction happened entirely or not at all. When it returns OK and sync was set, a
+  // crash of the machine loses nothing. Of two writers with the same expected version exactly one
+  // succeeds.
+  virtual absl::Status Commit(const Transaction& transaction) = 0;
+
+  // Ascending by name. A record that exists during the whole listing appears exactly once.
+  virtual absl::StatusOr<std::vector<ListedRecord>> List(const ListOptions& options) const = 0;
+
+  // Up to `limit` keys whose expire_time is <= now, earliest first. The caller deletes them by
+  // Commit.
+  virtual absl::StatusOr<std::vector<Key>> Expired(absl::Time now, int limit) const = 0;
+
+  // Realms that have at least one record.
+  virtual absl::StatusOr<std::vector<std::string>> Realms() const = 0;
+
+  virtual absl::StatusOr<StoreStats> Stats() const = 0;
+
+  // Writes and reads back a probe; what health checks call.
+  virtual absl::Status Probe() = 0;
+};
+
+inline constexpr char kVersionPayload[] = "mneme.memstore/found_version";
+
+// SHA-256, as chunks are named.
+ChunkId HashChunk(std::string_view bytes);
+
+// In memory, gone with the process. For tests and for servers without a data directory.
+std::unique_ptr<StateStore> CreateMemoryStore();
+
+struct RocksDbOptions {
+  std::string path;  // a directory; created if absent. One process owns it (its LOCK).
+  size_t block_cache_bytes = 64 << 20;
+};
+// UNAVAILABLE if another process has it open; DATA_LOSS if it cannot be recovered.
+absl::StatusOr<std::unique_ptr<StateStore>> OpenRocksDbStore(const RocksDbOptions& options);
+
+}  // namespace mneme::memstore

@@ -1,0 +1,66 @@
+// Every setting of the server. How it is read: server/config_loader.h.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace mneme::server {
+
+// One checkpoint to load, written NAME=PATH; NAME becomes models/NAME.
+struct ModelConfig {
+  std::string name;
+  std::string path;
+};
+
+struct Config {
+  std::vector<ModelConfig> models;
+
+  struct Engine {
+    std::string backend = "cpu";
+    std::string contract = "int8";  // int8 | f32
+    std::string kv_dtype = "f16";   // f16 | f32
+    std::string simd_target;        // "" = best
+    int threads = 0;                // 0 = processors of this machine
+    int64_t window_tokens = 0;      // 0 = the model's trained context
+    int64_t sink_tokens = 4;
+  } engine;
+
+  struct Listen {
+    std::string address = "127.0.0.1:7447";          // port 0: any free one, printed at start
+    std::string metrics_address = "127.0.0.1:7448";  // "" = off
+    bool insecure = false;                           // allow other than loopback without TLS
+  } listen;
+
+  struct Store {
+    std::string kind = "rocksdb";  // rocksdb | memory
+    std::string path = "data";     // of rocksdb
+  } store;
+
+  struct Limits {
+    int64_t max_request_bytes = 16 << 20;
+    int64_t max_input_tokens = 1 << 20;
+    int64_t max_output_tokens = 65536;
+    int64_t max_running_streams = 256;
+    int64_t max_queued_requests = 512;
+    int64_t state_memory_bytes = 0;      // 0 = half of RAM
+    int64_t prefill_chunk_tokens = 256;  // of one sequence in one step
+    int64_t max_step_tokens = 512;
+    int64_t slow_client_timeout_ms = 30000;
+    int64_t max_unsent_tokens = 1024;
+  } limits;
+
+  struct Sessions {
+    int64_t undelete_window_ms = 24LL * 3600 * 1000;  // 0 = purge at once
+    int64_t sweep_interval_ms = 1000;
+  } sessions;
+
+  struct Drain {
+    int64_t pre_stop_delay_ms = 5000;
+    int64_t timeout_ms = 30000;
+  } drain;
+
+  std::string log_level = "info";  // trace | debug | info | warn | error
+};
+
+}  // namespace mneme::server

@@ -1,0 +1,87 @@
+// Errors as this API promises them: a code, a reason, the offending field, and what to do.
+//
+// An error is an absl::Status whose payloads are google.rpc details, keyed by their type URL
+// ("type.googleapis.com/google.rpc.ErrorInfo"). server/rpc puts them into grpc-status-details-bin
+// as they are. Message text: what, which field, what was expected, what to do; never a path, user
+// text or tokens.
+#pragma once
+
+#include <map>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+
+namespace mneme::server {
+
+// ErrorInfo.reason values; the table of docs/errors is README's "Errors" section.
+namespace reason {
+inline constexpr char kFieldInvalid[] = "FIELD_INVALID";
+inline constexpr char kFieldOutOfRange[] = "FIELD_OUT_OF_RANGE";
+inline constexpr char kFieldRequired[] = "FIELD_REQUIRED";
+inline constexpr char kPageTokenInvalid[] = "PAGE_TOKEN_INVALID";
+inline constexpr char kInputTooLong[] = "INPUT_TOO_LONG";
+inline constexpr char kPositionOutOfRange[] = "POSITION_OUT_OF_RANGE";
+inline constexpr char kIngestGap[] = "INGEST_GAP";
+inline constexpr char kAccessDenied[] = "ACCESS_DENIED";
+inline constexpr char kSessionNotFound[] = "SESSION_NOT_FOUND";
+inline constexpr char kSnapshotNotFound[] = "SNAPSHOT_NOT_FOUND";
+inline constexpr char kModelNotFound[] = "MODEL_NOT_FOUND";
+inline constexpr char kGenerationNotFound[] = "GENERATION_NOT_FOUND";
+inline constexpr char kSessionExists[] = "SESSION_EXISTS";
+inline constexpr char kSessionBusy[] = "SESSION_BUSY";
+inline constexpr char kVersionMismatch[] = "VERSION_MISMATCH";
+inline constexpr char kModelNotLoaded[] = "MODEL_NOT_LOADED";
+inline constexpr char kModelMismatch[] = "MODEL_MISMATCH";
+inline constexpr char kSessionDeleted[] = "SESSION_DELETED";
+inline constexpr char kSessionDamaged[] = "SESSION_DAMAGED";
+inline constexpr char kPositionNotRestorable[] = "POSITION_NOT_RESTORABLE";
+inline constexpr char kNoChatTemplate[] = "NO_CHAT_TEMPLATE";
+inline constexpr char kSlowConsumer[] = "SLOW_CONSUMER";
+inline constexpr char kQueueFull[] = "QUEUE_FULL";
+inline constexpr char kOverloaded[] = "OVERLOADED";
+inline constexpr char kDraining[] = "DRAINING";
+inline constexpr char kStoreUnavailable[] = "STORE_UNAVAILABLE";
+inline constexpr char kStoreFull[] = "STORE_FULL";
+inline constexpr char kDeadlineExceeded[] = "DEADLINE_EXCEEDED";
+inline constexpr char kCancelled[] = "CANCELLED";
+inline constexpr char kStateCorrupt[] = "STATE_CORRUPT";
+inline constexpr char kStateNotFinite[] = "STATE_NOT_FINITE";
+inline constexpr char kBackendFailed[] = "BACKEND_FAILED";
+inline constexpr char kInternal[] = "INTERNAL";
+}  // namespace reason
+
+// An error with ErrorInfo{reason, domain "mneme", metadata}.
+absl::Status Error(absl::StatusCode code, std::string_view reason, std::string message,
+                   std::map<std::string, std::string> metadata = {});
+
+// Adds RetryInfo: the call may be repeated after `delay`.
+absl::Status WithRetry(absl::Status status, absl::Duration delay);
+
+// Adds ResourceInfo{type, name}.
+absl::Status WithResource(absl::Status status, std::string_view type, std::string_view name);
+
+// ErrorInfo.reason of an error made here; "" otherwise.
+std::string ReasonOf(const absl::Status& status);
+
+// Collects every bad field of a request, so that a caller sees all at once.
+class FieldErrors {
+ public:
+  // `field` is a proto path ("sampling.top_p"); `expected` reads after it: "must be in (0, 1],
+  // is 1.5".
+  void Add(std::string_view field, std::string expected,
+           std::string_view reason = reason::kFieldInvalid);
+  bool empty() const { return violations_.empty(); }
+  // OK if there are none; else INVALID_ARGUMENT with BadRequest and the first violation's reason.
+  absl::Status ToStatus() const;
+
+ private:
+  struct Violation {
+    std::string field, description, reason;
+  };
+  std::vector<Violation> violations_;
+};
+
+}  // namespace mneme::server

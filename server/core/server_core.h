@@ -1,0 +1,106 @@
+// The server without its transport: models, sessions and generation behind plain calls.
+//
+// Methods block (disk, engine) and may be called from many threads at once; server/rpc runs them on
+// its worker threads. Requests are validated here, completely, before anything happens: every
+// caller gets the same checks. Names' tenant must equal context.tenant (PERMISSION_DENIED
+// ACCESS_DENIED).
+#pragma once
+
+#include <memory>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "memstore/state_store.h"
+#include "mneme/v1/generation.pb.h"
+#include "mneme/v1/models.pb.h"
+#include "mneme/v1/sessions.pb.h"
+#include "server/core/call_context.h"
+#include "server/core/config.h"
+#include "server/core/errors.h"
+#include "server/core/metrics.h"
+
+namespace mneme::server {
+
+// Receives a turn's events in order. Called on the turn's thread, never on the engine's.
+class TurnSink {
+ public:
+  virtual ~TurnSink() = default;
+  // May block while the client is slow. False: the client is gone or too slow (the context has been
+  // cancelled with the cause); nothing more will be sent.
+  virtual bool Send(v1::GenerateResponse response) = 0;
+};
+
+// One running IngestSession. One caller at a time.
+class Ingest {
+ public:
+  virtual ~Ingest() = default;
+  // What to tell the client now; the first one says where to continue.
+  virtual v1::IngestProgress progress() const = 0;
+  // Takes one frame, reads what it can, commits when due. `progress()` is new after it. The frame
+  // with `last` returns when everything is durable. OUT_OF_RANGE INGEST_GAP if an offset leaves a
+  // hole; earlier bytes are skipped.
+  virtual absl::Status Write(const v1::IngestRequest::Data& data) = 0;
+};
+
+class ServerCore {
+ public:
+  // Loads every model, opens the store, recovers. Errors name model, field or path.
+  static absl::StatusOr<std::unique_ptr<ServerCore>> Create(const Config& config);
+  // With a store of the caller's: tests.
+  static absl::StatusOr<std::unique_ptr<ServerCore>> Create(
+      const Config& config, std::unique_ptr<memstore::StateStore> store);
+  virtual ~ServerCore() = default;
+
+  // Models
+  virtual absl::StatusOr<v1::ListModelsResponse> ListModels(CallContext&,
+                                                            const v1::ListModelsRequest&) = 0;
+  virtual absl::StatusOr<v1::Model> GetModel(CallContext&, const v1::GetModelRequest&) = 0;
+
+  // Sessions
+  virtual absl::StatusOr<v1::Session> CreateSession(CallContext&,
+                                                    const v1::CreateSessionRequest&) = 0;
+  virtual absl::StatusOr<v1::Session> GetSession(CallContext&, const v1::GetSessionRequest&) = 0;
+  virtual absl::StatusOr<v1::ListSessionsResponse> ListSessions(CallContext&,
+                                                                const v1::ListSessionsRequest&) = 0;
+  virtual absl::StatusOr<v1::Session> UpdateSession(CallContext&,
+                                                    const v1::UpdateSessionRequest&) = 0;
+  virtual absl::StatusOr<v1::Session> DeleteSession(CallContext&,
+                                                    const v1::DeleteSessionRequest&) = 0;
+  virtual absl::StatusOr<v1::Session> UndeleteSession(CallContext&,
+                                                      const v1::UndeleteSessionRequest&) = 0;
+  virtual absl::StatusOr<v1::ForkSessionResponse> ForkSession(CallContext&,
+                                                              const v1::ForkSessionRequest&) = 0;
+  virtual absl::StatusOr<v1::RewindSessionResponse> RewindSession(
+      CallContext&, const v1::RewindSessionRequest&) = 0;
+  virtual absl::StatusOr<v1::ListSnapshotsResponse> ListSnapshots(
+      CallContext&, const v1::ListSnapshotsRequest&) = 0;
+  // Holds the session's writer until the object is destroyed. `context` must outlive it.
+  virtual absl::StatusOr<std::unique_ptr<Ingest>> StartIngest(CallContext& context,
+                                                              const v1::IngestRequest::Start&) = 0;
+
+  // Generation. Sends Started, Progress, Delta... and, when the result is OK, Final last.
+  virtual absl::Status Generate(CallContext&, const v1::GenerateRequest&, TurnSink&) = 0;
+  virtual absl::StatusOr<v1::CancelGenerationResponse> CancelGeneration(
+      CallContext&, const v1::CancelGenerationRequest&) = 0;
+  virtual absl::StatusOr<v1::TokenizeResponse> Tokenize(CallContext&,
+                                                        const v1::TokenizeRequest&) = 0;
+  virtual absl::StatusOr<v1::DetokenizeResponse> Detokenize(CallContext&,
+                                                            const v1::DetokenizeRequest&) = 0;
+  virtual absl::StatusOr<v1::ScoreResponse> Score(CallContext&, const v1::ScoreRequest&) = 0;
+
+  // Names of the loaded models ("models/x"), for health.
+  virtual std::vector<std::string> ModelNames() const = 0;
+  // Store reachable (probe).
+  virtual absl::Status CheckStore() = 0;
+
+  // Refuses new work with UNAVAILABLE DRAINING from now on.
+  virtual void StartDrain() = 0;
+  // Work that is still running (turns, ingests).
+  virtual int64_t RunningCalls() const = 0;
+  // Ends every running turn by its commit rule (finish reason PREEMPTED).
+  virtual void PreemptAll() = 0;
+
+  virtual Metrics& metrics() = 0;
+};
+
+}  // namespace mneme::server
