@@ -58,6 +58,12 @@ class Checkpoint {
   // GB.
   virtual std::string Fingerprint() const = 0;
 
+  // A file beside safetensors weights, whole: tokenizer.json, tokenizer.model,
+  // tokenizer_config.json, generation_config.json. `name` is a plain file name. NOT_FOUND if it is
+  // not there (a GGUF file has none); INVALID_ARGUMENT if it is larger than `max_bytes`.
+  virtual absl::StatusOr<std::string> ReadSideFile(std::string_view name,
+                                                   size_t max_bytes) const = 0;
+
   // Typed metadata. Absent keys: the default, or NOT_FOUND naming the key. Another type:
   // INVALID_ARGUMENT naming key, found type and expected type.
   absl::StatusOr<int64_t> GetInt(std::string_view key, std::optional<int64_t> fallback = {}) const;
