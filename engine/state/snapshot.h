@@ -11,7 +11,6 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -22,6 +21,7 @@
 
 namespace mneme::engine {
 
+// Except where a single position of a ring is larger.
 inline constexpr size_t kMaxChunkBytes = 1 << 20;
 
 using ChunkHash = std::array<uint8_t, 32>;  // SHA-256 of the chunk's bytes
@@ -34,12 +34,16 @@ struct SnapshotIdentity {
 };
 
 struct SnapshotChunk {
-  ChunkHash hash;
+  ChunkHash hash = {};
   uint32_t size_bytes = 0;
   uint32_t crc32c = 0;
-  // What it holds: rows of the ring group [first_position, end_position), a piece of the fixed
-  // tensors, or the logits; see docs/state_format.md.
-  uint8_t kind = 0;
+  enum class Kind : uint8_t {
+    kFixed = 1,   // bytes [first, end) of all fixed tensors, concatenated in schema order
+    kRing = 2,    // rows of positions [first, end) of every ring tensor of class ring_class
+    kLogits = 3,  // bytes [first, end) of the logits
+  };
+  Kind kind = Kind::kFixed;
+  uint8_t ring_class = 0;  // kRing: see state_layout.h
   int64_t first = 0;
   int64_t end = 0;
 };
@@ -69,7 +73,8 @@ struct EncodedSnapshot {
 
 // Encodes `state` (position > 0: with the logits after the last token, [V] f32; position 0: no
 // logits). `base`, if given, is an earlier snapshot of the *same sequence* (same tokens up to its
-// position): complete groups they share are taken over by name without reading the rows again.
+// position): what they share is taken over by name without reading the rows again. INTERNAL if the
+// state or the logits hold a value that is not finite.
 absl::StatusOr<EncodedSnapshot> EncodeSnapshot(const StateSchema& schema, const State& state,
                                                std::span<const float> logits,
                                                const SnapshotIdentity& identity,

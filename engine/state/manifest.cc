@@ -1,0 +1,166 @@
+// SnapshotManifest <-> bytes. Layout: docs/state_format.md, "Manifest".
+
+#include <bit>
+#include <cstring>
+#include <type_traits>
+
+#include "absl/strings/str_cat.h"
+#include "engine/core/status_macros.h"
+#include "engine/state/crc32c.h"
+#include "engine/state/snapshot.h"
+
+namespace mneme::engine {
+namespace {
+
+constexpr char kMagic[8] = {'M', 'N', 'E', 'M', 'S', 'N', 'A', 'P'};
+constexpr uint32_t kFormatVersion = 1;
+constexpr size_t kMaxManifestBytes = 64 << 20;
+constexpr size_t kMaxNameBytes = 256;
+constexpr size_t kChunkEntryBytes = 64;
+
+static_assert(std::endian::native == std::endian::little, "formats are little-endian");
+
+template <typename T>
+void Append(std::string& out, T value) {
+  static_assert(std::is_integral_v<T>);
+  out.append(reinterpret_cast<const char*>(&value), sizeof(value));
+}
+
+void AppendName(std::string& out, const std::string& name) {
+  Append(out, static_cast<uint16_t>(name.size()));
+  out += name;
+}
+
+absl::Status Corrupt(std::string_view field, std::string_view expected) {
+  return absl::InvalidArgumentError(
+      absl::StrCat("snapshot manifest: ", absl::string_view(field.data(), field.size()), ": ",
+                   absl::string_view(expected.data(), expected.size())));
+}
+
+// Reads fixed-size values from the front; the first failure sticks.
+class Cursor {
+ public:
+  explicit Cursor(std::string_view bytes) : rest_(bytes) {}
+
+  template <typename T>
+  absl::StatusOr<T> Read(std::string_view field) {
+    if (rest_.size() < sizeof(T)) return Corrupt(field, "ends inside this field");
+    T value;
+    std::memcpy(&value, rest_.data(), sizeof(T));
+    rest_.remove_prefix(sizeof(T));
+    return value;
+  }
+  absl::StatusOr<std::string> Bytes(size_t count, std::string_view field) {
+    if (rest_.size() < count) return Corrupt(field, "ends inside this field");
+    std::string value(rest_.substr(0, count));
+    rest_.remove_prefix(count);
+    return value;
+  }
+  absl::StatusOr<std::string> Name(std::string_view field) {
+    MNEME_ASSIGN_OR_RETURN(const uint16_t size, Read<uint16_t>(field));
+    if (size > kMaxNameBytes) return Corrupt(field, "longer than 256 bytes");
+    return Bytes(size, field);
+  }
+  size_t remaining() const { return rest_.size(); }
+
+ private:
+  std::string_view rest_;
+};
+
+absl::StatusOr<SnapshotChunk> ReadChunk(Cursor& cursor) {
+  SnapshotChunk chunk;
+  MNEME_ASSIGN_OR_RETURN(const uint8_t kind, cursor.Read<uint8_t>("chunk kind"));
+  if (kind < 1 || kind > 3) return Corrupt("chunk kind", "must be 1, 2 or 3");
+  chunk.kind = static_cast<SnapshotChunk::Kind>(kind);
+  MNEME_ASSIGN_OR_RETURN(chunk.ring_class, cursor.Read<uint8_t>("chunk ring_class"));
+  MNEME_ASSIGN_OR_RETURN(const uint16_t reserved, cursor.Read<uint16_t>("chunk reserved"));
+  MNEME_ASSIGN_OR_RETURN(chunk.size_bytes, cursor.Read<uint32_t>("chunk size_bytes"));
+  MNEME_ASSIGN_OR_RETURN(chunk.crc32c, cursor.Read<uint32_t>("chunk crc32c"));
+  MNEME_ASSIGN_OR_RETURN(const uint32_t reserved2, cursor.Read<uint32_t>("chunk reserved"));
+  if (reserved != 0 || reserved2 != 0) return Corrupt("chunk reserved", "must be 0");
+  MNEME_ASSIGN_OR_RETURN(chunk.first, cursor.Read<int64_t>("chunk first"));
+  MNEME_ASSIGN_OR_RETURN(chunk.end, cursor.Read<int64_t>("chunk end"));
+  if (chunk.first < 0 || chunk.end <= chunk.first) {
+    return Corrupt("chunk first, end", "must satisfy 0 <= first < end");
+  }
+  MNEME_ASSIGN_OR_RETURN(const std::string hash, cursor.Bytes(chunk.hash.size(), "chunk hash"));
+  std::memcpy(chunk.hash.data(), hash.data(), hash.size());
+  return chunk;
+}
+
+}  // namespace
+
+std::string SnapshotManifest::Serialize() const {
+  std::string out(kMagic, sizeof(kMagic));
+  Append(out, kFormatVersion);
+  Append(out, uint32_t{0});  // total size, filled in below
+  out += identity.model_fingerprint;
+  out += schema_hash;
+  Append(out, position);
+  Append(out, vocab_size);
+  AppendName(out, identity.architecture);
+  AppendName(out, identity.numerics_id);
+  Append(out, static_cast<uint32_t>(chunks.size()));
+  for (const SnapshotChunk& chunk : chunks) {
+    Append(out, static_cast<uint8_t>(chunk.kind));
+    Append(out, chunk.ring_class);
+    Append(out, uint16_t{0});
+    Append(out, chunk.size_bytes);
+    Append(out, chunk.crc32c);
+    Append(out, uint32_t{0});
+    Append(out, chunk.first);
+    Append(out, chunk.end);
+    out.append(reinterpret_cast<const char*>(chunk.hash.data()), chunk.hash.size());
+  }
+  const auto total = static_cast<uint32_t>(out.size() + sizeof(uint32_t));
+  std::memcpy(out.data() + 12, &total, sizeof(total));
+  Append(out, Crc32c(out));
+  return out;
+}
+
+absl::StatusOr<SnapshotManifest> SnapshotManifest::Parse(std::string_view bytes) {
+  if (bytes.size() > kMaxManifestBytes) return Corrupt("size", "larger than 64 MiB");
+  Cursor cursor(bytes);
+  MNEME_ASSIGN_OR_RETURN(const std::string magic, cursor.Bytes(sizeof(kMagic), "magic"));
+  if (std::memcmp(magic.data(), kMagic, sizeof(kMagic)) != 0) {
+    return Corrupt("magic", "expected \"MNEMSNAP\": this is not a snapshot");
+  }
+  MNEME_ASSIGN_OR_RETURN(const uint32_t version, cursor.Read<uint32_t>("format_version"));
+  if (version != kFormatVersion) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "snapshot manifest: format_version ", version, " is too ",
+        version < kFormatVersion ? "old" : "new", "; this build reads ", kFormatVersion));
+  }
+  MNEME_ASSIGN_OR_RETURN(const uint32_t total, cursor.Read<uint32_t>("manifest_bytes"));
+  if (total != bytes.size()) {
+    return Corrupt("manifest_bytes", absl::StrCat("says ", total, ", found ", bytes.size()));
+  }
+  uint32_t crc = 0;
+  std::memcpy(&crc, bytes.data() + bytes.size() - sizeof(crc), sizeof(crc));
+  if (crc != Crc32c(bytes.substr(0, bytes.size() - sizeof(crc)))) {
+    return Corrupt("crc32c", "checksum does not match the content");
+  }
+
+  SnapshotManifest manifest;
+  MNEME_ASSIGN_OR_RETURN(manifest.identity.model_fingerprint,
+                         cursor.Bytes(32, "model_fingerprint"));
+  MNEME_ASSIGN_OR_RETURN(manifest.schema_hash, cursor.Bytes(32, "schema_hash"));
+  MNEME_ASSIGN_OR_RETURN(manifest.position, cursor.Read<int64_t>("position"));
+  MNEME_ASSIGN_OR_RETURN(manifest.vocab_size, cursor.Read<int64_t>("vocab_size"));
+  if (manifest.position < 0) return Corrupt("position", "must not be negative");
+  if (manifest.vocab_size < 0) return Corrupt("vocab_size", "must not be negative");
+  MNEME_ASSIGN_OR_RETURN(manifest.identity.architecture, cursor.Name("architecture"));
+  MNEME_ASSIGN_OR_RETURN(manifest.identity.numerics_id, cursor.Name("numerics_id"));
+  MNEME_ASSIGN_OR_RETURN(const uint32_t count, cursor.Read<uint32_t>("chunk_count"));
+  if (cursor.remaining() != count * uint64_t{kChunkEntryBytes} + sizeof(crc)) {
+    return Corrupt("chunk_count", absl::StrCat(count, " entries do not fill the manifest"));
+  }
+  manifest.chunks.reserve(count);
+  for (uint32_t i = 0; i < count; ++i) {
+    MNEME_ASSIGN_OR_RETURN(SnapshotChunk chunk, ReadChunk(cursor));
+    manifest.chunks.push_back(chunk);
+  }
+  return manifest;
+}
+
+}  // namespace mneme::engine

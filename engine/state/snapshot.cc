@@ -1,0 +1,357 @@
+#include "engine/state/snapshot.h"
+
+#include <openssl/sha.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "absl/strings/str_cat.h"
+#include "engine/core/status_macros.h"
+#include "engine/state/crc32c.h"
+#include "engine/state/state_layout.h"
+
+namespace mneme::engine {
+namespace {
+
+using Kind = SnapshotChunk::Kind;
+
+// A group of positions is kept in as many pieces as commits touched it, so that a commit writes
+// only what it added; past this many it is written once more as a whole, so that manifests stay
+// small.
+constexpr int kMaxPiecesPerGroup = 8;
+
+// Exponent all ones: infinity or NaN. Reads through memcpy: chunk bytes are not aligned.
+bool AllFinite(const char* bytes, size_t size, DType dtype) {
+  if (dtype == DType::kF32) {
+    uint32_t bad = 0;
+    for (size_t i = 0; i + 4 <= size; i += 4) {
+      uint32_t u;
+      std::memcpy(&u, bytes + i, 4);
+      bad |= (u & 0x7F800000u) == 0x7F800000u;
+    }
+    return bad == 0;
+  }
+  uint32_t bad = 0;
+  for (size_t i = 0; i + 2 <= size; i += 2) {
+    uint16_t u;
+    std::memcpy(&u, bytes + i, 2);
+    bad |= (u & 0x7C00u) == 0x7C00u;
+  }
+  return bad == 0;
+}
+
+std::string Describe(const SnapshotChunk& chunk) {
+  const char* kind = chunk.kind == Kind::kFixed  ? "fixed"
+                     : chunk.kind == Kind::kRing ? "ring"
+                                                 : "logits";
+  return absl::StrCat("snapshot chunk ", kind, " [", chunk.first, ", ", chunk.end, ")");
+}
+
+// ---- encoding
+
+class Encoder {
+ public:
+  Encoder(const StateLayout& layout, const State& state, EncodedSnapshot& out,
+          const SnapshotManifest* base)
+      : layout_(layout), state_(state), out_(out), base_(base) {}
+
+  absl::Status Fixed() {
+    std::string all;
+    all.reserve(layout_.fixed_bytes);
+    for (const StateTensor* tensor : layout_.fixed) {
+      const char* data = state_.block.as<char>(tensor->offset_bytes);
+      if (!AllFinite(data, tensor->size_bytes, tensor->dtype)) return NotFinite(*tensor);
+      all.append(data, tensor->size_bytes);
+    }
+    AddPieces(Kind::kFixed, all);
+    return absl::OkStatus();
+  }
+
+  absl::Status Logits(std::span<const float> logits) {
+    const std::string_view bytes(reinterpret_cast<const char*>(logits.data()), logits.size_bytes());
+    if (!AllFinite(bytes.data(), bytes.size(), DType::kF32)) {
+      return absl::InternalError("logits are not finite");
+    }
+    AddPieces(Kind::kLogits, bytes);
+    return absl::OkStatus();
+  }
+
+  absl::Status Ring(uint8_t ring_class) {
+    const RingClass& ring = layout_.rings[ring_class];
+    for (const PositionRange& need : ValidRanges(ring, state_.position)) {
+      MNEME_RETURN_IF_ERROR(RingRange(ring_class, ring, need));
+    }
+    return absl::OkStatus();
+  }
+
+ private:
+  absl::Status NotFinite(const StateTensor& tensor) const {
+    return absl::InternalError(
+        absl::StrCat("state tensor ", tensor.name, " of layer ", tensor.layer, " is not finite"));
+  }
+
+  // Covers `need`, which lies in one group: with pieces of the base as far as they go, then with
+  // one new piece.
+  absl::Status RingRange(uint8_t ring_class, const RingClass& ring, PositionRange need) {
+    std::vector<SnapshotChunk> reused;
+    int64_t covered = need.first;
+    if (base_ != nullptr) {
+      for (const SnapshotChunk& chunk : base_->chunks) {
+        if (chunk.kind != Kind::kRing || chunk.ring_class != ring_class) continue;
+        if (chunk.end <= covered || chunk.first >= need.end) continue;
+        if (chunk.first > covered) break;  // a hole: rows it does not have must be written anyway
+        reused.push_back(chunk);
+        covered = chunk.end;
+      }
+    }
+    if (static_cast<int>(reused.size()) + (covered < need.end) > kMaxPiecesPerGroup) {
+      reused.clear();
+      covered = need.first;
+    }
+    for (const SnapshotChunk& chunk : reused) {
+      // Sinks and recents of one group can be rows of one and the same older piece.
+      std::vector<SnapshotChunk>& chunks = out_.manifest.chunks;
+      if (chunks.empty() || chunks.back().hash != chunk.hash ||
+          chunks.back().first != chunk.first) {
+        chunks.push_back(chunk);
+      }
+    }
+    if (covered >= need.end) return absl::OkStatus();
+
+    std::string bytes;
+    bytes.reserve((need.end - covered) * ring.position_bytes);
+    for (const StateTensor* tensor : ring.tensors) {
+      for (int64_t position = covered; position < need.end; ++position) {
+        const char* row = state_.block.as<char>(tensor->offset_bytes) +
+                          ring.RowOf(position) * tensor->row_bytes();
+        if (!AllFinite(row, tensor->row_bytes(), tensor->dtype)) return NotFinite(*tensor);
+        bytes.append(row, tensor->row_bytes());
+      }
+    }
+    Add({.kind = Kind::kRing, .ring_class = ring_class, .first = covered, .end = need.end},
+        std::move(bytes));
+    return absl::OkStatus();
+  }
+
+  void AddPieces(Kind kind, std::string_view bytes) {
+    for (size_t at = 0; at < bytes.size(); at += kMaxChunkBytes) {
+      const std::string_view piece = bytes.substr(at, kMaxChunkBytes);
+      Add({.kind = kind,
+           .first = static_cast<int64_t>(at),
+           .end = static_cast<int64_t>(at + piece.size())},
+          std::string(piece));
+    }
+  }
+
+  void Add(SnapshotChunk chunk, std::string bytes) {
+    SHA256(reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size(), chunk.hash.data());
+    chunk.size_bytes = static_cast<uint32_t>(bytes.size());
+    chunk.crc32c = Crc32c(bytes);
+    out_.manifest.chunks.push_back(chunk);
+    const auto same = [&](const auto& other) { return other.hash == chunk.hash; };
+    const bool stored =
+        (base_ != nullptr && std::any_of(base_->chunks.begin(), base_->chunks.end(), same)) ||
+        std::any_of(out_.new_chunks.begin(), out_.new_chunks.end(), same);
+    if (!stored) out_.new_chunks.push_back({chunk.hash, std::move(bytes)});
+  }
+
+  const StateLayout& layout_;
+  const State& state_;
+  EncodedSnapshot& out_;
+  const SnapshotManifest* base_;
+};
+
+// ---- decoding
+
+class Decoder {
+ public:
+  Decoder(const StateLayout& layout, const SnapshotManifest& manifest, const ChunkReader& read,
+          DecodedSnapshot& out)
+      : layout_(layout), manifest_(manifest), read_(read), out_(out) {}
+
+  // Pieces of `kind` must tile [0, size_bytes) in order; their bytes are appended to `all`.
+  absl::Status Pieces(Kind kind, size_t size_bytes, std::string& all) {
+    all.reserve(size_bytes);
+    for (const SnapshotChunk& chunk : manifest_.chunks) {
+      if (chunk.kind != kind) continue;
+      if (chunk.first != static_cast<int64_t>(all.size()) ||
+          chunk.end > static_cast<int64_t>(size_bytes)) {
+        return absl::InvalidArgumentError(absl::StrCat(
+            Describe(chunk), ": expected to start at byte ", all.size(), " of ", size_bytes));
+      }
+      MNEME_ASSIGN_OR_RETURN(const std::string bytes, Read(chunk, chunk.end - chunk.first));
+      all += bytes;
+    }
+    if (all.size() != size_bytes) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "snapshot holds ", all.size(), " bytes of ",
+          kind == Kind::kFixed ? "fixed tensors" : "logits", ", expected ", size_bytes));
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status Fixed() {
+    std::string all;
+    MNEME_RETURN_IF_ERROR(Pieces(Kind::kFixed, layout_.fixed_bytes, all));
+    size_t at = 0;
+    for (const StateTensor* tensor : layout_.fixed) {
+      if (!AllFinite(all.data() + at, tensor->size_bytes, tensor->dtype)) {
+        return absl::InvalidArgumentError(absl::StrCat(
+            "snapshot tensor ", tensor->name, " of layer ", tensor->layer, " is not finite"));
+      }
+      std::memcpy(out_.state.block.data() + tensor->offset_bytes, all.data() + at,
+                  tensor->size_bytes);
+      at += tensor->size_bytes;
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status Logits() {
+    std::string all;
+    const size_t count = manifest_.position == 0 ? 0 : manifest_.vocab_size;
+    MNEME_RETURN_IF_ERROR(Pieces(Kind::kLogits, count * sizeof(float), all));
+    if (!AllFinite(all.data(), all.size(), DType::kF32)) {
+      return absl::InvalidArgumentError("snapshot logits are not finite");
+    }
+    out_.logits.resize(count);
+    if (count > 0) std::memcpy(out_.logits.data(), all.data(), all.size());
+    return absl::OkStatus();
+  }
+
+  absl::Status Ring(uint8_t ring_class) {
+    const RingClass& ring = layout_.rings[ring_class];
+    const std::vector<PositionRange> need = ValidRanges(ring, manifest_.position);
+    size_t next_need = 0;                                     // first range not covered wholly
+    int64_t covered = need.empty() ? 0 : need.front().first;  // within need[next_need]
+    int64_t previous_first = 0;
+    for (const SnapshotChunk& chunk : manifest_.chunks) {
+      if (chunk.kind != Kind::kRing || chunk.ring_class != ring_class) continue;
+      if (chunk.first < previous_first || chunk.end > manifest_.position) {
+        return absl::InvalidArgumentError(absl::StrCat(
+            Describe(chunk), ": expected ascending ranges up to position ", manifest_.position));
+      }
+      previous_first = chunk.first;
+      if (chunk.first / ring.group_positions != (chunk.end - 1) / ring.group_positions) {
+        return absl::InvalidArgumentError(absl::StrCat(Describe(chunk), ": crosses the grid of ",
+                                                       ring.group_positions, " positions"));
+      }
+      MNEME_RETURN_IF_ERROR(RingChunk(ring, chunk));
+      while (next_need < need.size() && chunk.first <= covered && chunk.end > covered) {
+        covered = std::min(chunk.end, need[next_need].end);
+        if (covered < need[next_need].end) break;
+        if (++next_need < need.size()) covered = need[next_need].first;
+      }
+    }
+    if (next_need < need.size()) {
+      return absl::InvalidArgumentError(absl::StrCat("snapshot has no rows for position ", covered,
+                                                     " of ring class ", ring_class));
+    }
+    return absl::OkStatus();
+  }
+
+ private:
+  absl::StatusOr<std::string> Read(const SnapshotChunk& chunk, uint64_t expected_size) {
+    if (chunk.size_bytes != expected_size) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          Describe(chunk), ": size_bytes is ", chunk.size_bytes, ", expected ", expected_size));
+    }
+    MNEME_ASSIGN_OR_RETURN(std::string bytes, read_(chunk.hash));
+    if (bytes.size() != expected_size) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          Describe(chunk), ": stored with ", bytes.size(), " bytes, expected ", expected_size));
+    }
+    if (Crc32c(bytes) != chunk.crc32c) {
+      return absl::InvalidArgumentError(absl::StrCat(Describe(chunk), ": crc32c does not match"));
+    }
+    return bytes;
+  }
+
+  absl::Status RingChunk(const RingClass& ring, const SnapshotChunk& chunk) {
+    const int64_t count = chunk.end - chunk.first;
+    MNEME_ASSIGN_OR_RETURN(const std::string bytes, Read(chunk, count * ring.position_bytes));
+    const int64_t n = manifest_.position;
+    const char* from = bytes.data();
+    for (const StateTensor* tensor : ring.tensors) {
+      const size_t row_bytes = tensor->row_bytes();
+      if (!AllFinite(from, count * row_bytes, tensor->dtype)) {
+        return absl::InvalidArgumentError(absl::StrCat(Describe(chunk), ": tensor ", tensor->name,
+                                                       " of layer ", tensor->layer,
+                                                       " is not finite"));
+      }
+      for (int64_t position = chunk.first; position < chunk.end; ++position, from += row_bytes) {
+        // An older piece may hold rows that have left the window since; their place is taken.
+        if (position >= ring.sinks && position < n - ring.window) continue;
+        std::memcpy(
+            out_.state.block.data() + tensor->offset_bytes + ring.RowOf(position) * row_bytes, from,
+            row_bytes);
+      }
+    }
+    return absl::OkStatus();
+  }
+
+  const StateLayout& layout_;
+  const SnapshotManifest& manifest_;
+  const ChunkReader& read_;
+  DecodedSnapshot& out_;
+};
+
+}  // namespace
+
+absl::StatusOr<EncodedSnapshot> EncodeSnapshot(const StateSchema& schema, const State& state,
+                                               std::span<const float> logits,
+                                               const SnapshotIdentity& identity,
+                                               const SnapshotManifest* base) {
+  const StateLayout layout(schema);
+  if (base != nullptr && (base->position > state.position || base->schema_hash != schema.hash())) {
+    base = nullptr;
+  }
+  EncodedSnapshot out;
+  out.manifest.identity = identity;
+  out.manifest.schema_hash = schema.hash();
+  out.manifest.position = state.position;
+  out.manifest.vocab_size = static_cast<int64_t>(logits.size());
+  Encoder encoder(layout, state, out, base);
+  MNEME_RETURN_IF_ERROR(encoder.Fixed());
+  for (size_t i = 0; i < layout.rings.size(); ++i) {
+    MNEME_RETURN_IF_ERROR(encoder.Ring(static_cast<uint8_t>(i)));
+  }
+  MNEME_RETURN_IF_ERROR(encoder.Logits(logits));
+  return out;
+}
+
+absl::StatusOr<DecodedSnapshot> DecodeSnapshot(const StateSchema& schema,
+                                               const SnapshotIdentity& expected,
+                                               const SnapshotManifest& manifest,
+                                               const ChunkReader& read_chunk) {
+  if (manifest.identity.architecture != expected.architecture) {
+    return absl::FailedPreconditionError(absl::StrCat("snapshot is of architecture ",
+                                                      manifest.identity.architecture,
+                                                      ", the model is ", expected.architecture));
+  }
+  if (manifest.identity.model_fingerprint != expected.model_fingerprint) {
+    return absl::FailedPreconditionError("snapshot's model fingerprint is not that of the model");
+  }
+  if (manifest.schema_hash != schema.hash()) {
+    return absl::FailedPreconditionError(
+        "snapshot's schema hash differs: the state was made with other window, sinks or K/V type");
+  }
+  const StateLayout layout(schema);
+  for (const SnapshotChunk& chunk : manifest.chunks) {
+    if (chunk.kind == Kind::kRing && chunk.ring_class >= layout.rings.size()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(Describe(chunk), ": ring_class ", chunk.ring_class, " does not exist"));
+    }
+  }
+  DecodedSnapshot out;
+  out.state.block = AlignedBuffer(schema.size_bytes());
+  out.state.position = manifest.position;
+  Decoder decoder(layout, manifest, read_chunk, out);
+  MNEME_RETURN_IF_ERROR(decoder.Fixed());
+  for (size_t i = 0; i < layout.rings.size(); ++i) {
+    MNEME_RETURN_IF_ERROR(decoder.Ring(static_cast<uint8_t>(i)));
+  }
+  MNEME_RETURN_IF_ERROR(decoder.Logits());
+  return out;
+}
+
+}  // namespace mneme::engine
