@@ -36,7 +36,9 @@ struct ArchInfo {
   int64_t weight_bytes = 0;  // of tensors that are used
   int64_t decode_weight_bytes =
       0;  // read to decode one token (a tied head once, one embedding row)
+  int64_t layer_matrix_parameters = 0;   // multiplied by every token: embedding and head excluded
   DType weight_dtype = DType::kF32;      // the type most weight bytes have
+  bool has_quantized_weights = false;    // otherwise both contracts are the same
   int64_t trained_context_tokens = 0;    // 0: unbounded
   int64_t effective_context_tokens = 0;  // 0: unbounded
   std::string state_formula;             // for people: "2 * L * Hk * Dh * b * (S + R) = ..."

@@ -1,0 +1,55 @@
+// The Llama family (Touvron et al. 2023, arXiv:2302.13971): RMSNorm, rotary positions, grouped
+// query heads, SwiGLU, with attention sinks and a sliding window (Xiao et al. 2023,
+// arXiv:2309.17453), so that the state has a fixed size.
+//
+// State: per layer "k" and "v", rings [S + R, Hk * Dh], keys stored rotated at their absolute
+// position. Independent reference: train/llama/reference.py.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "engine/arch/arch.h"
+#include "engine/arch/llama/config.h"
+#include "engine/arch/llama/weights.h"
+#include "engine/core/aligned_buffer.h"
+
+namespace mneme::engine::llama {
+
+class Llama final : public Arch {
+ public:
+  // Memory for activations grows to the largest step and stays: about 4 * (4 D + 3 H Dh + 2 F)
+  // bytes a token.
+  static absl::StatusOr<std::unique_ptr<Arch>> Create(std::shared_ptr<const Checkpoint> checkpoint,
+                                                      const ArchOptions& options);
+
+  const ArchInfo& info() const override { return info_; }
+  const StateSchema& schema() const override { return schema_; }
+  absl::Status Forward(Exec& exec, std::span<const ArchSlice> slices) override;
+
+ private:
+  Llama() = default;
+
+  struct Activations;
+  // Sizes the activations for T tokens.
+  Activations Reserve(int64_t T);
+  void Attend(Exec& exec, std::span<const ArchSlice> slices, int64_t layer, const Activations& act);
+  void Head(Exec& exec, std::span<const ArchSlice> slices, const Activations& act);
+
+  std::shared_ptr<const Checkpoint> checkpoint_;  // owns the mapping that weights_ points into
+  Config config_;
+  ArchInfo info_;
+  Weights weights_;
+  StateSchema schema_;
+  DType kv_dtype_ = DType::kF16;
+  int64_t sinks_ = 0;   // S
+  int64_t window_ = 0;  // R
+  AlignedBuffer activations_;
+  AlignedBuffer logits_;
+  std::vector<int32_t> tokens_;
+  std::vector<int64_t> positions_;       // [T], absolute
+  std::vector<int64_t> sink_positions_;  // [T], what q_sink is rotated at
+};
+
+}  // namespace mneme::engine::llama

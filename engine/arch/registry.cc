@@ -1,0 +1,54 @@
+// The table of architectures, expanded from arch_list.inc. A constant table, not static
+// initialisers: a linker drops those from static libraries.
+#include <array>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "engine/arch/arch.h"
+
+namespace mneme::engine {
+
+#define ENGINE_ARCH(name)                                                                    \
+  namespace name {                                                                           \
+  absl::StatusOr<std::unique_ptr<Arch>> Create(std::shared_ptr<const Checkpoint> checkpoint, \
+                                               const ArchOptions& options);                  \
+  bool Matches(const Checkpoint& checkpoint);                                                \
+  }
+#include "engine/arch/arch_list.inc"
+#undef ENGINE_ARCH
+
+namespace {
+
+constexpr ArchEntry kArchs[] = {
+#define ENGINE_ARCH(name) {#name, &name::Create, &name::Matches},
+#include "engine/arch/arch_list.inc"
+#undef ENGINE_ARCH
+};
+
+// What the checkpoint calls itself, for the message that refuses it.
+std::string OwnName(const Checkpoint& checkpoint) {
+  const bool gguf = checkpoint.format() == Checkpoint::Format::kGguf;
+  const std::string_view key = gguf ? "general.architecture" : "architectures";
+  auto it = checkpoint.metadata().find(key);
+  if (it != checkpoint.metadata().end()) {
+    if (const auto* name = std::get_if<std::string>(&it->second)) return *name;
+    const auto* names = std::get_if<std::vector<std::string>>(&it->second);
+    if (names != nullptr && !names->empty()) return names->front();
+  }
+  return absl::StrCat("unknown (no key '", absl::string_view(key.data(), key.size()), "')");
+}
+
+}  // namespace
+
+std::span<const ArchEntry> AllArchs() { return kArchs; }
+
+absl::StatusOr<std::unique_ptr<Arch>> CreateArch(std::shared_ptr<const Checkpoint> checkpoint,
+                                                 const ArchOptions& options) {
+  for (const ArchEntry& entry : kArchs) {
+    if (entry.matches(*checkpoint)) return entry.create(std::move(checkpoint), options);
+  }
+  return absl::UnimplementedError(absl::StrCat(checkpoint->path(), ": architecture '",
+                                               OwnName(*checkpoint), "' is not supported"));
+}
+
+}  // namespace mneme::engine
