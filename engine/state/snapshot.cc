@@ -20,6 +20,10 @@ using Kind = SnapshotChunk::Kind;
 // small.
 constexpr int kMaxPiecesPerGroup = 8;
 
+// Far above what can occur, far below what would overflow.
+constexpr int64_t kMaxPosition = int64_t{1} << 62;
+constexpr int64_t kMaxVocabSize = int64_t{1} << 26;
+
 // Exponent all ones: infinity or NaN. Reads through memcpy: chunk bytes are not aligned.
 bool AllFinite(const char* bytes, size_t size, DType dtype) {
   if (dtype == DType::kF32) {
@@ -171,7 +175,6 @@ class Decoder {
 
   // Pieces of `kind` must tile [0, size_bytes) in order; their bytes are appended to `all`.
   absl::Status Pieces(Kind kind, size_t size_bytes, std::string& all) {
-    all.reserve(size_bytes);
     for (const SnapshotChunk& chunk : manifest_.chunks) {
       if (chunk.kind != kind) continue;
       if (chunk.first != static_cast<int64_t>(all.size()) ||
@@ -334,6 +337,12 @@ absl::StatusOr<DecodedSnapshot> DecodeSnapshot(const StateSchema& schema,
   if (manifest.schema_hash != schema.hash()) {
     return absl::FailedPreconditionError(
         "snapshot's schema hash differs: the state was made with other window, sinks or K/V type");
+  }
+  if (manifest.position < 0 || manifest.position > kMaxPosition) {
+    return absl::InvalidArgumentError("snapshot position: must be in [0, 2^62]");
+  }
+  if (manifest.vocab_size < 0 || manifest.vocab_size > kMaxVocabSize) {
+    return absl::InvalidArgumentError("snapshot vocab_size: must be in [0, 2^26]");
   }
   const StateLayout layout(schema);
   for (const SnapshotChunk& chunk : manifest.chunks) {
