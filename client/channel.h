@@ -1,0 +1,83 @@
+// The connection behind a Client and what every call on it shares. Internal to the library.
+#pragma once
+
+#include <grpcpp/grpcpp.h>
+
+#include <memory>
+#include <string>
+#include <string_view>
+#include <thread>
+
+#include "absl/status/statusor.h"
+#include "client/error.h"
+#include "client/options.h"
+#include "client/service_config.h"
+#include "mneme/v1/generation.grpc.pb.h"
+#include "mneme/v1/models.grpc.pb.h"
+#include "mneme/v1/sessions.grpc.pb.h"
+
+namespace mneme::client {
+
+// Immutable after construction; any thread.
+struct Channel {
+  explicit Channel(const Options& options);
+
+  Options options;
+  std::shared_ptr<grpc::Channel> grpc;
+  std::unique_ptr<v1::Sessions::Stub> sessions;
+  std::unique_ptr<v1::Generation::Stub> generation;
+  std::unique_ptr<v1::Models::Stub> models;
+};
+
+// What a failed call may have done, and so whether the library may send it again.
+enum class Repeat {
+  kByChannel,  // changes nothing: gRPC retries it by the service config
+  kGuarded,    // a version or an id in the request makes sure that it happens at most once
+  kNever,      // may happen twice: sent again only if the server refused it untouched
+};
+
+std::string NewRequestId();
+
+// Deadline, x-request-id and x-session-affinity (the session's full name; "": none).
+void Prepare(grpc::ClientContext& context, absl::Duration timeout, std::string_view request_id,
+             std::string_view session);
+
+// True if a call that ended so may be sent again as attempt `attempt` (2, 3, ...).
+bool MayRepeat(const absl::Status& status, Repeat repeat, int attempt);
+// True if the call may have happened although it failed so: the connection broke under it.
+bool OutcomeUnknown(const absl::Status& status);
+// How long to wait before `attempt`: the server's RetryInfo, else the backoff with +-20 % jitter.
+absl::Duration DelayBefore(int attempt, const absl::Status& last);
+
+// One unary call with its retries.
+template <typename Response, typename Stub, typename Request>
+absl::StatusOr<Response> Call(const CallOptions& call, absl::Duration default_timeout,
+                              Repeat repeat, std::string_view session, Stub& stub,
+                              grpc::Status (Stub::*method)(grpc::ClientContext*, const Request&,
+                                                           Response*),
+                              const Request& request) {
+  const std::string id = call.request_id.empty() ? NewRequestId() : call.request_id;
+  const absl::Duration timeout = call.timeout.value_or(default_timeout);
+  const absl::Time deadline = absl::Now() + timeout;
+  bool unknown = false;
+  for (int attempt = 1;; ++attempt) {
+    grpc::ClientContext context;
+    Prepare(context, deadline - absl::Now(), id, session);
+    Response response;
+    absl::Status status = FromGrpc((stub.*method)(&context, request, &response), id);
+    if (status.ok()) return response;
+    if (repeat == Repeat::kByChannel) return status;
+    // Sticky: an answer to a later attempt (say, VERSION_MISMATCH) may be caused by an earlier one.
+    unknown = unknown || OutcomeUnknown(status);
+    if (MayRepeat(status, repeat, attempt + 1)) {
+      absl::Duration delay = DelayBefore(attempt + 1, status);
+      if (absl::Now() + delay < deadline) {
+        absl::SleepFor(delay);
+        continue;
+      }
+    }
+    return unknown ? WithUnknownOutcome(std::move(status)) : status;
+  }
+}
+
+}  // namespace mneme::client

@@ -1,0 +1,245 @@
+#include "client/client.h"
+
+#include <fstream>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "client/channel.h"
+
+namespace mneme::client {
+namespace {
+
+// Expands the name in `field`, which a protobuf mutable_x() gave.
+template <typename Expand>
+absl::Status ExpandName(std::string* field, Expand expand) {
+  absl::StatusOr<std::string> name = expand(*field);
+  if (!name.ok()) return name.status();
+  *field = *std::move(name);
+  return absl::OkStatus();
+}
+
+absl::Status ExpandSession(const Options& options, std::string* field) {
+  return ExpandName(field, [&](std::string_view s) { return SessionName(options.tenant, s); });
+}
+
+absl::Status ExpandModel(std::string* field) {
+  return field->empty() ? absl::OkStatus() : ExpandName(field, ModelName);
+}
+
+absl::Status ExpandParent(const Options& options, std::string* field) {
+  if (field->find('/') != std::string::npos) return absl::OkStatus();
+  return ExpandName(field, [&](std::string_view tenant) {
+    return TenantName(tenant.empty() ? options.tenant : tenant);
+  });
+}
+
+// Session and model of a generation, both optional here: the server knows when it needs which.
+template <typename Request>
+absl::Status ExpandTarget(const Options& options, Request& request) {
+  if (!request.session().empty()) {
+    if (auto s = ExpandSession(options, request.mutable_session()); !s.ok()) return s;
+  }
+  return ExpandModel(request.mutable_model());
+}
+
+}  // namespace
+
+absl::StatusOr<Client> Client::Connect(const Options& options) {
+  if (auto tenant = TenantName(options.tenant); !tenant.ok()) return tenant.status();
+  auto channel = std::make_shared<const Channel>(options);
+  const auto deadline =
+      std::chrono::system_clock::now() +
+      absl::ToChronoMilliseconds(std::min(options.connect_timeout, absl::Hours(24)));
+  if (!channel->grpc->WaitForConnected(deadline)) {
+    return absl::UnavailableError(absl::StrCat("no server answers at ", options.server, " within ",
+                                               absl::FormatDuration(options.connect_timeout)));
+  }
+  return Client(std::move(channel));
+}
+
+const Options& Client::options() const { return channel_->options; }
+
+absl::StatusOr<v1::ListModelsResponse> Client::ListModels(v1::ListModelsRequest request,
+                                                          const CallOptions& call) const {
+  return Call<v1::ListModelsResponse>(call, options().timeout, Repeat::kByChannel, "",
+                                      *channel_->models, &v1::Models::Stub::ListModels, request);
+}
+
+absl::StatusOr<v1::Model> Client::GetModel(std::string_view name, const CallOptions& call) const {
+  auto full = ModelName(name);
+  if (!full.ok()) return full.status();
+  v1::GetModelRequest request;
+  request.set_name(*full);
+  return Call<v1::Model>(call, options().timeout, Repeat::kByChannel, "", *channel_->models,
+                         &v1::Models::Stub::GetModel, request);
+}
+
+absl::StatusOr<v1::Session> Client::CreateSession(v1::CreateSessionRequest request,
+                                                  const CallOptions& call) const {
+  if (auto s = ExpandParent(options(), request.mutable_parent()); !s.ok()) return s;
+  if (auto s = ExpandModel(request.mutable_session()->mutable_model()); !s.ok()) return s;
+  // An id can be taken only once; without one a second attempt would make a second session.
+  const Repeat repeat = request.validate_only()        ? Repeat::kGuarded
+                        : request.session_id().empty() ? Repeat::kNever
+                                                       : Repeat::kGuarded;
+  return Call<v1::Session>(call, options().timeout, repeat, "", *channel_->sessions,
+                           &v1::Sessions::Stub::CreateSession, request);
+}
+
+absl::StatusOr<v1::Session> Client::GetSession(std::string_view name,
+                                               const CallOptions& call) const {
+  auto full = SessionName(options().tenant, name);
+  if (!full.ok()) return full.status();
+  v1::GetSessionRequest request;
+  request.set_name(*full);
+  return Call<v1::Session>(call, options().timeout, Repeat::kByChannel, *full, *channel_->sessions,
+                           &v1::Sessions::Stub::GetSession, request);
+}
+
+absl::StatusOr<v1::ListSessionsResponse> Client::ListSessions(v1::ListSessionsRequest request,
+                                                              const CallOptions& call) const {
+  if (auto s = ExpandParent(options(), request.mutable_parent()); !s.ok()) return s;
+  return Call<v1::ListSessionsResponse>(call, options().timeout, Repeat::kByChannel, "",
+                                        *channel_->sessions, &v1::Sessions::Stub::ListSessions,
+                                        request);
+}
+
+absl::StatusOr<v1::Session> Client::UpdateSession(v1::UpdateSessionRequest request,
+                                                  const CallOptions& call) const {
+  auto& session = *request.mutable_session();
+  if (auto s = ExpandSession(options(), session.mutable_name()); !s.ok()) return s;
+  // Sets values, so that twice is once; but a ttl counts from when it is set.
+  const Repeat repeat =
+      session.etag().empty() && session.has_ttl() ? Repeat::kNever : Repeat::kGuarded;
+  return Call<v1::Session>(call, options().timeout, repeat, session.name(), *channel_->sessions,
+                           &v1::Sessions::Stub::UpdateSession, request);
+}
+
+absl::StatusOr<v1::Session> Client::DeleteSession(v1::DeleteSessionRequest request,
+                                                  const CallOptions& call) const {
+  if (auto s = ExpandSession(options(), request.mutable_name()); !s.ok()) return s;
+  // Without an etag a second attempt could delete a session made anew in between.
+  return Call<v1::Session>(
+      call, options().timeout, request.etag().empty() ? Repeat::kNever : Repeat::kGuarded,
+      request.name(), *channel_->sessions, &v1::Sessions::Stub::DeleteSession, request);
+}
+
+absl::StatusOr<v1::Session> Client::UndeleteSession(std::string_view name,
+                                                    const CallOptions& call) const {
+  auto full = SessionName(options().tenant, name);
+  if (!full.ok()) return full.status();
+  v1::UndeleteSessionRequest request;
+  request.set_name(*full);
+  return Call<v1::Session>(call, options().timeout, Repeat::kGuarded, *full, *channel_->sessions,
+                           &v1::Sessions::Stub::UndeleteSession, request);
+}
+
+absl::StatusOr<v1::ForkSessionResponse> Client::ForkSession(v1::ForkSessionRequest request,
+                                                            const CallOptions& call) const {
+  const std::string& name = request.name();
+  const bool snapshot =
+      name.find('@') != std::string::npos || name.find("/snapshots/") != std::string::npos;
+  auto full = snapshot ? SnapshotName(options().tenant, name) : SessionName(options().tenant, name);
+  if (!full.ok()) return full.status();
+  request.set_name(*full);
+  // The children's ids can be taken only once.
+  return Call<v1::ForkSessionResponse>(
+      call, options().timeout, request.session_ids().empty() ? Repeat::kNever : Repeat::kGuarded,
+      SessionOf(*full), *channel_->sessions, &v1::Sessions::Stub::ForkSession, request);
+}
+
+absl::StatusOr<v1::RewindSessionResponse> Client::RewindSession(v1::RewindSessionRequest request,
+                                                                const CallOptions& call) const {
+  if (auto s = ExpandSession(options(), request.mutable_name()); !s.ok()) return s;
+  if (request.has_snapshot()) {
+    std::string snapshot = request.snapshot();
+    if (IsId(snapshot)) snapshot = absl::StrCat(request.name(), "/snapshots/", snapshot);
+    auto full = SnapshotName(options().tenant, snapshot);
+    if (!full.ok()) return full.status();
+    request.set_snapshot(*full);
+  }
+  return Call<v1::RewindSessionResponse>(
+      call, options().work_timeout,
+      request.expected_version() == 0 ? Repeat::kNever : Repeat::kGuarded, request.name(),
+      *channel_->sessions, &v1::Sessions::Stub::RewindSession, request);
+}
+
+absl::StatusOr<v1::ListSnapshotsResponse> Client::ListSnapshots(v1::ListSnapshotsRequest request,
+                                                                const CallOptions& call) const {
+  if (auto s = ExpandSession(options(), request.mutable_parent()); !s.ok()) return s;
+  return Call<v1::ListSnapshotsResponse>(call, options().timeout, Repeat::kByChannel,
+                                         request.parent(), *channel_->sessions,
+                                         &v1::Sessions::Stub::ListSnapshots, request);
+}
+
+absl::StatusOr<GenerateStream> Client::Generate(v1::GenerateRequest request,
+                                                const CallOptions& call) const {
+  if (auto s = ExpandTarget(options(), request); !s.ok()) return s;
+  return GenerateStream(channel_, std::move(request), call);
+}
+
+absl::StatusOr<v1::CompleteResponse> Client::Complete(v1::GenerateRequest request,
+                                                      const CallOptions& call) const {
+  if (auto s = ExpandTarget(options(), request); !s.ok()) return s;
+  const Repeat repeat = request.session().empty() || request.expected_version() != 0
+                            ? Repeat::kGuarded
+                            : Repeat::kNever;
+  return Call<v1::CompleteResponse>(call, options().work_timeout, repeat, request.session(),
+                                    *channel_->generation, &v1::Generation::Stub::Complete,
+                                    request);
+}
+
+absl::Status Client::CancelGeneration(std::string_view generation, const CallOptions& call) const {
+  v1::CancelGenerationRequest request;
+  request.set_name(std::string(generation));
+  return Call<v1::CancelGenerationResponse>(call, options().timeout, Repeat::kByChannel, "",
+                                            *channel_->generation,
+                                            &v1::Generation::Stub::CancelGeneration, request)
+      .status();
+}
+
+absl::StatusOr<v1::TokenizeResponse> Client::Tokenize(v1::TokenizeRequest request,
+                                                      const CallOptions& call) const {
+  if (auto s = ExpandModel(request.mutable_model()); !s.ok()) return s;
+  return Call<v1::TokenizeResponse>(call, options().timeout, Repeat::kByChannel, "",
+                                    *channel_->generation, &v1::Generation::Stub::Tokenize,
+                                    request);
+}
+
+absl::StatusOr<v1::DetokenizeResponse> Client::Detokenize(v1::DetokenizeRequest request,
+                                                          const CallOptions& call) const {
+  if (auto s = ExpandModel(request.mutable_model()); !s.ok()) return s;
+  return Call<v1::DetokenizeResponse>(call, options().timeout, Repeat::kByChannel, "",
+                                      *channel_->generation, &v1::Generation::Stub::Detokenize,
+                                      request);
+}
+
+absl::StatusOr<v1::ScoreResponse> Client::Score(v1::ScoreRequest request,
+                                                const CallOptions& call) const {
+  if (auto s = ExpandTarget(options(), request); !s.ok()) return s;
+  return Call<v1::ScoreResponse>(call, options().work_timeout, Repeat::kByChannel,
+                                 request.session(), *channel_->generation,
+                                 &v1::Generation::Stub::Score, request);
+}
+
+absl::StatusOr<IngestWriter> Client::IngestSession(v1::IngestRequest::Start start,
+                                                   const CallOptions& call) const {
+  if (auto s = ExpandSession(options(), start.mutable_session()); !s.ok()) return s;
+  return IngestWriter(channel_, std::move(start), call);
+}
+
+absl::StatusOr<v1::IngestProgress> Client::Ingest(std::istream& text,
+                                                  const IngestOptions& ingest) const {
+  IngestOptions full = ingest;
+  if (auto s = ExpandSession(options(), &full.session); !s.ok()) return s;
+  return RunIngest(channel_, text, full);
+}
+
+absl::StatusOr<v1::IngestProgress> Client::IngestFile(const std::string& path,
+                                                      const IngestOptions& ingest) const {
+  std::ifstream file(path, std::ios::binary);
+  if (!file) return absl::NotFoundError(absl::StrCat("cannot open ", path));
+  return Ingest(file, ingest);
+}
+
+}  // namespace mneme::client

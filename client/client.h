@@ -1,0 +1,97 @@
+// The C++ client of a Mneme server. Start here.
+//
+//   auto client = client::Client::Connect({.server = "127.0.0.1:7447"});
+//   if (!client.ok()) return client.status();
+//   v1::GenerateRequest request;
+//   request.set_session("diary");              // short for tenants/default/sessions/diary
+//   request.set_text("Once upon a time");
+//   auto stream = client->Generate(request);   // generate_stream.h
+//
+// Names in requests may be short (names.h) and are expanded; nothing else in a request changes.
+// Errors are absl::Status with the server's typed details: see error.h. Retries: calls that change
+// nothing are retried by gRPC (4 attempts, 0.1 s doubled, at most 2 s, UNAVAILABLE only); calls
+// that write are sent again only if the server refused them untouched, or if a version or an id in
+// the request makes sure that they happen once. If a write's outcome is unknown, the error says so.
+//
+// Copies share one connection. Threads: any, at once.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "client/error.h"
+#include "client/generate_stream.h"
+#include "client/ingest.h"
+#include "client/names.h"
+#include "client/options.h"
+#include "mneme/v1/generation.pb.h"
+#include "mneme/v1/models.pb.h"
+#include "mneme/v1/sessions.pb.h"
+
+namespace mneme::client {
+
+class Client {
+ public:
+  // Waits up to options.connect_timeout until a server can be reached. UNAVAILABLE if none is,
+  // kInvalidArgument for a bad tenant.
+  static absl::StatusOr<Client> Connect(const Options& options);
+
+  const Options& options() const;
+
+  // Models
+  absl::StatusOr<v1::ListModelsResponse> ListModels(v1::ListModelsRequest request,
+                                                    const CallOptions& call = {}) const;
+  absl::StatusOr<v1::Model> GetModel(std::string_view name, const CallOptions& call = {}) const;
+
+  // Sessions. An empty parent means the client's tenant.
+  absl::StatusOr<v1::Session> CreateSession(v1::CreateSessionRequest request,
+                                            const CallOptions& call = {}) const;
+  absl::StatusOr<v1::Session> GetSession(std::string_view name, const CallOptions& call = {}) const;
+  absl::StatusOr<v1::ListSessionsResponse> ListSessions(v1::ListSessionsRequest request,
+                                                        const CallOptions& call = {}) const;
+  absl::StatusOr<v1::Session> UpdateSession(v1::UpdateSessionRequest request,
+                                            const CallOptions& call = {}) const;
+  absl::StatusOr<v1::Session> DeleteSession(v1::DeleteSessionRequest request,
+                                            const CallOptions& call = {}) const;
+  absl::StatusOr<v1::Session> UndeleteSession(std::string_view name,
+                                              const CallOptions& call = {}) const;
+  // request.name: a session or a snapshot.
+  absl::StatusOr<v1::ForkSessionResponse> ForkSession(v1::ForkSessionRequest request,
+                                                      const CallOptions& call = {}) const;
+  // request.snapshot may be an id of a snapshot of request.name.
+  absl::StatusOr<v1::RewindSessionResponse> RewindSession(v1::RewindSessionRequest request,
+                                                          const CallOptions& call = {}) const;
+  absl::StatusOr<v1::ListSnapshotsResponse> ListSnapshots(v1::ListSnapshotsRequest request,
+                                                          const CallOptions& call = {}) const;
+
+  // Generation
+  absl::StatusOr<GenerateStream> Generate(v1::GenerateRequest request,
+                                          const CallOptions& call = {}) const;
+  absl::StatusOr<v1::CompleteResponse> Complete(v1::GenerateRequest request,
+                                                const CallOptions& call = {}) const;
+  absl::Status CancelGeneration(std::string_view generation, const CallOptions& call = {}) const;
+  absl::StatusOr<v1::TokenizeResponse> Tokenize(v1::TokenizeRequest request,
+                                                const CallOptions& call = {}) const;
+  absl::StatusOr<v1::DetokenizeResponse> Detokenize(v1::DetokenizeRequest request,
+                                                    const CallOptions& call = {}) const;
+  absl::StatusOr<v1::ScoreResponse> Score(v1::ScoreRequest request,
+                                          const CallOptions& call = {}) const;
+
+  // Long text into a session: ingest.h. IngestSession is one attempt; the others resume after a
+  // break and return the last progress, whose `done` is true.
+  absl::StatusOr<IngestWriter> IngestSession(v1::IngestRequest::Start start,
+                                             const CallOptions& call = {}) const;
+  absl::StatusOr<v1::IngestProgress> Ingest(std::istream& text, const IngestOptions& options) const;
+  absl::StatusOr<v1::IngestProgress> IngestFile(const std::string& path,
+                                                const IngestOptions& options) const;
+
+ private:
+  explicit Client(std::shared_ptr<const Channel> channel) : channel_(std::move(channel)) {}
+
+  std::shared_ptr<const Channel> channel_;
+};
+
+}  // namespace mneme::client

@@ -1,0 +1,84 @@
+// A running generation, as a stream of events.
+//
+//   auto stream = client.Generate(request);
+//   if (!stream.ok()) return stream.status();
+//   for (const v1::GenerateResponse& event : *stream) std::cout << event.delta().text();
+//   auto final = stream->Finish();   // StatusOr<Final>: usage, finish reason, committed version
+//
+// Destroying the stream before its end cancels the turn and waits until the RPC is over.
+// Threads: one reader; Cancel() from any thread.
+#pragma once
+
+#include <cstddef>
+#include <iterator>
+#include <memory>
+#include <optional>
+
+#include "absl/status/statusor.h"
+#include "client/options.h"
+#include "mneme/v1/generation.pb.h"
+
+namespace mneme::client {
+
+struct Channel;
+
+class GenerateStream {
+ public:
+  using Final = v1::GenerateResponse::Final;
+
+  // Made by Client::Generate. `request` has full names.
+  GenerateStream(std::shared_ptr<const Channel> channel, v1::GenerateRequest request,
+                 CallOptions call);
+  GenerateStream(GenerateStream&&) noexcept;
+  GenerateStream& operator=(GenerateStream&&) noexcept;
+  ~GenerateStream();
+
+  // The next event in order, or false at the end, whether good or bad: Finish() tells. An event
+  // that breaks the sequence 1, 2, 3, ... ends the stream with DATA_LOSS.
+  bool Next(v1::GenerateResponse* event);
+
+  // Reads what is left, then: the Final of a stream that ended OK, else the error. A stream that
+  // broke before its first event was sent again if that is safe: a stateless one, one with
+  // expected_version, or one that the server refused untouched.
+  absl::StatusOr<Final> Finish();
+
+  // The Started and Final events, once they came; Final also of a stream that then failed.
+  const std::optional<v1::GenerateResponse::Started>& started() const;
+  const std::optional<Final>& final() const;
+
+  // Ends the RPC. The server applies the turn's commit_policy; Finish() then returns CANCELLED. To
+  // learn what was committed, use Client::CancelGeneration(started()->generation()) instead.
+  void Cancel();
+
+  class Iterator {
+   public:
+    using iterator_category = std::input_iterator_tag;
+    using value_type = v1::GenerateResponse;
+    using difference_type = std::ptrdiff_t;
+    using pointer = const value_type*;
+    using reference = const value_type&;
+
+    Iterator() = default;
+    explicit Iterator(GenerateStream* stream) : stream_(stream) { ++*this; }
+    reference operator*() const { return event_; }
+    pointer operator->() const { return &event_; }
+    Iterator& operator++() {
+      if (!stream_->Next(&event_)) stream_ = nullptr;
+      return *this;
+    }
+    void operator++(int) { ++*this; }
+    bool operator==(const Iterator& other) const { return stream_ == other.stream_; }
+
+   private:
+    GenerateStream* stream_ = nullptr;
+    v1::GenerateResponse event_;
+  };
+  Iterator begin() { return Iterator(this); }
+  Iterator end() { return Iterator(); }
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace mneme::client

@@ -1,0 +1,33 @@
+// What a client and a call can be told.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "absl/time/time.h"
+
+namespace grpc {
+class ChannelCredentials;
+}  // namespace grpc
+
+namespace mneme::client {
+
+struct Options {
+  std::string server = "127.0.0.1:7447";  // host:port, or any gRPC target such as dns:///host:port
+  std::string tenant = "default";         // short names belong to it
+  std::shared_ptr<grpc::ChannelCredentials> credentials;  // null: plain text
+  absl::Duration connect_timeout = absl::Seconds(5);      // Connect() waits as long for a server
+  // Deadline of calls that run no model. Calls that do (Generate, Complete, Score, RewindSession,
+  // IngestSession) have none unless `work_timeout` or the call says so.
+  absl::Duration timeout = absl::Seconds(60);
+  absl::Duration work_timeout = absl::InfiniteDuration();
+  bool health_check = false;  // use only addresses whose grpc.health.v1 says SERVING
+};
+
+struct CallOptions {
+  std::optional<absl::Duration> timeout;  // instead of the client's
+  std::string request_id;                 // sent as x-request-id; "": a random UUID per call
+};
+
+}  // namespace mneme::client
