@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# Builds everything in the release preset and runs all tests. Idempotent.
+#   deploy/run_tests.sh [preset]      preset: release (default), dev, asan, tsan
+set -euo pipefail
+cd "$(dirname "$0")/.."
+preset=${1:-release}
+
+echo "== packages"
+deploy/install_packages.sh test
+echo "== build ($preset)"
+cmake --preset "$preset" >/dev/null
+cmake --build --preset "$preset" --parallel "$(nproc)"
+echo "== tests ($preset)"
+ctest --preset "$preset" --parallel "$(nproc)"
