@@ -1,0 +1,689 @@
+#include "memstore/rocksdb_state_store.h"
+
+#include <rocksdb/cache.h>
+#include <rocksdb/db.h>
+#include <rocksdb/env.h>
+#include <rocksdb/filter_policy.h>
+#include <rocksdb/options.h>
+#include <rocksdb/table.h>
+#include <rocksdb/write_batch.h>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <deque>
+#include <filesystem>
+#include <map>
+#include <optional>
+#include <string>
+#include <system_error>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "memstore/mutex.h"
+#include "memstore/record_codec.h"
+#include "memstore/state_store.h"
+#include "memstore/validate.h"
+
+namespace mneme::memstore {
+namespace {
+
+constexpr char kFormatKey[] = "mformat";
+constexpr char kProbeKey[] = "mprobe";
+constexpr std::chrono::milliseconds kLogSyncPeriod{500};
+constexpr int kSyncPeriodsPerGcCheck = 60;
+
+std::string_view View(const rocksdb::Slice& slice) { return {slice.data(), slice.size()}; }
+
+std::string RealmPrefix(char kind, std::string_view realm) {
+  std::string key(1, kind);
+  key.append(realm);
+  key.push_back('\0');
+  return key;
+}
+std::string RecordKey(const Key& key) { return RealmPrefix('r', key.realm) + key.name; }
+std::string ChunkKey(char kind, std::string_view realm, const ChunkId& id) {
+  std::string key = RealmPrefix(kind, realm);
+  key.append(reinterpret_cast<const char*>(id.data()), id.size());
+  return key;
+}
+
+// Big-endian with the sign bit flipped: bytewise order is the order of time.
+std::string ExpiryPrefix(int64_t expiry_ns) {
+  const uint64_t ordered = static_cast<uint64_t>(expiry_ns) ^ (1ull << 63);
+  std::string key(1, 'x');
+  for (int shift = 56; shift >= 0; shift -= 8) key.push_back(static_cast<char>(ordered >> shift));
+  return key;
+}
+constexpr size_t kExpiryPrefixBytes = 9;
+
+std::string ExpiryKey(int64_t expiry_ns, const Key& key) {
+  std::string db_key = ExpiryPrefix(expiry_ns);
+  db_key.append(key.realm);
+  db_key.push_back('\0');
+  db_key.append(key.name);
+  return db_key;
+}
+
+// The first key after all that begin with `prefix`. Our prefixes never end in 0xff.
+std::string PrefixEnd(std::string prefix) {
+  prefix.back() = static_cast<char>(static_cast<unsigned char>(prefix.back()) + 1);
+  return prefix;
+}
+
+absl::Status ToStatus(const rocksdb::Status& status, std::string_view what) {
+  if (status.ok()) return absl::OkStatus();
+  const std::string message = absl::StrCat(std::string(what), ": ", status.ToString());
+  if (status.IsNoSpace()) return absl::ResourceExhaustedError(message);
+  if (status.IsCorruption()) return absl::DataLossError(message);
+  return absl::UnavailableError(message);
+}
+
+absl::Status ToOpenStatus(const rocksdb::Status& status, const std::string& path) {
+  // RocksDB has no code of its own for a held lock; the message names the file in each of its
+  // cases.
+  if (status.IsIOError() && status.ToString().find("/LOCK:") != std::string::npos) {
+    return absl::UnavailableError(
+        absl::StrCat("store ", path, " is open in another process: ", status.ToString()));
+  }
+  if (status.IsInvalidArgument()) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "directory ", path, " holds a database that this version cannot use: ", status.ToString()));
+  }
+  const std::string what = absl::StrCat("cannot open store ", path);
+  if (status.IsPathNotFound()) {  // a file that the manifest names is gone
+    return absl::DataLossError(absl::StrCat(what, ": ", status.ToString()));
+  }
+  return ToStatus(status, what);
+}
+
+// What a commit needs to know of a stored record.
+struct RecordHead {
+  int64_t version = 0;  // 0: absent
+  int64_t expiry_ns = 0;
+  std::vector<ChunkId> chunks;
+};
+
+constexpr int64_t kNever = INT64_MAX;
+
+class RocksDbStateStore : public StateStore {
+ public:
+  RocksDbStateStore(const RocksDbInternalOptions& options, rocksdb::Env* env,
+                    std::unique_ptr<rocksdb::DB> db)
+      : options_(options), env_(env), db_(std::move(db)) {}
+
+  ~RocksDbStateStore() override {
+    if (keeper_.joinable()) {
+      cancel_collection_ = true;
+      {
+        MutexLock lock(&keeper_mutex_);
+        stop_ = true;
+        keeper_wakes_.NotifyAll();
+      }
+      keeper_.join();
+    }
+    // The log has everything already; a flush makes the next start quick. Nobody is left to tell
+    // about a failure, and none loses anything.
+    db_->Flush(rocksdb::FlushOptions()).PermitUncheckedError();
+    db_->Close().PermitUncheckedError();
+  }
+
+  // Reads or writes the format record, counts what is there, starts the background thread.
+  absl::Status Start();
+
+  absl::StatusOr<Record> Get(const Key& key) const override;
+  absl::StatusOr<std::string> GetChunk(std::string_view realm, const ChunkId& id) const override;
+  absl::Status Commit(const Transaction& transaction) override;
+  absl::StatusOr<std::vector<ListedRecord>> List(const ListOptions& options) const override;
+  absl::StatusOr<std::vector<Key>> Expired(absl::Time now, int limit) const override;
+  absl::StatusOr<std::vector<std::string>> Realms() const override;
+  absl::StatusOr<StoreStats> Stats() const override;
+  absl::Status Probe() override;
+
+ private:
+  struct PreparedPut {
+    const Put* put;
+    std::string db_key;
+    std::string value;  // encoded
+    int64_t expiry_ns;
+  };
+  // A committer in the queue; lives on its stack.
+  struct Committer {
+    const Transaction* transaction = nullptr;
+    std::vector<PreparedPut> puts;
+    std::map<ChunkId, const std::string*> offered;
+    size_t size_bytes = 0;
+    absl::Status result;
+    bool done = false;
+    CondVar wake;
+  };
+  // What a group has changed so far but not yet written. A count of 0 is a deleted chunk.
+  struct Overlay {
+    std::map<std::string, RecordHead> records;
+    std::map<std::string, ChunkReference> references;
+    StoreStats change;
+  };
+
+  void CommitGroup(const std::vector<Committer*>& group);
+  absl::Status Apply(const Committer& committer, Overlay& overlay, rocksdb::WriteBatch& batch);
+  absl::StatusOr<RecordHead> ReadHead(const Overlay& overlay, const Key& key,
+                                      const std::string& db_key) const;
+  absl::StatusOr<ChunkReference> ReadReference(const Overlay& overlay, const std::string& db_key,
+                                               const ChunkId& id) const;
+  absl::Status Write(rocksdb::WriteBatch& batch, bool sync);
+  absl::Status ResumeIfNeeded();
+  absl::Status CheckFreeSpace(size_t size_bytes) const;
+  std::unique_ptr<rocksdb::Iterator> Scan(const std::string& end, rocksdb::Slice* end_slice) const;
+  void Keep();
+  void CollectDeadBlobs();
+
+  const RocksDbInternalOptions options_;
+  rocksdb::Env* const env_;
+  const std::unique_ptr<rocksdb::DB> db_;
+
+  Mutex queue_mutex_;
+  std::deque<Committer*> queue_ ABSL_GUARDED_BY(queue_mutex_);
+
+  Mutex probe_mutex_;
+  int64_t probes_ ABSL_GUARDED_BY(probe_mutex_) = 0;
+
+  std::atomic<int64_t> records_{0};
+  std::atomic<int64_t> chunks_{0};
+  std::atomic<int64_t> chunk_bytes_{0};
+  std::atomic<bool> must_resume_{false};
+  std::atomic<bool> log_is_dirty_{false};
+  std::atomic<bool> cancel_collection_{false};
+
+  Mutex keeper_mutex_;
+  CondVar keeper_wakes_;
+  bool stop_ ABSL_GUARDED_BY(keeper_mutex_) = false;
+  std::thread keeper_;
+};
+
+absl::Status RocksDbStateStore::Start() {
+  std::unique_ptr<rocksdb::Iterator> it(db_->NewIterator(rocksdb::ReadOptions()));
+  it->SeekToFirst();
+  const bool empty = !it->Valid();
+  if (!it->status().ok()) return ToOpenStatus(it->status(), options_.store.path);
+  if (empty) {
+    std::string value(4, '\0');
+    for (int i = 0; i < 4; ++i) value[i] = static_cast<char>(kStoreFormat >> (8 * i));
+    const uint32_t crc = Crc32c(Crc32c(0, kFormatKey), value);
+    for (int i = 0; i < 4; ++i) value.push_back(static_cast<char>(crc >> (8 * i)));
+    rocksdb::WriteBatch batch;
+    batch.Put(kFormatKey, value);
+    if (absl::Status status = Write(batch, /*sync=*/true); !status.ok()) return status;
+  } else {
+    std::string value;
+    const rocksdb::Status found = db_->Get(rocksdb::ReadOptions(), kFormatKey, &value);
+    if (found.IsNotFound()) {
+      return absl::FailedPreconditionError(absl::StrCat(
+          "directory ", options_.store.path, " holds a RocksDB database that is not a memstore"));
+    }
+    if (!found.ok()) return ToOpenStatus(found, options_.store.path);
+    const auto load = [&](size_t offset) {
+      uint32_t number = 0;
+      for (int i = 0; i < 4; ++i) {
+        number |= static_cast<uint32_t>(static_cast<uint8_t>(value[offset + i])) << (8 * i);
+      }
+      return number;
+    };
+    if (value.size() != 8 ||
+        Crc32c(Crc32c(0, kFormatKey), std::string_view(value).substr(0, 4)) != load(4)) {
+      return absl::DataLossError(
+          absl::StrCat("the format record of store ", options_.store.path, " is damaged"));
+    }
+    if (load(0) != kStoreFormat) {
+      return absl::FailedPreconditionError(absl::StrCat(
+          "store ", options_.store.path, " has format ", load(0), ", this version reads format ",
+          kStoreFormat, load(0) > kStoreFormat ? "; a newer version wrote it" : ""));
+    }
+  }
+  // A damaged entry or block is no reason to refuse the rest of the store: whoever reads it is
+  // told. The figures are then too low.
+  for (it->Seek("r"); it->Valid() && it->key()[0] == 'r'; it->Next()) ++records_;
+  for (it->Seek("f"); it->Valid() && it->key()[0] == 'f'; it->Next()) {
+    ++chunks_;
+    const auto reference = DecodeReference(View(it->key()), View(it->value()));
+    if (reference.ok()) chunk_bytes_ += reference->size_bytes;
+  }
+  keeper_ = std::thread([this] { Keep(); });
+  return absl::OkStatus();
+}
+
+absl::StatusOr<Record> RocksDbStateStore::Get(const Key& key) const {
+  if (absl::Status status = ValidateKey(key); !status.ok()) return status;
+  const std::string db_key = RecordKey(key);
+  rocksdb::PinnableSlice value;
+  const rocksdb::Status found =
+      db_->Get(rocksdb::ReadOptions(), db_->DefaultColumnFamily(), db_key, &value);
+  if (found.IsNotFound()) return RecordNotFound(key);
+  if (!found.ok()) return ToStatus(found, absl::StrCat("record ", KeyText(key)));
+  absl::StatusOr<Record> record = DecodeRecord(db_key, View(value));
+  if (!record.ok()) {
+    return absl::DataLossError(
+        absl::StrCat("record ", KeyText(key), ": ", record.status().message()));
+  }
+  return record;
+}
+
+absl::StatusOr<std::string> RocksDbStateStore::GetChunk(std::string_view realm,
+                                                        const ChunkId& id) const {
+  if (absl::Status status = ValidateRealm(realm); !status.ok()) return status;
+  std::string bytes;
+  const rocksdb::Status found = db_->Get(rocksdb::ReadOptions(), db_->DefaultColumnFamily(),
+                                         ChunkKey('c', realm, id), &bytes);
+  if (found.IsNotFound()) return ChunkNotFound(id);
+  if (!found.ok()) return ToStatus(found, absl::StrCat("chunk ", ChunkText(id)));
+  if (HashChunk(bytes) != id) {
+    return absl::DataLossError(absl::StrCat("chunk ", ChunkText(id), " of realm ",
+                                            std::string(realm), " does not match its SHA-256"));
+  }
+  return bytes;
+}
+
+absl::Status RocksDbStateStore::Commit(const Transaction& transaction) {
+  if (absl::Status status = ValidateTransaction(transaction); !status.ok()) return status;
+  if (transaction.puts.empty() && transaction.deletes.empty()) return absl::OkStatus();
+  Committer self;
+  self.transaction = &transaction;
+  for (const Put& put : transaction.puts) {
+    Record record{put.expected_version + 1, put.value, put.chunks, put.expire_time};
+    std::string db_key = RecordKey(put.key);
+    std::string value = EncodeRecord(db_key, record);
+    self.size_bytes += value.size();
+    self.puts.push_back(
+        {&put, std::move(db_key), std::move(value), ExpiryToNanos(put.expire_time)});
+  }
+  for (const NewChunk& chunk : transaction.new_chunks) {
+    if (self.offered.emplace(chunk.id, &chunk.bytes).second) self.size_bytes += chunk.bytes.size();
+  }
+
+  std::vector<Committer*> group;
+  {
+    MutexLock lock(&queue_mutex_);
+    queue_.push_back(&self);
+    while (!self.done && queue_.front() != &self) self.wake.Wait(&queue_mutex_);
+    if (self.done) return self.result;
+    size_t size_bytes = 0;
+    for (Committer* committer : queue_) {
+      if (!group.empty() && (committer->transaction->sync != transaction.sync ||
+                             size_bytes + committer->size_bytes > options_.group_bytes)) {
+        break;
+      }
+      group.push_back(committer);
+      size_bytes += committer->size_bytes;
+    }
+  }
+  CommitGroup(group);
+  MutexLock lock(&queue_mutex_);
+  for (Committer* committer : group) {
+    queue_.pop_front();
+    if (committer == &self) continue;
+    committer->done = true;
+    committer->wake.NotifyOne();
+  }
+  if (!queue_.empty()) queue_.front()->wake.NotifyOne();
+  return self.result;
+}
+
+void RocksDbStateStore::CommitGroup(const std::vector<Committer*>& group) {
+  Overlay overlay;
+  rocksdb::WriteBatch batch;
+  std::vector<Committer*> accepted;
+  for (Committer* committer : group) {
+    committer->result = CheckFreeSpace(committer->puts.empty() ? 0 : committer->size_bytes);
+    if (!committer->result.ok()) continue;
+    committer->result = Apply(*committer, overlay, batch);
+    if (committer->result.ok()) accepted.push_back(committer);
+  }
+  if (accepted.empty()) return;
+  const absl::Status written = Write(batch, group[0]->transaction->sync);
+  for (Committer* committer : accepted) committer->result = written;
+  if (!written.ok()) return;
+  records_ += overlay.change.records;
+  chunks_ += overlay.change.chunks;
+  chunk_bytes_ += overlay.change.chunk_bytes;
+}
+
+absl::StatusOr<RecordHead> RocksDbStateStore::ReadHead(const Overlay& overlay, const Key& key,
+                                                       const std::string& db_key) const {
+  if (const auto it = overlay.records.find(db_key); it != overlay.records.end()) return it->second;
+  absl::StatusOr<Record> record = Get(key);
+  if (absl::IsNotFound(record.status())) return RecordHead{};
+  if (!record.ok()) return record.status();
+  return RecordHead{record->version, ExpiryToNanos(record->expire_time), std::move(record->chunks)};
+}
+
+absl::StatusOr<ChunkReference> RocksDbStateStore::ReadReference(const Overlay& overlay,
+                                                                const std::string& db_key,
+                                                                const ChunkId& id) const {
+  if (const auto it = overlay.references.find(db_key); it != overlay.references.end()) {
+    return it->second;
+  }
+  rocksdb::PinnableSlice value;
+  const rocksdb::Status found =
+      db_->Get(rocksdb::ReadOptions(), db_->DefaultColumnFamily(), db_key, &value);
+  if (found.IsNotFound()) return ChunkReference{};
+  if (!found.ok()) return ToStatus(found, absl::StrCat("references of chunk ", ChunkText(id)));
+  absl::StatusOr<ChunkReference> reference = DecodeReference(db_key, View(value));
+  if (!reference.ok()) {
+    return absl::DataLossError(
+        absl::StrCat("references of chunk ", ChunkText(id), ": ", reference.status().message()));
+  }
+  return reference;
+}
+
+// Checks one transaction against the database and the overlay; then, and only if all is well, adds
+// it to both the overlay and the batch.
+absl::Status RocksDbStateStore::Apply(const Committer& committer, Overlay& overlay,
+                                      rocksdb::WriteBatch& batch) {
+  const Transaction& transaction = *committer.transaction;
+  const std::string& realm =
+      transaction.puts.empty() ? transaction.deletes[0].key.realm : transaction.puts[0].key.realm;
+  std::vector<RecordHead> old_of_puts, old_of_deletes;
+  std::map<ChunkId, int64_t> delta;
+  for (const PreparedPut& prepared : committer.puts) {
+    const Put& put = *prepared.put;
+    absl::StatusOr<RecordHead> old = ReadHead(overlay, put.key, prepared.db_key);
+    if (!old.ok()) return old.status();
+    if (old->version != put.expected_version) {
+      return VersionMismatch(put.key, old->version, put.expected_version);
+    }
+    for (const ChunkId& id : old->chunks) --delta[id];
+    for (const ChunkId& id : put.chunks) ++delta[id];
+    old_of_puts.push_back(*std::move(old));
+  }
+  for (const Delete& del : transaction.deletes) {
+    absl::StatusOr<RecordHead> old = ReadHead(overlay, del.key, RecordKey(del.key));
+    if (!old.ok()) return old.status();
+    if (old->version != del.expected_version) {
+      return VersionMismatch(del.key, old->version, del.expected_version);
+    }
+    for (const ChunkId& id : old->chunks) --delta[id];
+    old_of_deletes.push_back(*std::move(old));
+  }
+  struct Change {
+    ChunkId id;
+    std::string db_key;
+    ChunkReference before, after;
+  };
+  std::vector<Change> changes;
+  for (const auto& [id, amount] : delta) {
+    if (amount == 0) continue;  // an old record of this transaction refers to it, so it exists
+    std::string db_key = ChunkKey('f', realm, id);
+    const absl::StatusOr<ChunkReference> before = ReadReference(overlay, db_key, id);
+    if (!before.ok()) return before.status();
+    ChunkReference after = *before;
+    if (before->count == 0) {
+      const auto offered = committer.offered.find(id);
+      if (amount < 0 || offered == committer.offered.end()) {
+        if (amount > 0) return ChunkMissing(id);
+        return absl::DataLossError(
+            absl::StrCat("chunk ", ChunkText(id), " lost its reference count"));
+      }
+      after.size_bytes = offered->second->size();
+    } else if (amount < 0 && before->count < static_cast<uint64_t>(-amount)) {
+      return absl::DataLossError(absl::StrCat("chunk ", ChunkText(id), " has ", before->count,
+                                              " references, ", -amount, " are to go"));
+    }
+    after.count += amount;
+    changes.push_back({id, std::move(db_key), *before, after});
+  }
+
+  for (size_t i = 0; i < committer.puts.size(); ++i) {
+    const PreparedPut& prepared = committer.puts[i];
+    const RecordHead& old = old_of_puts[i];
+    if (old.version != 0 && old.expiry_ns != kNever && old.expiry_ns != prepared.expiry_ns) {
+      batch.Delete(ExpiryKey(old.expiry_ns, prepared.put->key));
+    }
+    if (prepared.expiry_ns != kNever && (old.version == 0 || old.expiry_ns != prepared.expiry_ns)) {
+      batch.Put(ExpiryKey(prepared.expiry_ns, prepared.put->key), rocksdb::Slice());
+    }
+    batch.Put(prepared.db_key, prepared.value);
+    if (old.version == 0) ++overlay.change.records;
+    overlay.records[prepared.db_key] = {old.version + 1, prepared.expiry_ns, prepared.put->chunks};
+  }
+  for (size_t i = 0; i < transaction.deletes.size(); ++i) {
+    const Key& key = transaction.deletes[i].key;
+    if (old_of_deletes[i].expiry_ns != kNever) {
+      batch.Delete(ExpiryKey(old_of_deletes[i].expiry_ns, key));
+    }
+    const std::string db_key = RecordKey(key);
+    batch.Delete(db_key);
+    --overlay.change.records;
+    overlay.records[db_key] = RecordHead{};
+  }
+  for (const Change& change : changes) {
+    const auto size_bytes = static_cast<int64_t>(change.after.size_bytes);
+    if (change.after.count == 0) {
+      batch.Delete(change.db_key);
+      batch.Delete(ChunkKey('c', realm, change.id));
+      --overlay.change.chunks;
+      overlay.change.chunk_bytes -= size_bytes;
+    } else {
+      batch.Put(change.db_key, EncodeReference(change.db_key, change.after));
+      if (change.before.count == 0) {
+        batch.Put(ChunkKey('c', realm, change.id), *committer.offered.at(change.id));
+        ++overlay.change.chunks;
+        overlay.change.chunk_bytes += size_bytes;
+      }
+    }
+    overlay.references[change.db_key] = change.after;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status RocksDbStateStore::ResumeIfNeeded() {
+  if (!must_resume_) return absl::OkStatus();
+  const rocksdb::Status resumed = db_->Resume();
+  if (!resumed.ok()) return ToStatus(resumed, "store cannot resume writing");
+  must_resume_ = false;
+  return absl::OkStatus();
+}
+
+absl::Status RocksDbStateStore::Write(rocksdb::WriteBatch& batch, bool sync) {
+  if (absl::Status status = ResumeIfNeeded(); !status.ok()) return status;
+  rocksdb::WriteOptions write_options;
+  write_options.sync = sync;
+  const rocksdb::Status written = db_->Write(write_options, &batch);
+  if (!written.ok()) {
+    must_resume_ = true;
+    return ToStatus(written, "store cannot write");
+  }
+  if (!sync) log_is_dirty_ = true;
+  return absl::OkStatus();
+}
+
+absl::Status RocksDbStateStore::CheckFreeSpace(size_t size_bytes) const {
+  if (size_bytes == 0 || options_.min_free_bytes == 0) return absl::OkStatus();
+  uint64_t free_bytes = 0;
+  if (!env_->GetFreeSpace(options_.store.path, &free_bytes).ok()) return absl::OkStatus();
+  if (free_bytes >= options_.min_free_bytes + size_bytes) return absl::OkStatus();
+  return absl::ResourceExhaustedError(absl::StrCat("disk of store ", options_.store.path, " has ",
+                                                   free_bytes, " bytes free, ",
+                                                   options_.min_free_bytes, " are kept back"));
+}
+
+std::unique_ptr<rocksdb::Iterator> RocksDbStateStore::Scan(const std::string& end,
+                                                           rocksdb::Slice* end_slice) const {
+  *end_slice = end;
+  rocksdb::ReadOptions read_options;
+  read_options.iterate_upper_bound = end_slice;
+  return std::unique_ptr<rocksdb::Iterator>(db_->NewIterator(read_options));
+}
+
+absl::StatusOr<std::vector<ListedRecord>> RocksDbStateStore::List(
+    const ListOptions& options) const {
+  if (absl::Status status = ValidateListOptions(options); !status.ok()) return status;
+  const std::string realm_prefix = RealmPrefix('r', options.realm);
+  const std::string end = PrefixEnd(realm_prefix + options.prefix);
+  // A name plus NUL is the first possible one after it.
+  const std::string start = options.start_after < options.prefix
+                                ? realm_prefix + options.prefix
+                                : realm_prefix + options.start_after + '\0';
+  rocksdb::Slice end_slice;
+  const auto it = Scan(end, &end_slice);
+  std::vector<ListedRecord> listed;
+  for (it->Seek(start); it->Valid() && listed.size() < static_cast<size_t>(options.limit);
+       it->Next()) {
+    std::string name(View(it->key()).substr(realm_prefix.size()));
+    absl::StatusOr<Record> record = DecodeRecord(View(it->key()), View(it->value()));
+    if (!record.ok()) {
+      return absl::DataLossError(
+          absl::StrCat("record ", options.realm, "/", name, ": ", record.status().message()));
+    }
+    listed.push_back({std::move(name), *std::move(record)});
+  }
+  if (!it->status().ok()) {
+    return ToStatus(it->status(), absl::StrCat("list of realm ", options.realm));
+  }
+  return listed;
+}
+
+absl::StatusOr<std::vector<Key>> RocksDbStateStore::Expired(absl::Time now, int limit) const {
+  std::vector<Key> keys;
+  const int64_t now_ns = ExpiryToNanos(now);
+  // Nothing that never expires is in the index, so its end is the end for the infinite future.
+  const std::string end = now_ns == kNever ? std::string("y") : ExpiryPrefix(now_ns + 1);
+  rocksdb::Slice end_slice;
+  const auto it = Scan(end, &end_slice);
+  for (it->Seek("x"); it->Valid() && keys.size() < static_cast<size_t>(std::max(limit, 0));
+       it->Next()) {
+    std::string_view rest = View(it->key());
+    rest.remove_prefix(std::min(rest.size(), kExpiryPrefixBytes));
+    const size_t separator = rest.find('\0');
+    if (separator == std::string_view::npos) {
+      return absl::DataLossError("an entry of the expiry index is malformed");
+    }
+    keys.push_back(
+        {std::string(rest.substr(0, separator)), std::string(rest.substr(separator + 1))});
+  }
+  if (!it->status().ok()) return ToStatus(it->status(), "expiry index");
+  return keys;
+}
+
+absl::StatusOr<std::vector<std::string>> RocksDbStateStore::Realms() const {
+  std::vector<std::string> names;
+  rocksdb::Slice end_slice;
+  const std::string end = "s";
+  const auto it = Scan(end, &end_slice);
+  it->Seek("r");
+  while (it->Valid()) {
+    const std::string_view rest = View(it->key()).substr(1);
+    const size_t separator = rest.find('\0');
+    if (separator == std::string_view::npos)
+      return absl::DataLossError("a record key is malformed");
+    names.emplace_back(rest.substr(0, separator));
+    it->Seek(PrefixEnd(RealmPrefix('r', names.back())));
+  }
+  if (!it->status().ok()) return ToStatus(it->status(), "list of realms");
+  return names;
+}
+
+absl::StatusOr<StoreStats> RocksDbStateStore::Stats() const {
+  StoreStats stats;
+  stats.records = records_;
+  stats.chunks = chunks_;
+  stats.chunk_bytes = chunk_bytes_;
+  return stats;
+}
+
+absl::Status RocksDbStateStore::Probe() {
+  MutexLock lock(&probe_mutex_);  // overlapping probes would read each other's number
+  const std::string number = absl::StrCat(++probes_);
+  rocksdb::WriteBatch batch;
+  batch.Put(kProbeKey, number);
+  if (absl::Status status = Write(batch, /*sync=*/true); !status.ok()) return status;
+  std::string value;
+  const rocksdb::Status found = db_->Get(rocksdb::ReadOptions(), kProbeKey, &value);
+  if (!found.ok()) return ToStatus(found, "store probe");
+  if (value != number) return absl::DataLossError("store probe does not read back what it wrote");
+  return absl::OkStatus();
+}
+
+void RocksDbStateStore::Keep() {
+  for (int period = 1;; ++period) {
+    {
+      MutexLock lock(&keeper_mutex_);
+      if (!stop_) keeper_wakes_.WaitFor(&keeper_mutex_, kLogSyncPeriod);
+      if (stop_) return;
+    }
+    if (log_is_dirty_.exchange(false) && !db_->SyncWAL().ok()) {
+      log_is_dirty_ = true;
+      must_resume_ = true;
+    }
+    if (period % kSyncPeriodsPerGcCheck == 0) CollectDeadBlobs();
+  }
+}
+
+void RocksDbStateStore::CollectDeadBlobs() {
+  uint64_t blob_bytes = 0;
+  if (!db_->GetIntProperty(rocksdb::DB::Properties::kLiveBlobFileSize, &blob_bytes)) return;
+  const uint64_t live_bytes = std::max<int64_t>(chunk_bytes_, 0);
+  if (blob_bytes < 2 * live_bytes + options_.gc_floor_bytes) return;
+  rocksdb::CompactRangeOptions compact;
+  compact.exclusive_manual_compaction = false;
+  compact.bottommost_level_compaction = rocksdb::BottommostLevelCompaction::kForce;
+  compact.blob_garbage_collection_policy = rocksdb::BlobGarbageCollectionPolicy::kForce;
+  compact.blob_garbage_collection_age_cutoff = 1.0;
+  compact.canceled = &cancel_collection_;
+  const rocksdb::Slice begin("c"), end("d");
+  // A failure leaves the dead bytes for the next round; a failed write shows itself to the writers.
+  db_->CompactRange(compact, &begin, &end).PermitUncheckedError();
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<StateStore>> OpenRocksDbStoreInternal(
+    const RocksDbInternalOptions& options) {
+  if (options.store.path.empty()) return absl::InvalidArgumentError("store path is empty");
+  rocksdb::Env* const env = options.env ? options.env : rocksdb::Env::Default();
+  if (!options.env) {
+    std::error_code error;
+    std::filesystem::create_directories(options.store.path, error);
+    if (error) {
+      return absl::UnavailableError(
+          absl::StrCat("cannot create directory ", options.store.path, ": ", error.message()));
+    }
+  }
+  rocksdb::Options db_options;
+  db_options.env = env;
+  db_options.create_if_missing = true;
+  db_options.paranoid_checks = true;
+  db_options.wal_recovery_mode = rocksdb::WALRecoveryMode::kPointInTimeRecovery;
+  db_options.max_background_jobs = 2;
+  db_options.max_open_files = 512;
+  db_options.info_log_level = rocksdb::InfoLogLevel::WARN_LEVEL;
+  db_options.max_log_file_size = 4 << 20;
+  db_options.keep_log_file_num = 4;
+  db_options.write_buffer_size = options.write_buffer_bytes;
+  db_options.max_write_buffer_number = 3;
+  db_options.compression = rocksdb::kNoCompression;  // states are noise; zstd is the snapshot's own
+  db_options.enable_blob_files = true;
+  db_options.min_blob_size = 64 << 10;
+  db_options.enable_blob_garbage_collection = false;  // see the header
+  rocksdb::BlockBasedTableOptions table;
+  table.block_cache = rocksdb::NewLRUCache(options.store.block_cache_bytes);
+  table.filter_policy.reset(rocksdb::NewBloomFilterPolicy(10));
+  table.cache_index_and_filter_blocks = true;
+  table.pin_l0_filter_and_index_blocks_in_cache = true;
+  db_options.table_factory.reset(rocksdb::NewBlockBasedTableFactory(table));
+
+  rocksdb::DB* raw = nullptr;
+  const rocksdb::Status opened = rocksdb::DB::Open(db_options, options.store.path, &raw);
+  if (!opened.ok()) return ToOpenStatus(opened, options.store.path);
+  auto store = std::make_unique<RocksDbStateStore>(options, env, std::unique_ptr<rocksdb::DB>(raw));
+  if (absl::Status status = store->Start(); !status.ok()) return status;
+  return std::unique_ptr<StateStore>(std::move(store));
+}
+
+absl::StatusOr<std::unique_ptr<StateStore>> OpenRocksDbStore(const RocksDbOptions& options) {
+  RocksDbInternalOptions internal;
+  internal.store = options;
+  return OpenRocksDbStoreInternal(internal);
+}
+
+}  // namespace mneme::memstore
