@@ -1,8 +1,10 @@
 // Chooses the next token from logits. Same options, seed and history: same token, on any machine.
 //
 // Order of operations: logit bias, repetition / frequency / presence penalties over the window,
-// then temperature, top-k, top-p, min-p, then one draw. The draw is counter-based, keyed by (seed,
-// output index), so a replay needs no generator state.
+// then temperature, top-k, top-p, min-p, then one draw. Top-p and min-p see the distribution after
+// temperature. The draw is counter-based, keyed by (seed, output index), so a replay needs no
+// generator state; weights are computed in double by operations that round the same everywhere.
+// A token biased to -infinity is never chosen unless every token is.
 #pragma once
 
 #include <cstdint>
@@ -32,6 +34,7 @@ struct TokenLogprob {
   float logprob = 0;
 };
 
+// One per sequence: it owns scratch. Not thread-safe.
 class Sampler {
  public:
   // Options must have been validated (ranges of proto/mneme/v1/generation.proto).
@@ -52,6 +55,7 @@ class Sampler {
   SamplingOptions options_;
   std::vector<std::pair<float, TokenId>> candidates_;  // scratch
   std::vector<float> adjusted_;                        // scratch
+  std::vector<double> weights_;                        // scratch
 };
 
 }  // namespace mneme::engine
