@@ -2,6 +2,7 @@
 
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cmath>
 #include <cstring>
@@ -11,6 +12,7 @@
 #include "absl/strings/str_join.h"
 #include "engine/checkpoint/finite.h"
 #include "engine/checkpoint/gguf_checkpoint.h"
+#include "engine/checkpoint/safetensors_checkpoint.h"
 #include "engine/core/status_macros.h"
 
 namespace mneme::engine {
@@ -84,7 +86,10 @@ absl::StatusOr<std::shared_ptr<const Checkpoint>> Checkpoint::Open(const std::st
     return absl::InvalidArgumentError(
         absl::StrCat(path, ": cannot be opened: ", std::strerror(errno)));
   }
-  if (std::string_view(path).ends_with(".gguf")) return OpenGguf(path);
+  const std::string_view name = path;
+  if (S_ISDIR(info.st_mode)) return OpenSafetensors(path, /*is_folder=*/true);
+  if (name.ends_with(".safetensors")) return OpenSafetensors(path, /*is_folder=*/false);
+  if (name.ends_with(".gguf")) return OpenGguf(path);
   return absl::InvalidArgumentError(absl::StrCat(
       path, ": expected a .gguf file, a .safetensors file or a folder with config.json"));
 }

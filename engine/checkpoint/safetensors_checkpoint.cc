@@ -1,0 +1,180 @@
+#include "engine/checkpoint/safetensors_checkpoint.h"
+
+#include <algorithm>
+#include <mutex>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "engine/checkpoint/fingerprint.h"
+#include "engine/checkpoint/mapped_file.h"
+#include "engine/core/status_macros.h"
+
+namespace mneme::engine {
+namespace {
+
+constexpr std::string_view kConfigFile = "config.json";
+constexpr std::string_view kWeightsFile = "model.safetensors";
+constexpr std::string_view kIndexFile = "model.safetensors.index.json";
+
+// What may be read beside the weights. A fixed list, so that the fingerprint covers exactly this.
+constexpr std::string_view kSideFiles[] = {
+    "added_tokens.json", "chat_template.jinja",     "generation_config.json",
+    "merges.txt",        "special_tokens_map.json", "tokenizer.json",
+    "tokenizer.model",   "tokenizer_config.json",   "vocab.json",
+};
+
+std::string_view Text(const MappedFile& file) {
+  return {reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size()};
+}
+
+class SafetensorsCheckpoint final : public Checkpoint {
+ public:
+  // By name in the folder. A single weights file goes by kWeightsFile whatever it is called, so
+  // that file and folder have the same fingerprint.
+  using Files = std::map<std::string, std::unique_ptr<MappedFile>, std::less<>>;
+
+  SafetensorsCheckpoint(std::string path, Files files,
+                        std::map<std::string, MetadataValue, std::less<>> metadata,
+                        std::map<std::string, Tensor, std::less<>> tensors)
+      : path_(std::move(path)),
+        files_(std::move(files)),
+        metadata_(std::move(metadata)),
+        tensors_(std::move(tensors)) {}
+
+  Format format() const override { return Format::kSafetensors; }
+  const std::map<std::string, MetadataValue, std::less<>>& metadata() const override {
+    return metadata_;
+  }
+  const std::map<std::string, Tensor, std::less<>>& tensors() const override { return tensors_; }
+  const std::string& path() const override { return path_; }
+
+  std::string Fingerprint() const override {
+    std::call_once(fingerprint_once_, [this] {
+      Sha256 hash;
+      for (const auto& [name, file] : files_) {  // ascending names
+        hash.AddSized(std::as_bytes(std::span(name)));
+        hash.AddSized(file->bytes());
+      }
+      fingerprint_ = hash.Finish();
+    });
+    return fingerprint_;
+  }
+
+  absl::StatusOr<std::string> ReadSideFile(std::string_view name, size_t max_bytes) const override {
+    if (std::find(std::begin(kSideFiles), std::end(kSideFiles), name) == std::end(kSideFiles)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(path_, ": \"", std::string(name), "\" is no tokenizer file"));
+    }
+    const auto it = files_.find(name);
+    if (it == files_.end()) {
+      return absl::NotFoundError(absl::StrCat(path_, ": has no ", std::string(name)));
+    }
+    if (it->second->bytes().size() > max_bytes) {
+      return absl::InvalidArgumentError(absl::StrCat(it->second->path(), ": ",
+                                                     it->second->bytes().size(), " bytes, at most ",
+                                                     max_bytes, " are allowed"));
+    }
+    return std::string(Text(*it->second));
+  }
+
+ private:
+  const std::string path_;
+  const Files files_;
+  const std::map<std::string, MetadataValue, std::less<>> metadata_;
+  const std::map<std::string, Tensor, std::less<>> tensors_;
+  mutable std::once_flag fingerprint_once_;
+  mutable std::string fingerprint_;
+};
+
+// The file if it is there, null if it is not.
+absl::StatusOr<std::unique_ptr<MappedFile>> OpenOptional(const MappedFile::Folder& folder,
+                                                         std::string_view name) {
+  auto file = MappedFile::OpenIn(folder, std::string(name));
+  if (absl::IsNotFound(file.status())) return std::unique_ptr<MappedFile>();
+  return file;
+}
+
+// Opens every shard that the index names. Each tensor must be in the shard the index names, and
+// nowhere else.
+absl::Status OpenShards(const MappedFile::Folder& folder, const MappedFile& index,
+                        SafetensorsCheckpoint::Files& files,
+                        std::map<std::string, Tensor, std::less<>>& tensors) {
+  MNEME_ASSIGN_OR_RETURN(const auto weight_map, ParseShardIndex(Text(index), index.path()));
+  for (const auto& [name, shard] : weight_map) {
+    if (files.contains(shard)) continue;
+    auto file = MappedFile::OpenIn(folder, shard);
+    if (!file.ok()) {
+      return absl::InvalidArgumentError(absl::StrCat(index.path(), ": shard of tensor \"", name,
+                                                     "\": ", file.status().message()));
+    }
+    MNEME_ASSIGN_OR_RETURN(auto in_shard, ParseSafetensors((*file)->bytes(), (*file)->path()));
+    for (auto& [tensor_name, tensor] : in_shard) {
+      const auto listed = weight_map.find(tensor_name);
+      if (listed == weight_map.end() || listed->second != shard) {
+        return absl::InvalidArgumentError(
+            absl::StrCat((*file)->path(), ": tensor \"", tensor_name, "\" is ",
+                         listed == weight_map.end() ? "not listed in the index"
+                                                    : "listed in another shard by the index"));
+      }
+    }
+    tensors.merge(in_shard);
+    files.emplace(shard, *std::move(file));
+  }
+  for (const auto& [name, shard] : weight_map) {
+    if (!tensors.contains(name)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(index.path(), ": tensor \"", name, "\" is missing from ", shard));
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<std::shared_ptr<const Checkpoint>> OpenSafetensors(const std::string& path,
+                                                                  bool is_folder) {
+  std::string folder_path = path;
+  if (!is_folder) {
+    const size_t slash = path.rfind('/');
+    folder_path = slash == path.npos ? "." : slash == 0 ? "/" : path.substr(0, slash);
+  }
+  MNEME_ASSIGN_OR_RETURN(const auto folder, MappedFile::Folder::Open(folder_path));
+  SafetensorsCheckpoint::Files files;
+  MNEME_ASSIGN_OR_RETURN(auto config, OpenOptional(*folder, kConfigFile));
+  if (config == nullptr) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(folder_path, ": has no config.json, expected it beside the weights"));
+  }
+  MNEME_ASSIGN_OR_RETURN(auto metadata, ParseModelConfig(Text(*config), config->path()));
+  files.emplace(kConfigFile, std::move(config));
+  for (const std::string_view name : kSideFiles) {
+    MNEME_ASSIGN_OR_RETURN(auto file, OpenOptional(*folder, name));
+    if (file != nullptr) files.emplace(name, std::move(file));
+  }
+
+  std::map<std::string, Tensor, std::less<>> tensors;
+  std::unique_ptr<MappedFile> weights, index;
+  if (is_folder) {
+    MNEME_ASSIGN_OR_RETURN(weights, OpenOptional(*folder, kWeightsFile));
+    MNEME_ASSIGN_OR_RETURN(index, OpenOptional(*folder, kIndexFile));
+    if ((weights == nullptr) == (index == nullptr)) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          path, ": has ", weights ? "both" : "neither", " model.safetensors ",
+          weights ? "and" : "nor", " model.safetensors.index.json, expected one of them"));
+    }
+  } else {
+    MNEME_ASSIGN_OR_RETURN(weights, MappedFile::Open(path));
+  }
+  if (index != nullptr) {
+    MNEME_RETURN_IF_ERROR(OpenShards(*folder, *index, files, tensors));
+    files.emplace(kIndexFile, std::move(index));
+  } else {
+    MNEME_ASSIGN_OR_RETURN(tensors, ParseSafetensors(weights->bytes(), weights->path()));
+    files.emplace(kWeightsFile, std::move(weights));
+  }
+  return std::make_shared<const SafetensorsCheckpoint>(path, std::move(files), std::move(metadata),
+                                                       std::move(tensors));
+}
+
+}  // namespace mneme::engine
