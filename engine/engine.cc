@@ -1,0 +1,257 @@
+#include "engine/engine.h"
+
+#include <sched.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstring>
+#include <fstream>
+#include <thread>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "engine/core/status_macros.h"
+#include "engine/kernels/exec.h"
+#include "engine/kernels/kernels.h"
+
+namespace mneme::engine {
+namespace {
+
+// Tokens that go through the layers at once. Bounds activations (SmolLM2-135M: 21 MB) whatever a
+// caller feeds; more would not make the products faster. Changes no bits.
+constexpr int64_t kMaxPassTokens = 512;
+
+int AvailableProcessors() {
+  cpu_set_t set;
+  if (sched_getaffinity(0, sizeof(set), &set) == 0) return std::max(1, CPU_COUNT(&set));
+  return std::max(1u, std::thread::hardware_concurrency());
+}
+
+std::string CompilerId() {
+#if defined(__clang__)
+  return absl::StrCat("clang", __clang_major__, ".", __clang_minor__);
+#else
+  return absl::StrCat("gcc", __GNUC__, ".", __GNUC_MINOR__);
+#endif
+}
+
+std::string ModelName(const Checkpoint& checkpoint) {
+  const char* key =
+      checkpoint.format() == Checkpoint::Format::kGguf ? "general.name" : "_name_or_path";
+  absl::StatusOr<std::string> name = checkpoint.GetString(key, "");
+  if (name.ok() && !name->empty()) return *name;
+  std::string path = checkpoint.path();
+  while (path.size() > 1 && path.back() == '/') path.pop_back();
+  return path.substr(path.find_last_of('/') + 1);
+}
+
+// All-ones exponent: NaN or infinity. Integer arithmetic, so that the loop vectorises.
+bool AllFinite(const float* values, int64_t n) {
+  constexpr uint32_t kExponent = 0x7f800000;
+  uint32_t bad = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    uint32_t bits;
+    std::memcpy(&bits, values + i, sizeof(bits));
+    bad |= static_cast<uint32_t>((bits & kExponent) == kExponent);
+  }
+  return bad == 0;
+}
+
+// First value of "key<tabs>: value" in /proc files, "" if there is none.
+std::string ProcField(const char* path, std::string_view key) {
+  std::ifstream file(path);
+  std::string line;
+  while (std::getline(file, line)) {
+    if (line.compare(0, key.size(), key) != 0) continue;
+    const size_t colon = line.find(':');
+    if (colon == std::string::npos) continue;
+    const size_t begin = line.find_first_not_of(" \t", colon + 1);
+    return begin == std::string::npos ? "" : line.substr(begin);
+  }
+  return "";
+}
+
+}  // namespace
+
+class Engine::Impl {
+ public:
+  Impl(const Kernels& kernels, Contract contract, int num_threads)
+      : exec(kernels, contract, num_threads) {}
+
+  std::shared_ptr<const Checkpoint> checkpoint;
+  std::unique_ptr<Arch> arch;
+  std::unique_ptr<const Tokenizer> tokenizer;
+  std::unique_ptr<const ChatTemplate> chat_template;
+  std::string chat_template_problem;
+  std::string model_name;
+  std::string fingerprint;
+  std::string numerics_id;
+  Exec exec;
+  int num_threads = 1;
+
+  absl::Status Validate(std::span<const EngineSlice> slices) const;
+};
+
+Engine::Engine(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Engine::~Engine() = default;
+
+absl::StatusOr<std::unique_ptr<Engine>> Engine::Load(const EngineOptions& options) {
+  const Kernels* kernels = FindBackend(options.backend);
+  if (kernels == nullptr) {
+    std::vector<std::string> names;
+    for (const Kernels* backend : AllBackends()) names.emplace_back(backend->name);
+    return absl::InvalidArgumentError(
+        absl::StrCat("no backend '", options.backend, "'; there are ", absl::StrJoin(names, ", ")));
+  }
+  if (options.num_threads < 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("num_threads is ", options.num_threads, ", expected 0 or more"));
+  }
+  const int num_threads = options.num_threads > 0 ? options.num_threads : AvailableProcessors();
+
+  MNEME_ASSIGN_OR_RETURN(std::shared_ptr<const Checkpoint> checkpoint,
+                         Checkpoint::Open(options.checkpoint_path));
+  MNEME_ASSIGN_OR_RETURN(std::unique_ptr<Arch> arch, CreateArch(checkpoint, options.arch));
+  // Without quantised weights both contracts are the same arithmetic: say so.
+  const Contract contract = arch->info().has_quantized_weights ? options.contract : Contract::kF32;
+
+  auto impl = std::make_unique<Impl>(*kernels, contract, num_threads);
+  impl->num_threads = num_threads;
+  impl->checkpoint = checkpoint;
+  impl->arch = std::move(arch);
+  MNEME_ASSIGN_OR_RETURN(impl->tokenizer,
+                         Tokenizer::Create(*checkpoint, impl->arch->info().vocab_size));
+  absl::StatusOr<std::unique_ptr<const ChatTemplate>> chat_template =
+      ChatTemplate::Create(*checkpoint, *impl->tokenizer);
+  if (chat_template.ok()) {
+    impl->chat_template = *std::move(chat_template);
+    if (impl->chat_template == nullptr) {
+      impl->chat_template_problem = "the checkpoint carries no chat template";
+    }
+  } else {
+    impl->chat_template_problem = std::string(chat_template.status().message());
+  }
+  impl->model_name = ModelName(*checkpoint);
+  impl->fingerprint = checkpoint->Fingerprint();
+  impl->numerics_id =
+      absl::StrCat(MNEME_VERSION, "+", CompilerId(), "/", std::string(kernels->name), "/",
+                   kernels->simd_target(), "/", contract == Contract::kF32 ? "f32" : "int8", "/kv-",
+                   options.arch.kv_dtype == DType::kF32 ? "f32" : "f16");
+  return std::unique_ptr<Engine>(new Engine(std::move(impl)));
+}
+
+const ArchInfo& Engine::info() const { return impl_->arch->info(); }
+const std::string& Engine::model_name() const { return impl_->model_name; }
+const std::string& Engine::model_fingerprint() const { return impl_->fingerprint; }
+const std::string& Engine::numerics_id() const { return impl_->numerics_id; }
+const StateSchema& Engine::schema() const { return impl_->arch->schema(); }
+int Engine::num_threads() const { return impl_->num_threads; }
+const Tokenizer& Engine::tokenizer() const { return *impl_->tokenizer; }
+const ChatTemplate* Engine::chat_template() const { return impl_->chat_template.get(); }
+const std::string& Engine::chat_template_problem() const { return impl_->chat_template_problem; }
+
+SnapshotIdentity Engine::snapshot_identity() const {
+  return {.architecture = info().architecture,
+          .model_fingerprint = impl_->fingerprint,
+          .numerics_id = impl_->numerics_id};
+}
+
+State Engine::CreateState() const {
+  State state{.block = AlignedBuffer(schema().size_bytes())};
+  impl_->arch->InitState(state);
+  return state;
+}
+
+absl::Status Engine::Impl::Validate(std::span<const EngineSlice> slices) const {
+  const int64_t vocab_size = arch->info().vocab_size;
+  std::vector<const State*> states;
+  for (size_t i = 0; i < slices.size(); ++i) {
+    const EngineSlice& slice = slices[i];
+    if (slice.state == nullptr || slice.state->block.size() != arch->schema().size_bytes() ||
+        slice.state->position < 0) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("slice ", i, ": its state is not one of this engine's"));
+    }
+    if (slice.tokens.empty()) {
+      return absl::InvalidArgumentError(absl::StrCat("slice ", i, ": it has no tokens"));
+    }
+    if (slice.num_logits < 0 || slice.num_logits > static_cast<int64_t>(slice.tokens.size()) ||
+        (slice.num_logits > 0 && slice.logits == nullptr)) {
+      return absl::InvalidArgumentError(absl::StrCat("slice ", i, ": num_logits is ",
+                                                     slice.num_logits, ", expected 0..",
+                                                     slice.tokens.size(), " and room for them"));
+    }
+    for (size_t t = 0; t < slice.tokens.size(); ++t) {
+      if (slice.tokens[t] < 0 || slice.tokens[t] >= vocab_size) {
+        return absl::InvalidArgumentError(absl::StrCat(
+            "slice ", i, ": token ", t, " is ", slice.tokens[t], ", expected 0..", vocab_size - 1));
+      }
+    }
+    states.push_back(slice.state);
+  }
+  std::sort(states.begin(), states.end());
+  if (std::adjacent_find(states.begin(), states.end()) != states.end()) {
+    return absl::InvalidArgumentError("two slices share a state");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Engine::Step(std::span<const EngineSlice> slices, std::vector<int>* non_finite) {
+  MNEME_RETURN_IF_ERROR(impl_->Validate(slices));
+  const int64_t vocab_size = info().vocab_size;
+
+  // Whole slices where they fit, pieces of the long ones otherwise.
+  std::vector<ArchSlice> pass;
+  int64_t pass_tokens = 0;
+  const auto run = [&]() -> absl::Status {
+    if (pass.empty()) return absl::OkStatus();
+    MNEME_RETURN_IF_ERROR(impl_->arch->Forward(impl_->exec, pass));
+    for (const ArchSlice& piece : pass) {
+      piece.state->position += static_cast<int64_t>(piece.tokens.size());
+    }
+    pass.clear();
+    pass_tokens = 0;
+    return absl::OkStatus();
+  };
+  for (const EngineSlice& slice : slices) {
+    const int64_t n = static_cast<int64_t>(slice.tokens.size());
+    const int64_t first_logits = n - slice.num_logits;  // token whose row comes first in `logits`
+    for (int64_t begin = 0; begin < n;) {
+      const int64_t end = std::min(n, begin + kMaxPassTokens - pass_tokens);
+      const int64_t first = std::max(begin, first_logits);
+      pass.push_back(
+          {.state = slice.state,
+           .tokens = slice.tokens.subspan(begin, end - begin),
+           .num_logits = std::max<int64_t>(end - first, 0),
+           .logits = first < end ? slice.logits + (first - first_logits) * vocab_size : nullptr});
+      pass_tokens += end - begin;
+      begin = end;
+      if (pass_tokens == kMaxPassTokens) MNEME_RETURN_IF_ERROR(run());
+    }
+  }
+  MNEME_RETURN_IF_ERROR(run());
+
+  std::vector<int> bad;
+  for (size_t i = 0; i < slices.size(); ++i) {
+    if (!AllFinite(slices[i].logits, slices[i].num_logits * vocab_size)) {
+      bad.push_back(static_cast<int>(i));
+    }
+  }
+  if (non_finite != nullptr) *non_finite = bad;
+  if (bad.empty()) return absl::OkStatus();
+  return absl::InternalError(
+      absl::StrCat("logits of slice ", absl::StrJoin(bad, ", "), " are not finite"));
+}
+
+std::string DescribeMachine() {
+  std::string model = ProcField("/proc/cpuinfo", "model name");
+  if (model.empty()) model = "unknown processor";
+  const int64_t memory_bytes =
+      static_cast<int64_t>(sysconf(_SC_PHYS_PAGES)) * sysconf(_SC_PAGE_SIZE);
+  return absl::StrCat(model, ", ", AvailableProcessors(), " processors, SIMD ",
+                      absl::StrJoin(AvailableSimdTargets(), " "), ", ", memory_bytes >> 20,
+                      " MiB of memory, built by ", CompilerId());
+}
+
+}  // namespace mneme::engine
