@@ -1,0 +1,388 @@
+#include "server/config/config_loader.h"
+
+#include <yaml-cpp/yaml.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <map>
+#include <set>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "engine/core/status_macros.h"
+#include "server/config/settings.h"
+
+namespace mneme::server {
+namespace {
+
+constexpr char kExamples[] = R"(EXAMPLES
+  Serve one checkpoint, sessions kept under ./data:
+    mneme-server --model smollm2=SmolLM2-135M-Instruct.Q4_1.gguf
+  Two models, two threads, a 2,048 token window, any free port:
+    mneme-server --model a=a.gguf --model b=b.gguf --engine.threads=2 \
+                 --engine.window_tokens=2048 --listen.address=127.0.0.1:0
+  The same from a file and the environment; see what holds and why, then leave:
+    MNEME_ENGINE_THREADS=2 mneme-server --config mneme.yaml --print-config
+  Inside a container, behind a proxy that speaks TLS:
+    mneme-server --config /etc/mneme.yaml --listen.address=0.0.0.0:7447 --listen.insecure
+
+WHERE A SETTING COMES FROM (highest first)
+  the flag --engine.threads=2, the variable MNEME_ENGINE_THREADS=2, the file given by --config
+  (or MNEME_CONFIG):
+    models: {smollm2: /models/smollm2.gguf}
+    engine: {threads: 2}
+  and the default shown above. Models: --model NAME=PATH or MNEME_MODELS=a=a.gguf,b=b.gguf.
+
+EXIT CODES
+  0 ok   1 failure   2 usage or configuration   3 model file   4 store   5 port in use
+SIGNALS
+  SIGTERM drains (drain.*), SIGINT drains without the pre-stop delay, a second one ends running turns.
+)";
+
+absl::Status Usage(std::string message) { return absl::InvalidArgumentError(std::move(message)); }
+
+std::string DidYouMean(std::string_view key, std::string_view prefix,
+                       const std::vector<std::string>& more_keys) {
+  const std::string nearest = NearestKey(key, more_keys);
+  return nearest.empty() ? "" : absl::StrCat("; did you mean ", std::string(prefix), nearest, "?");
+}
+
+// Values of one source by key, with where each was written.
+struct Found {
+  std::string value;
+  std::string origin;  // "flag", "environment MNEME_X", "mneme.yaml:3"
+};
+
+struct Source {
+  std::map<std::string, Found> values;
+  std::vector<std::pair<ModelConfig, std::string>> models;  // with origin
+};
+
+absl::StatusOr<ModelConfig> ParseModel(const std::string& text, const std::string& origin) {
+  const size_t equals = text.find('=');
+  if (equals == std::string::npos || equals == 0 || equals + 1 == text.size()) {
+    return Usage(absl::StrCat(origin, ": a model must be written NAME=PATH, is \"", text, "\""));
+  }
+  return ModelConfig{.name = text.substr(0, equals), .path = text.substr(equals + 1)};
+}
+
+bool IsResourceId(std::string_view id) {
+  auto lower = [](char c) { return c >= 'a' && c <= 'z'; };
+  auto alnum = [&](char c) { return lower(c) || (c >= '0' && c <= '9'); };
+  if (id.empty() || id.size() > 63 || !lower(id.front()) || !alnum(id.back())) return false;
+  return std::all_of(id.begin(), id.end(), [&](char c) { return alnum(c) || c == '-'; });
+}
+
+absl::StatusOr<Source> ReadEnvironment(const std::vector<std::string>& environment,
+                                       std::string* config_path,
+                                       std::vector<std::string>* warnings) {
+  std::map<std::string, std::string> keys;  // by variable
+  for (const Setting& setting : Settings()) keys[EnvironmentName(setting.key)] = setting.key;
+  Source source;
+  for (const std::string& entry : environment) {
+    const size_t equals = entry.find('=');
+    if (!absl::StartsWith(entry, "MNEME_") || equals == std::string::npos) continue;
+    const std::string name = entry.substr(0, equals);
+    const std::string value = entry.substr(equals + 1);
+    const std::string origin = absl::StrCat("environment ", name);
+    if (name == "MNEME_CONFIG") {
+      *config_path = value;
+    } else if (name == "MNEME_MODELS") {
+      for (absl::string_view model : absl::StrSplit(value, ',', absl::SkipWhitespace())) {
+        MNEME_ASSIGN_OR_RETURN(ModelConfig parsed, ParseModel(std::string(model), origin));
+        source.models.emplace_back(std::move(parsed), origin);
+      }
+    } else if (auto key = keys.find(name); key != keys.end()) {
+      source.values[key->second] = {value, origin};
+    } else {
+      // Not an error: the client reads MNEME_* too, and Kubernetes adds MNEME_SERVICE_HOST and the
+      // like for a service of that name.
+      for (const auto& [known, unused] : keys) {
+        if (absl::StartsWith(name, known.substr(0, known.find('_', 6) + 1))) {
+          warnings->push_back(absl::StrCat("ignoring unknown environment variable ", name));
+          break;
+        }
+      }
+    }
+  }
+  return source;
+}
+
+absl::StatusOr<Source> ReadFile(const std::string& path) {
+  auto at = [&](const YAML::Mark& mark) {
+    return mark.is_null() ? path : absl::StrCat(path, ":", mark.line + 1);
+  };
+  Source source;
+  std::vector<std::string> sections{"models"};
+  for (const Setting& setting : Settings()) {
+    sections.push_back(setting.key.substr(0, setting.key.find('.')));
+  }
+  try {
+    const YAML::Node root = YAML::LoadFile(path);
+    if (root.IsNull()) return source;
+    if (!root.IsMap()) return Usage(absl::StrCat(path, ": must be a mapping of sections"));
+    auto add = [&](const std::string& key, const YAML::Node& name,
+                   const YAML::Node& value) -> absl::Status {
+      const std::string where = at(name.Mark());
+      if (FindSetting(key) == nullptr) {
+        return Usage(
+            absl::StrCat(where, ": unknown key \"", key, "\"", DidYouMean(key, "", {"models"})));
+      }
+      if (!value.IsScalar()) {
+        return Usage(absl::StrCat(where, ": ", key, ": must be a single value"));
+      }
+      if (!source.values.emplace(key, Found{value.Scalar(), where}).second) {
+        return Usage(absl::StrCat(where, ": ", key, ": is written twice"));
+      }
+      return absl::OkStatus();
+    };
+    for (const auto& section : root) {
+      const std::string name = section.first.as<std::string>();
+      const std::string where = at(section.first.Mark());
+      if (name == "models") {
+        if (!section.second.IsMap()) {
+          return Usage(absl::StrCat(where, ": models: must be a mapping NAME: PATH"));
+        }
+        for (const auto& model : section.second) {
+          if (!model.second.IsScalar()) {
+            return Usage(absl::StrCat(at(model.first.Mark()), ": models: must map NAME: PATH"));
+          }
+          source.models.emplace_back(
+              ModelConfig{model.first.as<std::string>(), model.second.Scalar()},
+              at(model.first.Mark()));
+        }
+      } else if (section.second.IsMap()) {
+        if (std::find(sections.begin(), sections.end(), name) == sections.end()) {
+          return Usage(absl::StrCat(where, ": unknown section \"", name, "\"",
+                                    DidYouMean(name, "", sections)));
+        }
+        for (const auto& entry : section.second) {
+          MNEME_RETURN_IF_ERROR(add(absl::StrCat(name, ".", entry.first.as<std::string>()),
+                                    entry.first, entry.second));
+        }
+      } else {
+        MNEME_RETURN_IF_ERROR(add(name, section.first, section.second));
+      }
+    }
+  } catch (const YAML::BadFile&) {
+    return Usage(absl::StrCat("--config ", path, ": cannot be read"));
+  } catch (const YAML::Exception& e) {
+    return Usage(absl::StrCat(at(e.mark), ": ", e.msg));
+  }
+  return source;
+}
+
+struct CommandLine {
+  Source source;
+  std::string config_path;
+  bool print_config = false;
+  bool help = false;
+  bool version = false;
+  std::string help_text;
+};
+
+absl::StatusOr<CommandLine> ReadArguments(const std::vector<std::string>& arguments) {
+  CommandLine line;
+  CLI::App app(
+      "mneme-server: language models with persistent sessions over gRPC. A session is a name and "
+      "a\n"
+      "fixed-size state: it survives restarts, and reading more does not make it larger.",
+      "mneme-server");
+  app.set_help_flag();  // our own flag: a plain value, no exception
+  app.footer(kExamples);
+  app.allow_extras();
+  std::vector<std::string> models;
+  app.add_option("--model", models, "a checkpoint to serve as models/NAME; may be repeated")
+      ->type_name("NAME=PATH")
+      ->allow_extra_args(false);  // one value each time
+  app.add_option("--config", line.config_path, "configuration file (YAML)")->type_name("FILE");
+  app.add_flag("--print-config", line.print_config,
+               "print every setting with its origin, and leave");
+  app.add_flag("--help,-h", line.help, "print this text, and leave");
+  app.add_flag("--version", line.version, "print the version, and leave");
+
+  const Config defaults;
+  std::map<std::string, std::string> texts;
+  for (const Setting& setting : Settings()) {
+    const std::string section = setting.key.substr(0, setting.key.find('.'));
+    CLI::Option* option = nullptr;
+    if (setting.kind == Setting::Kind::kSwitch) {
+      option = app.add_flag("--" + setting.key + "{true}", texts[setting.key], setting.help);
+    } else {
+      option = app.add_option("--" + setting.key, texts[setting.key], setting.help)
+                   ->type_name(std::string(KindName(setting.kind)));
+    }
+    const std::string shown = setting.get(defaults);
+    option->default_str(shown.empty() ? "\"\"" : shown);
+    option->group(section == setting.key ? "Options" : section);
+  }
+  std::vector<std::string> reversed(arguments.rbegin(), arguments.rend());
+  try {
+    app.parse(std::move(reversed));
+  } catch (const CLI::ParseError& e) {
+    return Usage(absl::StrCat(e.what(), "; --help shows every flag"));
+  }
+  for (const std::string& extra : app.remaining()) {
+    const std::string name(absl::StripPrefix(extra.substr(0, extra.find('=')), "--"));
+    if (!absl::StartsWith(extra, "-")) {
+      return Usage(absl::StrCat("unexpected argument \"", extra, "\"; flags start with --"));
+    }
+    return Usage(absl::StrCat(
+        "unknown flag --", name,
+        DidYouMean(name, "--", {"model", "config", "print-config", "help", "version"})));
+  }
+  for (const Setting& setting : Settings()) {
+    if (app.count("--" + setting.key) == 0) continue;
+    line.source.values[setting.key] = {texts[setting.key], absl::StrCat("flag --", setting.key)};
+  }
+  for (const std::string& model : models) {
+    MNEME_ASSIGN_OR_RETURN(ModelConfig parsed, ParseModel(model, "--model"));
+    line.source.models.emplace_back(std::move(parsed), "flag --model");
+  }
+  if (line.help) line.help_text = app.help();
+  return line;
+}
+
+absl::Status CheckCombinations(const Config& config, std::vector<std::string>* warnings) {
+  if (config.models.empty()) {
+    return Usage("no model to serve; give --model NAME=PATH (or models: in the file)");
+  }
+  std::set<std::string> names;
+  for (const ModelConfig& model : config.models) {
+    if (!IsResourceId(model.name)) {
+      return Usage(absl::StrCat("model name \"", model.name,
+                                "\" must be 1 to 63 of a-z, 0-9 and -, starting with a letter and "
+                                "ending with a letter or digit"));
+    }
+    if (!names.insert(model.name).second) {
+      return Usage(absl::StrCat("model \"", model.name, "\" is given twice"));
+    }
+    if (model.path.empty()) return Usage(absl::StrCat("model \"", model.name, "\" has no path"));
+  }
+  if (config.listen.address.empty()) return Usage("listen.address must not be empty");
+  if (config.store.kind == "rocksdb" && config.store.path.empty()) {
+    return Usage("store.path must not be empty when store.kind is rocksdb");
+  }
+  if (config.limits.max_step_tokens < config.limits.prefill_chunk_tokens) {
+    return Usage(absl::StrCat("limits.max_step_tokens (", config.limits.max_step_tokens,
+                              ") must be at least limits.prefill_chunk_tokens (",
+                              config.limits.prefill_chunk_tokens, ")"));
+  }
+  if (config.engine.window_tokens > 0 && config.engine.sink_tokens >= config.engine.window_tokens) {
+    return Usage(absl::StrCat("engine.sink_tokens (", config.engine.sink_tokens,
+                              ") must be less than engine.window_tokens (",
+                              config.engine.window_tokens, ")"));
+  }
+  const std::pair<const char*, const std::string*> listeners[] = {
+      {"listen.address", &config.listen.address},
+      {"listen.metrics_address", &config.listen.metrics_address}};
+  for (const auto& [key, address] : listeners) {
+    if (address->empty() || IsLoopbackAddress(*address)) continue;
+    if (!config.listen.insecure) {
+      return Usage(absl::StrCat(key, " (", *address,
+                                ") is reachable from other machines, without TLS or keys; use "
+                                "127.0.0.1, or allow it by --listen.insecure"));
+    }
+    warnings->push_back(absl::StrCat(key, " (", *address,
+                                     ") is reachable from other machines, without TLS or keys"));
+  }
+  return absl::OkStatus();
+}
+
+std::string PrintConfig(const Config& config, const std::map<std::string, std::string>& origins,
+                        const std::string& models_origin) {
+  std::string out;
+  auto line = [&](const std::string& text, const std::string& origin) {
+    absl::StrAppend(&out, text, std::string(text.size() < 46 ? 46 - text.size() : 1, ' '), "# ",
+                    origin, "\n");
+  };
+  // YAML again, so that it can be kept as a file.
+  auto quoted = [](const std::string& value) {
+    YAML::Emitter emitter;
+    emitter << YAML::DoubleQuoted << value;
+    return std::string(emitter.c_str());
+  };
+  line("models:", models_origin);
+  for (const ModelConfig& model : config.models) {
+    absl::StrAppend(&out, "  ", model.name, ": ", quoted(model.path), "\n");
+  }
+  std::string section;
+  for (const Setting& setting : Settings()) {
+    std::string value = setting.get(config);
+    if (setting.kind == Setting::Kind::kText) value = quoted(value);
+    const size_t dot = setting.key.find('.');
+    std::string text;
+    if (dot == std::string::npos) {
+      text = absl::StrCat(setting.key, ": ", value);
+    } else {
+      if (setting.key.substr(0, dot) != section) {
+        section = setting.key.substr(0, dot);
+        absl::StrAppend(&out, section, ":\n");
+      }
+      text = absl::StrCat("  ", setting.key.substr(dot + 1), ": ", value);
+    }
+    line(text, origins.at(setting.key));
+  }
+  return out;
+}
+
+}  // namespace
+
+bool IsLoopbackAddress(const std::string& address) {
+  if (absl::StartsWith(address, "unix:") || absl::StartsWith(address, "unix-abstract:")) {
+    return true;
+  }
+  const std::string host = address.substr(0, address.rfind(':'));
+  return host == "localhost" || host == "[::1]" || absl::StartsWith(host, "127.");
+}
+
+absl::StatusOr<LoadedConfig> LoadConfig(const std::vector<std::string>& arguments,
+                                        const std::vector<std::string>& environment) {
+  LoadedConfig loaded;
+  MNEME_ASSIGN_OR_RETURN(CommandLine line, ReadArguments(arguments));
+  if (line.help || line.version) {
+    loaded.print_and_exit = true;
+    loaded.output = line.help ? line.help_text : absl::StrCat("mneme-server ", MNEME_VERSION, "\n");
+    return loaded;
+  }
+  std::string config_path;
+  MNEME_ASSIGN_OR_RETURN(Source env, ReadEnvironment(environment, &config_path, &loaded.warnings));
+  if (!line.config_path.empty()) config_path = line.config_path;
+  Source file;
+  if (!config_path.empty()) {
+    MNEME_ASSIGN_OR_RETURN(file, ReadFile(config_path));
+  }
+
+  const Source* const lowest_first[] = {&file, &env, &line.source};
+  std::map<std::string, std::string> origins;
+  for (const Setting& setting : Settings()) origins[setting.key] = "default";
+  std::string models_origin = "default";
+  for (const Source* source : lowest_first) {
+    // Every value is checked, also one that a higher source overrides.
+    for (const auto& [key, found] : source->values) {
+      if (absl::Status status = FindSetting(key)->set(loaded.config, found.value); !status.ok()) {
+        return Usage(absl::StrCat(found.origin, ": ", key, " ", status.message()));
+      }
+      origins[key] = found.origin;
+    }
+    if (source->models.empty()) continue;
+    loaded.config.models.clear();
+    for (const auto& [model, origin] : source->models) {
+      loaded.config.models.push_back(model);
+      models_origin = origin;
+    }
+  }
+  if (line.print_config) {
+    loaded.print_and_exit = true;
+    loaded.output = PrintConfig(loaded.config, origins, models_origin);
+    return loaded;
+  }
+  MNEME_RETURN_IF_ERROR(CheckCombinations(loaded.config, &loaded.warnings));
+  return loaded;
+}
+
+}  // namespace mneme::server

@@ -1,0 +1,220 @@
+#include "server/config/config_loader.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+
+#include "server/config/settings.h"
+
+namespace mneme::server {
+namespace {
+
+using testing::HasSubstr;
+using testing::IsEmpty;
+
+class ConfigLoaderTest : public testing::Test {
+ protected:
+  ConfigLoaderTest() {
+    std::string pattern = testing::TempDir() + "mneme-config-XXXXXX";
+    folder_ = mkdtemp(pattern.data());
+  }
+  ~ConfigLoaderTest() override { std::filesystem::remove_all(folder_); }
+
+  std::string WriteFile(const std::string& text) {
+    const std::string path = (folder_ / "mneme.yaml").string();
+    std::ofstream(path) << text;
+    return path;
+  }
+
+  static absl::StatusOr<LoadedConfig> Load(std::vector<std::string> arguments,
+                                           std::vector<std::string> environment = {}) {
+    arguments.insert(arguments.begin(), "--model=m=m.gguf");
+    return LoadConfig(arguments, environment);
+  }
+
+  static std::string ErrorOf(const absl::StatusOr<LoadedConfig>& loaded) {
+    EXPECT_EQ(loaded.status().code(), absl::StatusCode::kInvalidArgument) << loaded.status();
+    return std::string(loaded.status().message());
+  }
+
+  std::filesystem::path folder_;
+};
+
+TEST_F(ConfigLoaderTest, DefaultsAreThoseOfTheConfigStruct) {
+  auto loaded = Load({});
+  ASSERT_TRUE(loaded.ok()) << loaded.status();
+  const Config defaults;
+  for (const Setting& setting : Settings()) {
+    EXPECT_EQ(setting.get(loaded->config), setting.get(defaults)) << setting.key;
+  }
+  EXPECT_FALSE(loaded->print_and_exit);
+  ASSERT_EQ(loaded->config.models.size(), 1u);
+  EXPECT_EQ(loaded->config.models[0].name, "m");
+  EXPECT_EQ(loaded->config.models[0].path, "m.gguf");
+}
+
+TEST_F(ConfigLoaderTest, EverySettingReadsBackWhatItPrints) {
+  const Config defaults;
+  for (const Setting& setting : Settings()) {
+    Config config;
+    EXPECT_TRUE(setting.set(config, setting.get(defaults)).ok())
+        << setting.key << " = " << setting.get(defaults);
+    EXPECT_EQ(setting.get(config), setting.get(defaults)) << setting.key;
+  }
+}
+
+TEST_F(ConfigLoaderTest, FlagBeatsEnvironmentBeatsFileBeatsDefault) {
+  const std::string path = WriteFile(
+      "engine:\n  threads: 1\n  sink_tokens: 1\n  window_tokens: 100\nlog_level: debug\n");
+  auto loaded = Load({"--config", path, "--engine.threads=3"},
+                     {"MNEME_ENGINE_THREADS=2", "MNEME_ENGINE_SINK_TOKENS=2", "HOME=/"});
+  ASSERT_TRUE(loaded.ok()) << loaded.status();
+  EXPECT_EQ(loaded->config.engine.threads, 3);
+  EXPECT_EQ(loaded->config.engine.sink_tokens, 2);
+  EXPECT_EQ(loaded->config.engine.window_tokens, 100);
+  EXPECT_EQ(loaded->config.log_level, "debug");
+  EXPECT_EQ(loaded->config.engine.backend, "cpu");
+}
+
+TEST_F(ConfigLoaderTest, ModelsComeWholeFromTheHighestSource) {
+  const std::string path = WriteFile("models:\n  a: a.gguf\n  b: b.gguf\n");
+  auto from_file = LoadConfig({"--config=" + path}, {});
+  ASSERT_TRUE(from_file.ok()) << from_file.status();
+  EXPECT_EQ(from_file->config.models.size(), 2u);
+  auto from_env = LoadConfig({}, {"MNEME_CONFIG=" + path, "MNEME_MODELS=c=c.gguf,d=x=y.gguf"});
+  ASSERT_TRUE(from_env.ok()) << from_env.status();
+  ASSERT_EQ(from_env->config.models.size(), 2u);
+  EXPECT_EQ(from_env->config.models[1].name, "d");
+  EXPECT_EQ(from_env->config.models[1].path, "x=y.gguf");
+  auto from_flags = LoadConfig({"--model", "e=e.gguf", "--model", "f=f.gguf", "--config", path},
+                               {"MNEME_MODELS=c=c.gguf"});
+  ASSERT_TRUE(from_flags.ok()) << from_flags.status();
+  ASSERT_EQ(from_flags->config.models.size(), 2u);
+  EXPECT_EQ(from_flags->config.models[0].name, "e");
+}
+
+TEST_F(ConfigLoaderTest, UnknownKeysNameLineAndNearestKey) {
+  const std::string path = WriteFile("listen:\n  address: 127.0.0.1:0\nengine:\n  thread: 2\n");
+  const std::string error = ErrorOf(Load({"--config", path}));
+  EXPECT_THAT(error, HasSubstr("mneme.yaml:4"));
+  EXPECT_THAT(error, HasSubstr("\"engine.thread\""));
+  EXPECT_THAT(error, HasSubstr("did you mean engine.threads?"));
+
+  EXPECT_THAT(ErrorOf(Load({"--engine.treads=2"})), HasSubstr("did you mean --engine.threads?"));
+  EXPECT_THAT(ErrorOf(Load({"--threads=2"})), HasSubstr("did you mean --engine.threads?"));
+  EXPECT_THAT(ErrorOf(Load({"--modle", "a=b"})), HasSubstr("did you mean --model?"));
+  EXPECT_THAT(ErrorOf(Load({"zzzzzzzzzz"})), HasSubstr("unexpected argument"));
+  EXPECT_THAT(ErrorOf(Load({"--config", WriteFile("\nengin:\n  threads: 2\n")})),
+              HasSubstr("mneme.yaml:2: unknown section \"engin\"; did you mean engine?"));
+}
+
+TEST_F(ConfigLoaderTest, WrongTypesNameTheirOrigin) {
+  EXPECT_THAT(ErrorOf(Load({"--config", WriteFile("engine:\n  threads: many\n")})),
+              HasSubstr("mneme.yaml:2: engine.threads must be a whole number, is \"many\""));
+  EXPECT_THAT(ErrorOf(Load({"--engine.threads=-1"})),
+              HasSubstr("flag --engine.threads: engine.threads must be between 0 and 1024"));
+  EXPECT_THAT(ErrorOf(Load({}, {"MNEME_DRAIN_TIMEOUT=30"})),
+              HasSubstr("environment MNEME_DRAIN_TIMEOUT: drain.timeout must be a time"));
+  EXPECT_THAT(ErrorOf(Load({"--engine.backend=gpu"})), HasSubstr("one of cpu, reference"));
+  EXPECT_THAT(ErrorOf(Load({"--listen.insecure=maybe"})), HasSubstr("insecure"));
+  EXPECT_THAT(ErrorOf(Load({"--config", WriteFile("engine:\n  threads: [1, 2]\n")})),
+              HasSubstr("mneme.yaml:2: engine.threads: must be a single value"));
+  EXPECT_THAT(ErrorOf(Load({"--config", WriteFile("engine: {threads: 1\n")})),
+              HasSubstr("mneme.yaml:"));
+  EXPECT_THAT(ErrorOf(Load({"--config", "/nonexistent/x.yaml"})), HasSubstr("cannot be read"));
+  EXPECT_THAT(ErrorOf(Load({"--model", "nopath"})), HasSubstr("NAME=PATH"));
+  EXPECT_THAT(ErrorOf(Load({"--engine.threads=1", "--engine.threads=2"})),
+              HasSubstr("engine.threads"));
+}
+
+TEST_F(ConfigLoaderTest, AValueThatIsOverriddenIsCheckedToo) {
+  EXPECT_THAT(ErrorOf(Load({"--engine.threads=2"}, {"MNEME_ENGINE_THREADS=x"})),
+              HasSubstr("MNEME_ENGINE_THREADS"));
+}
+
+TEST_F(ConfigLoaderTest, UnitsAreUnderstood) {
+  auto loaded = Load({"--drain.timeout=1m30s", "--limits.slow_client_timeout=250ms",
+                      "--limits.max_request_bytes=2MiB", "--limits.state_memory_bytes=1048577"});
+  ASSERT_TRUE(loaded.ok()) << loaded.status();
+  EXPECT_EQ(loaded->config.drain.timeout_ms, 90000);
+  EXPECT_EQ(loaded->config.limits.slow_client_timeout_ms, 250);
+  EXPECT_EQ(loaded->config.limits.max_request_bytes, 2 << 20);
+  EXPECT_EQ(loaded->config.limits.state_memory_bytes, 1048577);
+  EXPECT_THAT(ErrorOf(Load({"--limits.state_memory_bytes=9223372036854775807GiB"})),
+              HasSubstr("number of bytes"));
+  EXPECT_THAT(ErrorOf(Load({"--drain.timeout=inf"})), HasSubstr("must be a time"));
+}
+
+TEST_F(ConfigLoaderTest, ImpossibleCombinationsAreRefused) {
+  EXPECT_THAT(ErrorOf(LoadConfig({}, {})), HasSubstr("no model to serve"));
+  EXPECT_THAT(ErrorOf(Load({"--model=m=other.gguf"})), HasSubstr("\"m\" is given twice"));
+  EXPECT_THAT(ErrorOf(Load({"--model=Bad_Name=x.gguf"})), HasSubstr("model name"));
+  EXPECT_THAT(ErrorOf(Load({"--store.path="})), HasSubstr("store.path"));
+  EXPECT_THAT(ErrorOf(Load({"--limits.max_step_tokens=16"})),
+              HasSubstr("limits.prefill_chunk_tokens (256)"));
+  EXPECT_THAT(ErrorOf(Load({"--engine.window_tokens=4"})), HasSubstr("engine.sink_tokens (4)"));
+}
+
+TEST_F(ConfigLoaderTest, OtherThanLoopbackNeedsInsecureAndWarns) {
+  EXPECT_THAT(ErrorOf(Load({"--listen.address=0.0.0.0:7447"})), HasSubstr("--listen.insecure"));
+  EXPECT_THAT(ErrorOf(Load({"--listen.metrics_address=[::]:7448"})),
+              HasSubstr("listen.metrics_address"));
+  auto loaded = Load({"--listen.address=0.0.0.0:7447", "--listen.insecure"});
+  ASSERT_TRUE(loaded.ok()) << loaded.status();
+  ASSERT_EQ(loaded->warnings.size(), 1u);
+  EXPECT_THAT(loaded->warnings[0], HasSubstr("0.0.0.0:7447"));
+  for (const char* address : {"127.0.0.1:0", "127.1.2.3:1", "localhost:1", "[::1]:1", "unix:/x"}) {
+    EXPECT_TRUE(IsLoopbackAddress(address)) << address;
+  }
+  for (const char* address : {"0.0.0.0:1", "[::]:1", "192.168.0.1:1", "example.org:1"}) {
+    EXPECT_FALSE(IsLoopbackAddress(address)) << address;
+  }
+}
+
+TEST_F(ConfigLoaderTest, PrintConfigShowsOriginsAndIsAConfigFile) {
+  const std::string path = WriteFile("store:\n  kind: memory\n");
+  auto printed =
+      Load({"--config", path, "--print-config", "--engine.threads=3", "--drain.timeout", "7s"},
+           {"MNEME_LOG_LEVEL=warn"});
+  ASSERT_TRUE(printed.ok()) << printed.status();
+  EXPECT_TRUE(printed->print_and_exit);
+  EXPECT_THAT(printed->output, testing::ContainsRegex("  threads: 3 +# flag --engine.threads"));
+  EXPECT_THAT(printed->output, testing::ContainsRegex("log_level: \"warn\" +# environment"));
+  EXPECT_THAT(printed->output, testing::ContainsRegex("  kind: \"memory\" +# .*mneme.yaml:2"));
+  EXPECT_THAT(printed->output, testing::ContainsRegex("  backend: \"cpu\" +# default"));
+
+  auto again = LoadConfig({"--config", WriteFile(printed->output)}, {});
+  ASSERT_TRUE(again.ok()) << again.status();
+  for (const Setting& setting : Settings()) {
+    EXPECT_EQ(setting.get(again->config), setting.get(printed->config)) << setting.key;
+  }
+  EXPECT_EQ(again->config.models[0].path, "m.gguf");
+}
+
+TEST_F(ConfigLoaderTest, HelpNamesEverySettingAndTeaches) {
+  auto help = LoadConfig({"--help"}, {});
+  ASSERT_TRUE(help.ok()) << help.status();
+  EXPECT_TRUE(help->print_and_exit);
+  for (const Setting& setting : Settings()) {
+    EXPECT_THAT(help->output, HasSubstr("--" + setting.key));
+  }
+  EXPECT_THAT(help->output, HasSubstr("EXAMPLES"));
+  EXPECT_THAT(help->output, HasSubstr("EXIT CODES"));
+  auto version = LoadConfig({"--version"}, {});
+  ASSERT_TRUE(version.ok());
+  EXPECT_THAT(version->output, HasSubstr("mneme-server "));
+}
+
+TEST_F(ConfigLoaderTest, UnknownVariablesOfOurSectionsAreWarnedAbout) {
+  auto loaded = Load({}, {"MNEME_ENGINE_THREAD=2", "MNEME_SERVICE_HOST=10.0.0.1"});
+  ASSERT_TRUE(loaded.ok()) << loaded.status();
+  ASSERT_EQ(loaded->warnings.size(), 1u);
+  EXPECT_THAT(loaded->warnings[0], HasSubstr("MNEME_ENGINE_THREAD"));
+  EXPECT_THAT(Load({})->warnings, IsEmpty());
+}
+
+}  // namespace
+}  // namespace mneme::server
