@@ -10,7 +10,9 @@
 // Bits do not depend on how tokens were cut into calls: keys are visited sinks first, then in tiles
 // [S + i*kAttentionTile, S + (i+1)*kAttentionTile) of absolute positions, ascending, each reduced
 // as a full tile with masked lanes. K and V rows of this call are rounded to the ring's type before
-// use.
+// use. The sinks, and then every kAttentionChunk positions S + i*kAttentionChunk ..., start an
+// online softmax of their own; these partials are merged in ascending order. The chunks let one
+// long sequence use several threads.
 #pragma once
 
 #include <cstddef>
@@ -24,6 +26,7 @@ namespace mneme::engine {
 class Exec;
 
 inline constexpr int64_t kAttentionTile = 64;  // keys; 64 keys of width 64 in f32 are 16 KiB of L1
+inline constexpr int64_t kAttentionChunk = 512;  // keys; a multiple of the tile
 
 struct AttentionArgs {
   // Ring of one layer: rows of [Hk, Dh], S sink rows then R ring rows. Row of position j is j for j

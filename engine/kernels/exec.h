@@ -7,6 +7,7 @@
 #include "engine/core/aligned_buffer.h"
 #include "engine/core/thread_pool.h"
 #include "engine/kernels/contract.h"
+#include "engine/kernels/rope_table.h"
 
 namespace mneme::engine {
 
@@ -25,17 +26,20 @@ class Exec {
 
   // At least `size_bytes`, 64-byte aligned, contents undefined, valid until the next call with the
   // same `slot`. Each kernel uses its own slots, listed below, so nested use cannot collide.
-  enum Slot { kMatMulActivations, kMatMulWorkers, kAttention, kNumSlots };
+  enum Slot { kMatMulActivations, kMatMulWorkers, kAttention, kAttentionWorkers, kNumSlots };
   std::byte* Scratch(Slot slot, size_t size_bytes) {
     if (scratch_[slot].size() < size_bytes) scratch_[slot] = AlignedBuffer(size_bytes);
     return scratch_[slot].data();
   }
+
+  RopeTables& rope_tables() { return rope_tables_; }
 
  private:
   const Kernels& kernels_;
   const Contract contract_;
   ThreadPool pool_;
   AlignedBuffer scratch_[kNumSlots];
+  RopeTables rope_tables_;
 };
 
 }  // namespace mneme::engine

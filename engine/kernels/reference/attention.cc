@@ -1,0 +1,167 @@
+#include "engine/kernels/attention.h"
+
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <vector>
+
+#include "engine/core/half.h"
+#include "engine/kernels/attention_plan.h"
+#include "engine/kernels/exec.h"
+#include "engine/kernels/reference/reference.h"
+
+namespace mneme::engine::reference {
+namespace {
+
+constexpr float kNegativeInfinity = -std::numeric_limits<float>::infinity();
+
+// One row of `width` numbers of a ring, rounded to and read from the ring's type.
+class Ring {
+ public:
+  Ring(std::byte* data, DType dtype) : data_(data), half_(dtype == DType::kF16) {}
+
+  float Read(int64_t index) const {
+    if (half_) {
+      uint16_t bits;
+      std::memcpy(&bits, data_ + 2 * index, 2);
+      return HalfToFloat(bits);
+    }
+    float value;
+    std::memcpy(&value, data_ + 4 * index, 4);
+    return value;
+  }
+  void Write(int64_t index, float value) {
+    if (half_) {
+      const uint16_t bits = FloatToHalf(value);
+      std::memcpy(data_ + 2 * index, &bits, 2);
+    } else {
+      std::memcpy(data_ + 4 * index, &value, 4);
+    }
+  }
+  float Round(float value) const { return half_ ? HalfToFloat(FloatToHalf(value)) : value; }
+
+ private:
+  std::byte* data_;
+  bool half_;
+};
+
+// An online softmax over some keys: the largest score, the sum of weights and the weighted values.
+struct Partial {
+  explicit Partial(int64_t width) : o(width, 0.0f) {}
+  float m = kNegativeInfinity;
+  float l = 0;
+  std::vector<float> o;
+};
+
+void Merge(const Partial& from, Partial* into) {
+  if (into->l == 0 && into->m == kNegativeInfinity) {
+    *into = from;
+    return;
+  }
+  const float m = std::max(into->m, from.m);
+  const float a = std::exp(into->m - m);
+  const float b = std::exp(from.m - m);
+  into->l = a * into->l + b * from.l;
+  for (size_t d = 0; d < into->o.size(); ++d) into->o[d] = a * into->o[d] + b * from.o[d];
+  into->m = m;
+}
+
+class Sequence {
+ public:
+  explicit Sequence(const AttentionArgs& args)
+      : args_(args), k_(args.k_ring, args.ring_dtype), v_(args.v_ring, args.ring_dtype) {}
+
+  // Query of token t and head h; rows of tokens [piece, t] are read from the call, older from the
+  // ring.
+  void Attend(int64_t t, int64_t piece, int64_t h) const {
+    const int64_t p = args_.position + t;
+    const int64_t kv_head = h / (args_.query_heads / args_.kv_heads);
+    Partial total(args_.head_dim);
+    const KeyRange grid = GridPartials(args_.sinks, args_.window, p, p);
+    for (int64_t partial = 0; partial < grid.end; ++partial) {
+      if (partial > 0 && partial < grid.begin) continue;
+      Partial part(args_.head_dim);
+      const int64_t end = FirstTileOfPartial(args_.sinks, partial + 1);
+      for (int64_t tile = FirstTileOfPartial(args_.sinks, partial); tile < end; ++tile) {
+        AddTile(t, piece, h, kv_head, tile, &part);
+      }
+      if (part.l != 0) Merge(part, &total);
+    }
+    float* out = args_.out + t * args_.out_stride + h * args_.head_dim;
+    for (int64_t d = 0; d < args_.head_dim; ++d) out[d] = total.l == 0 ? 0 : total.o[d] / total.l;
+  }
+
+  void Write(int64_t first, int64_t count) {
+    const int64_t width = args_.kv_heads * args_.head_dim;
+    for (int64_t t = first; t < first + count; ++t) {
+      const int64_t row = RingRow(args_.sinks, args_.window, args_.position + t);
+      for (int64_t i = 0; i < width; ++i) {
+        k_.Write(row * width + i, args_.k[t * args_.kv_stride + i]);
+        v_.Write(row * width + i, args_.v[t * args_.kv_stride + i]);
+      }
+    }
+  }
+
+ private:
+  float Element(const Ring& ring, const float* fresh, int64_t j, int64_t piece, int64_t kv_head,
+                int64_t d) const {
+    const int64_t column = kv_head * args_.head_dim + d;
+    if (j >= args_.position + piece) {
+      return ring.Round(fresh[(j - args_.position) * args_.kv_stride + column]);
+    }
+    return ring.Read(RingRow(args_.sinks, args_.window, j) * args_.kv_heads * args_.head_dim +
+                     column);
+  }
+
+  void AddTile(int64_t t, int64_t piece, int64_t h, int64_t kv_head, int64_t tile,
+               Partial* part) const {
+    const int64_t p = args_.position + t;
+    const KeyRange keys = VisibleRange(args_.sinks, args_.window, tile, p, p);
+    if (keys.begin >= keys.end) return;
+    const bool sink = tile < SinkTiles(args_.sinks);
+    const float* q = (sink ? args_.q_sink : args_.q) + t * args_.q_stride + h * args_.head_dim;
+    float score[kAttentionTile];
+    float m = part->m;
+    for (int64_t j = keys.begin; j < keys.end; ++j) {
+      float dot = 0;
+      for (int64_t d = 0; d < args_.head_dim; ++d) {
+        dot += q[d] * Element(k_, args_.k, j, piece, kv_head, d);
+      }
+      score[j - keys.begin] = args_.scale * dot;
+      m = std::max(m, score[j - keys.begin]);
+    }
+    const float shrink = std::exp(part->m - m);
+    part->l *= shrink;
+    for (float& o : part->o) o *= shrink;
+    for (int64_t j = keys.begin; j < keys.end; ++j) {
+      const float e = std::exp(score[j - keys.begin] - m);
+      part->l += e;
+      for (int64_t d = 0; d < args_.head_dim; ++d) {
+        part->o[d] += e * Element(v_, args_.v, j, piece, kv_head, d);
+      }
+    }
+    part->m = m;
+  }
+
+  const AttentionArgs& args_;
+  Ring k_;
+  Ring v_;
+};
+
+}  // namespace
+
+void Attention(Exec& exec, std::span<const AttentionArgs> batch) {
+  for (const AttentionArgs& args : batch) {
+    Sequence sequence(args);
+    ForEachPiece(
+        args,
+        [&](int64_t first, int64_t count) {
+          exec.pool().Run(count * args.query_heads, [&](int64_t task, int) {
+            sequence.Attend(first + task / args.query_heads, first, task % args.query_heads);
+          });
+        },
+        [&](int64_t first, int64_t count) { sequence.Write(first, count); });
+  }
+}
+
+}  // namespace mneme::engine::reference

@@ -1,0 +1,74 @@
+#include "engine/kernels/reference/reference.h"
+
+#include <cmath>
+
+#include "engine/kernels/dequantize.h"
+#include "engine/kernels/exec.h"
+
+namespace mneme::engine {
+namespace reference {
+
+void EmbedRows(Exec& exec, const Weight& table, std::span<const int32_t> rows, float* y) {
+  for (size_t t = 0; t < rows.size(); ++t) {
+    DequantizeRow(table.dtype, table.data + rows[t] * table.row_bytes(), table.columns,
+                  y + t * table.columns);
+  }
+}
+
+void RmsNorm(Exec& exec, const float* x, const float* w, float eps, int64_t T, int64_t D,
+             float* y) {
+  for (int64_t t = 0; t < T; ++t) {
+    const float* row = x + t * D;
+    float sum = 0;
+    for (int64_t d = 0; d < D; ++d) sum += row[d] * row[d];
+    const float scale = 1.0f / std::sqrt(sum / static_cast<float>(D) + eps);
+    for (int64_t d = 0; d < D; ++d) y[t * D + d] = row[d] * scale * w[d];
+  }
+}
+
+void Rope(Exec& exec, const RopeArgs& args) {
+  const RopeTables::Table& table = exec.rope_tables().Get(exec.pool(), args.positions, args.theta);
+  const int64_t pairs = args.rotary_dim / 2;
+  for (size_t t = 0; t < args.positions.size(); ++t) {
+    for (int64_t h = 0; h < args.heads; ++h) {
+      float* head = args.x + t * args.x_stride + h * args.head_dim;
+      for (int64_t j = 0; j < pairs; ++j) {
+        const bool half = args.layout == RopeLayout::kHalf;
+        float& a = head[half ? j : 2 * j];
+        float& b = head[half ? j + pairs : 2 * j + 1];
+        const float cos = table.cos[t * pairs + j];
+        const float sin = table.sin[t * pairs + j];
+        const float rotated_a = a * cos - b * sin;
+        b = a * sin + b * cos;
+        a = rotated_a;
+      }
+    }
+  }
+}
+
+void SiluMul(Exec& exec, const float* gate, const float* up, int64_t n, float* y) {
+  for (int64_t i = 0; i < n; ++i) y[i] = gate[i] / (1.0f + std::exp(-gate[i])) * up[i];
+}
+
+void Add(Exec& exec, const float* x, int64_t n, float* y) {
+  for (int64_t i = 0; i < n; ++i) y[i] += x[i];
+}
+
+}  // namespace reference
+
+const Kernels& reference_kernels() {
+  static constexpr Kernels kKernels = {
+      .name = "reference",
+      .matmul = reference::MatMul,
+      .embed_rows = reference::EmbedRows,
+      .rms_norm = reference::RmsNorm,
+      .rope = reference::Rope,
+      .attention = reference::Attention,
+      .silu_mul = reference::SiluMul,
+      .add = reference::Add,
+      .simd_target = [] { return std::string("scalar"); },
+  };
+  return kKernels;
+}
+
+}  // namespace mneme::engine
