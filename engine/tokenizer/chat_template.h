@@ -24,7 +24,7 @@ class ChatTemplate {
   virtual ~ChatTemplate() = default;
 
   // nullptr if the checkpoint carries no template. UNIMPLEMENTED if it carries one of no known
-  // family.
+  // family. `tokenizer` must outlive the result.
   static absl::StatusOr<std::unique_ptr<const ChatTemplate>> Create(const Checkpoint& checkpoint,
                                                                     const Tokenizer& tokenizer);
 

@@ -56,8 +56,9 @@ class Tokenizer {
   virtual std::string_view kind() const = 0;  // "bpe", "spm", "sentencepiece", "bytes"
 
   // Where a streamed text can be cut so that encoding the parts equals encoding the whole: the
-  // length of the longest prefix of `text` that ends at such a place, 0 if there is none. A prefix
-  // that ends inside a word or a UTF-8 sequence is never returned.
+  // length of the longest prefix of `text` that ends at such a place, 0 if none is found. A prefix
+  // that ends inside a UTF-8 sequence is never returned, nor (but by raw bytes) one that ends
+  // inside a word. `text` may end inside a UTF-8 sequence.
   virtual size_t SafeSplit(std::string_view text) const = 0;
 
  protected:

@@ -1,0 +1,92 @@
+#include "engine/tokenizer/tokenizer.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "engine/checkpoint/checkpoint.h"
+#include "engine/core/status_macros.h"
+#include "engine/tokenizer/byte_tokenizer.h"
+#include "engine/tokenizer/checkpoint_tokenizer.h"
+#include "engine/tokenizer/sentencepiece_model.h"
+
+namespace mneme::engine {
+namespace {
+
+absl::StatusOr<std::unique_ptr<const Tokenizer>> CreateFromGguf(const Checkpoint& checkpoint,
+                                                                int64_t vocab_size) {
+  MNEME_ASSIGN_OR_RETURN(const std::string model, checkpoint.GetString("tokenizer.ggml.model"));
+  if (model == "gpt2") {
+    MNEME_ASSIGN_OR_RETURN(BpeVocabulary vocabulary, ReadGgufBpe(checkpoint));
+    return BpeTokenizer::Create(std::move(vocabulary), vocab_size);
+  }
+  if (model == "llama") {
+    MNEME_ASSIGN_OR_RETURN(SpmVocabulary vocabulary, ReadGgufSpm(checkpoint));
+    return SpmTokenizer::Create(std::move(vocabulary), vocab_size);
+  }
+  if (model == "bytes") {
+    MNEME_ASSIGN_OR_RETURN(SpecialTokens special, ReadGgufByteSpecials(checkpoint));
+    return ByteTokenizer::Create(std::move(special), vocab_size);
+  }
+  return absl::UnimplementedError(absl::StrCat(
+      "tokenizer.ggml.model is \"", model, "\"; supported are \"gpt2\", \"llama\" and \"bytes\""));
+}
+
+absl::StatusOr<std::unique_ptr<const Tokenizer>> CreateFromFolder(const Checkpoint& checkpoint,
+                                                                  int64_t vocab_size) {
+  MNEME_ASSIGN_OR_RETURN(HfSpecials specials, ReadHfSpecials(checkpoint));
+  if (checkpoint.Has("tokenizer")) {
+    MNEME_ASSIGN_OR_RETURN(const std::string name, checkpoint.GetString("tokenizer"));
+    if (name != "bytes") {
+      return absl::UnimplementedError(absl::StrCat("config.json: tokenizer is \"", name,
+                                                   "\"; the only one known by name is \"bytes\""));
+    }
+    SpecialTokens special = specials.ids;
+    MNEME_ASSIGN_OR_RETURN(special.add_bos, checkpoint.GetBool("add_bos_token", false));
+    if (special.bos < 0) special.add_bos = false;
+    return ByteTokenizer::Create(std::move(special), vocab_size);
+  }
+  absl::Status failure = absl::InvalidArgumentError(
+      "the folder has neither tokenizer.json nor tokenizer.model, and config.json names no "
+      "tokenizer");
+  auto json = checkpoint.ReadSideFile("tokenizer.json", kMaxTokenizerJsonBytes);
+  if (json.ok()) {
+    auto vocabulary = ReadTokenizerJson(*json, specials, vocab_size);
+    if (vocabulary.ok()) return BpeTokenizer::Create(*std::move(vocabulary), vocab_size);
+    failure = vocabulary.status();
+    if (!absl::IsUnimplemented(failure)) return failure;
+  } else if (!absl::IsNotFound(json.status())) {
+    return json.status();
+  }
+  // Llama 2's tokenizer.json is a conversion of the tokenizer.model beside it.
+  auto model = checkpoint.ReadSideFile("tokenizer.model", SentencePieceModel::kMaxModelBytes);
+  if (absl::IsNotFound(model.status())) return failure;
+  if (!model.ok()) return model.status();
+  SpecialTokens special = specials.ids;
+  special.add_bos = specials.add_bos.value_or(true);
+  return SentencePieceModel::Create(*std::move(model), std::move(special),
+                                    std::move(specials.more_end_tokens), vocab_size);
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<const Tokenizer>> Tokenizer::Create(const Checkpoint& checkpoint,
+                                                                   int64_t vocab_size) {
+  auto tokenizer = checkpoint.format() == Checkpoint::Format::kGguf
+                       ? CreateFromGguf(checkpoint, vocab_size)
+                       : CreateFromFolder(checkpoint, vocab_size);
+  if (tokenizer.ok() ||
+      tokenizer.status().message().find(checkpoint.path()) != absl::string_view::npos) {
+    return tokenizer;
+  }
+  return absl::Status(tokenizer.status().code(),
+                      absl::StrCat(checkpoint.path(), ": ", tokenizer.status().message()));
+}
+
+std::string Tokenizer::Decode(std::span<const TokenId> ids, bool at_start) const {
+  std::string text;
+  for (TokenId id : ids) text += TokenBytes(id);
+  if (at_start && drops_leading_space() && text.starts_with(' ')) text.erase(0, 1);
+  return text;
+}
+
+}  // namespace mneme::engine
