@@ -20,20 +20,28 @@ class SafetensorsBuilder {
   // Placed behind the tensor before. `dtype` as the format spells it.
   SafetensorsBuilder& Tensor(std::string_view name, std::string_view dtype,
                              const std::vector<int64_t>& shape, std::string_view data) {
-    std::string entry =
-        "\"" + std::string(name) + "\":{\"dtype\":\"" + std::string(dtype) + "\",\"shape\":[";
+    if (!entries_.empty()) entries_ += ',';
+    entries_.append("\"").append(name).append("\":{\"dtype\":\"").append(dtype);
+    entries_ += "\",\"shape\":[";
     for (size_t i = 0; i < shape.size(); ++i) {
-      entry += (i ? "," : "") + std::to_string(shape[i]);
+      if (i > 0) entries_ += ',';
+      entries_ += std::to_string(shape[i]);
     }
-    entry += "],\"data_offsets\":[" + std::to_string(buffer_.size()) + "," +
-             std::to_string(buffer_.size() + data.size()) + "]}";
-    entries_ += (entries_.empty() ? "" : ",") + entry;
+    entries_ += "],\"data_offsets\":[";
+    entries_ += std::to_string(buffer_.size());
+    entries_ += ',';
+    entries_ += std::to_string(buffer_.size() + data.size());
+    entries_ += "]}";
     buffer_ += data;
     return *this;
   }
   // `spaces` behind the header's closing brace.
   std::string Build(size_t spaces = 0) const {
-    return File("{" + entries_ + "}" + std::string(spaces, ' '), buffer_);
+    std::string header = "{";
+    header += entries_;
+    header += '}';
+    header.append(spaces, ' ');
+    return File(header, buffer_);
   }
 
  private:
