@@ -1,0 +1,386 @@
+// mneme chat: a conversation that is kept.
+#include <algorithm>
+#include <iostream>
+#include <limits>
+#include <sstream>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "client/cli/context.h"
+#include "client/cli/interrupt.h"
+#include "client/cli/json.h"
+#include "client/cli/line_reader.h"
+#include "client/cli/output.h"
+#include "client/cli/turn.h"
+#include "client/cli/turn_flags.h"
+
+namespace mneme::cli {
+namespace {
+
+constexpr char kHelp[] = R"(  /help                 this
+  /info                 the session: position, version, sizes, model
+  /rewind [N]           take back the last N turns (default 1)
+  /rewind @POSITION     go back to a token position
+  /rewind SNAPSHOT      go back to a snapshot; before-rewind undoes the last rewind
+  /snapshots            the kept points of this session
+  /regenerate           take the last answer back and ask for another
+  /fork NAME            make a copy at this point; the conversation stays here
+  /switch NAME          go on in session NAME, created if there is none
+  /new [NAME]           go on in a new session
+  /save [NAME]          every answer is saved already; with NAME keep this point as a fork
+  /quit                 leave; so does Ctrl-D. Ctrl-C stops an answer, what was said is kept
+  //text                a message that begins with '/'
+  A line that ends in '\' goes on in the next one.
+)";
+
+struct Flags {
+  std::string session, model, system;
+  bool raw = false, no_history = false;
+  TurnFlags turn;
+};
+
+class Chat {
+ public:
+  Chat(client::Client& client, const Context& context, const Flags& flags)
+      : client_(client), context_(context), flags_(flags), talk_(StdinIsTty() && !context.json()) {}
+
+  int Run() {
+    std::string name = flags_.session.empty() ? FreshName() : flags_.session;
+    if (auto s = Enter(name, flags_.session.empty()); !s.ok()) return context_.Fail(s);
+    // Ctrl-C at the prompt only clears the line. A turn has its own handler (RunTurn).
+    LineReader reader("> ", flags_.no_history ? "" : DefaultHistoryFile());
+    std::string message;
+    for (;;) {
+      std::string line;
+      LineReader::Event event;
+      {
+        std::optional<OnInterrupt> at_prompt;
+        if (StdinIsTty()) at_prompt.emplace([](int) {});
+        event = reader.Read(&line);
+      }
+      if (event == LineReader::Event::kInterrupted) {
+        message.clear();
+        std::cerr << "\n(Ctrl-D or /quit leaves)\n";
+        continue;
+      }
+      if (event == LineReader::Event::kEnd) break;
+      if (!line.empty() && line.back() == '\\') {
+        message += line.substr(0, line.size() - 1) + "\n";
+        continue;
+      }
+      message += line;
+      const std::string text = std::exchange(message, "");
+      if (text.find_first_not_of(" \t\n") == std::string::npos) continue;
+      int code = kOk;
+      if (text[0] == '/' && (text.size() < 2 || text[1] != '/')) {
+        if (text == "/quit" || text == "/exit" || text == "/q") break;
+        code = Command(text);
+      } else {
+        code = Turn(text[0] == '/' ? text.substr(1) : text);
+      }
+      // A script must hear of a failure; a person sees it and goes on.
+      if (code != kOk && !StdinIsTty()) return code;
+    }
+    if (talk_) {
+      std::cerr << "\nKept. Go on any time: mneme chat " << Id() << "\n";
+    }
+    return kOk;
+  }
+
+ private:
+  struct Point {
+    int64_t position;
+    std::string message;  // what was sent there
+  };
+
+  static std::string FreshName() {
+    return "chat-" + absl::FormatTime("%Y%m%d-%H%M%S", absl::Now(), absl::LocalTimeZone());
+  }
+
+  std::string Id() const { return std::string(client::IdOf(session_.name())); }
+
+  void Say(const std::string& text) const {
+    if (!context_.json()) std::cerr << TerminalSafe(text) << "\n";
+  }
+
+  // Makes `name` the session of this chat. `must_be_new`: fails if it exists.
+  absl::Status Enter(const std::string& name, bool must_be_new) {
+    auto full = client::SessionName(context_.tenant, name);
+    if (!full.ok()) return full.status();
+    auto session = client_.GetSession(*full);
+    bool created = false;
+    if (session.status().code() == absl::StatusCode::kNotFound || (session.ok() && must_be_new)) {
+      v1::CreateSessionRequest request;
+      request.set_session_id(std::string(client::IdOf(*full)));
+      request.set_parent(full->substr(0, full->find("/sessions/")));
+      request.mutable_session()->set_model(flags_.model);
+      session = client_.CreateSession(request);
+      created = true;
+    }
+    if (!session.ok()) return session.status();
+    auto model = client_.GetModel(session->model());
+    if (!model.ok()) return model.status();
+    session_ = *session;
+    points_.clear();
+    raw_ = flags_.raw || !model->has_chat_template();
+    if (talk_) {
+      Say(absl::StrCat(
+          created ? "New session " : "Session ", Id(), " on ",
+          client::IdOf(session_.model()).data(),
+          created ? "" : absl::StrCat(", ", session_.position_tokens(), " tokens read so far"),
+          ". /help lists what you can do."));
+    }
+    if (raw_ && !flags_.raw) {
+      Say("This model has no chat template: your text is continued as it is.");
+    }
+    return absl::OkStatus();
+  }
+
+  int Turn(const std::string& text) {
+    v1::GenerateRequest request;
+    request.set_session(session_.name());
+    if (raw_) {
+      request.set_text(text);
+    } else {
+      auto& messages = *request.mutable_messages();
+      if (!flags_.system.empty() && session_.position_tokens() == 0) {
+        auto& m = *messages.add_messages();
+        m.set_role("system");
+        m.set_content(flags_.system);
+      }
+      auto& m = *messages.add_messages();
+      m.set_role("user");
+      m.set_content(text);
+    }
+    if (auto s = flags_.turn.Fill(request); !s.ok()) {
+      return context_.FailUsage(std::string(s.message()));
+    }
+    TurnResult result = RunTurn(client_, context_, request);
+    if (!context_.json() && !result.ended_in_newline) std::cout << "\n" << std::flush;
+    if (result.final) {
+      if (result.final->committed()) {
+        points_.push_back({session_.position_tokens(), text});
+        session_.set_position_tokens(result.final->position_tokens());
+        session_.set_version(result.final->version());
+      }
+      if (!context_.json() && (StderrIsTty() || context_.verbose)) {
+        const bool dim = StderrIsTty();
+        std::cerr << (dim ? "\033[2m" : "") << "[" << TurnSummary(*result.final) << "]"
+                  << (dim ? "\033[0m" : "") << "\n";
+      }
+    } else {
+      Refresh();  // the server may have kept a part of it
+    }
+    if (result.interrupted) {
+      if (!result.final) Say("Stopped.");
+      return StdinIsTty() ? kOk : kInterrupted;
+    }
+    return result.status.ok() ? kOk : context_.Fail(result.status);
+  }
+
+  void Refresh() {
+    auto session = client_.GetSession(session_.name());
+    if (session.ok()) session_ = *session;
+  }
+
+  int Command(const std::string& line) {
+    std::istringstream words(line);
+    std::string command, argument, more;
+    words >> command >> argument >> more;
+    if (!more.empty()) return context_.FailUsage("too many words after " + command);
+    if (command == "/help" || command == "/?") {
+      std::cerr << kHelp;
+      return kOk;
+    }
+    if (command == "/info") return Info();
+    if (command == "/snapshots") return Snapshots();
+    if (command == "/rewind") return Rewind(argument);
+    if (command == "/regenerate" || command == "/retry") return Regenerate();
+    if (command == "/fork") return Fork(argument);
+    if (command == "/save") {
+      if (!argument.empty()) return Fork(argument);
+      Say(absl::StrCat("Saved already: every answer is on disk before it is reported (version ",
+                       session_.version(), "). To keep this point under a name: /save NAME"));
+      return kOk;
+    }
+    if (command == "/switch") {
+      if (argument.empty()) return context_.FailUsage("/switch needs a session: /switch NAME");
+      auto s = Enter(argument, false);
+      return s.ok() ? kOk : context_.Fail(s);
+    }
+    if (command == "/new") {
+      auto s = Enter(argument.empty() ? FreshName() : argument, true);
+      return s.ok() ? kOk : context_.Fail(s);
+    }
+    return context_.FailUsage(command + " is not known; /help lists what is");
+  }
+
+  int Info() {
+    Refresh();
+    if (context_.json()) {
+      std::cout << Dump(ToJson(session_)) << "\n" << std::flush;
+      return kOk;
+    }
+    Say(absl::StrCat("session   ", session_.name(), "\nmodel     ", session_.model(),
+                     "\nposition  ", session_.position_tokens(), " tokens, version ",
+                     session_.version(), "\nstate     ", HumanBytes(session_.state_bytes()),
+                     " (constant), stored ", HumanBytes(session_.stored_bytes()),
+                     session_.parent().empty() ? "" : "\nparent    ", session_.parent()));
+    return kOk;
+  }
+
+  absl::StatusOr<std::vector<v1::Snapshot>> AllSnapshots() {
+    v1::ListSnapshotsRequest request;
+    request.set_parent(session_.name());
+    request.set_page_size(1000);
+    auto page = client_.ListSnapshots(request);  // a session keeps far fewer than one page
+    if (!page.ok()) return page.status();
+    return std::vector<v1::Snapshot>(page->snapshots().begin(), page->snapshots().end());
+  }
+
+  int Snapshots() {
+    auto snapshots = AllSnapshots();
+    if (!snapshots.ok()) return context_.Fail(snapshots.status());
+    for (const auto& s : *snapshots) {
+      if (context_.json()) {
+        std::cout << Dump(ToJson(s)) << "\n" << std::flush;
+      } else {
+        Say(absl::StrCat("  ", std::string(client::IdOf(s.name())), "  position ",
+                         s.position_tokens(), ", version ", s.version(), ", ", Age(s.create_time()),
+                         " ago"));
+      }
+    }
+    if (snapshots->empty()) Say("No snapshots yet: one is kept after each answer.");
+    return kOk;
+  }
+
+  int RewindTo(v1::RewindSessionRequest request) {
+    request.set_name(session_.name());
+    auto response = client_.RewindSession(request);
+    if (!response.ok()) return context_.Fail(response.status());
+    session_ = response->session();
+    while (!points_.empty() && points_.back().position >= session_.position_tokens()) {
+      points_.pop_back();
+    }
+    Say(absl::StrCat("Back at position ", session_.position_tokens(), " (recomputed ",
+                     response->recomputed_tokens(), " tokens). To undo: /rewind before-rewind"));
+    return kOk;
+  }
+
+  // Where the last `turns` turns began: of this chat, or else by the snapshots after each turn.
+  absl::StatusOr<int64_t> PositionBefore(int turns) {
+    if (static_cast<size_t>(turns) <= points_.size()) {
+      return points_[points_.size() - static_cast<size_t>(turns)].position;
+    }
+    auto snapshots = AllSnapshots();
+    if (!snapshots.ok()) return snapshots.status();
+    std::vector<int64_t> positions;
+    for (const auto& s : *snapshots) {
+      if (s.automatic() && client::IdOf(s.name()) != "before-rewind" &&
+          s.position_tokens() < session_.position_tokens()) {
+        positions.push_back(s.position_tokens());
+      }
+    }
+    std::sort(positions.begin(), positions.end(), std::greater<>());
+    positions.erase(std::unique(positions.begin(), positions.end()), positions.end());
+    if (static_cast<size_t>(turns) > positions.size()) {
+      return absl::OutOfRangeError(
+          absl::StrCat("only ", std::max(positions.size(), points_.size()),
+                       " earlier turns have a snapshot; /rewind @POSITION reaches any point, "
+                       "/rewind @0 the beginning"));
+    }
+    return positions[static_cast<size_t>(turns) - 1];
+  }
+
+  int Rewind(const std::string& argument) {
+    v1::RewindSessionRequest request;
+    int turns = 1;
+    int64_t position = 0;
+    if (argument.empty() || absl::SimpleAtoi(argument, &turns)) {
+      if (turns < 1) return context_.FailUsage("/rewind needs a number of turns of 1 or more");
+      auto before = PositionBefore(turns);
+      if (!before.ok()) return context_.Fail(before.status());
+      request.set_position_tokens(*before);
+    } else if (argument[0] == '@') {
+      if (!absl::SimpleAtoi(argument.substr(1), &position)) {
+        return context_.FailUsage("/rewind @POSITION needs a number, such as /rewind @120");
+      }
+      request.set_position_tokens(position);
+    } else {
+      request.set_snapshot(argument);
+    }
+    return RewindTo(std::move(request));
+  }
+
+  int Regenerate() {
+    if (points_.empty()) {
+      return context_.FailUsage(
+          "/regenerate needs an answer of this chat; take back an older one "
+          "with /rewind");
+    }
+    const Point last = points_.back();
+    v1::RewindSessionRequest request;
+    request.set_position_tokens(last.position);
+    if (int code = RewindTo(std::move(request)); code != kOk) return code;
+    return Turn(last.message);
+  }
+
+  int Fork(const std::string& child) {
+    if (child.empty()) return context_.FailUsage("/fork needs a name: /fork NAME");
+    v1::ForkSessionRequest request;
+    request.set_name(session_.name());
+    request.add_session_ids(child);
+    auto response = client_.ForkSession(request);
+    if (!response.ok()) return context_.Fail(response.status());
+    if (context_.json()) {
+      std::cout << Dump(ToJson(*response)) << "\n" << std::flush;
+      return kOk;
+    }
+    Say(absl::StrCat("Forked as ", child, " at position ",
+                     response->sessions_size() > 0 ? response->sessions(0).position_tokens() : 0,
+                     ". You are still in ", Id(), "; go there with /switch ", child));
+    return kOk;
+  }
+
+  client::Client& client_;
+  const Context& context_;
+  const Flags& flags_;
+  const bool talk_;  // to a person, not a script
+  bool raw_ = false;
+  v1::Session session_;
+  std::vector<Point> points_;  // where the turns of this chat began, oldest first
+};
+
+}  // namespace
+
+void AddChat(CLI::App& app, Context& context) {
+  auto* command = app.add_subcommand("chat", "Talk with a model; the conversation is kept");
+  auto flags = std::make_shared<Flags>();
+  command->add_option("SESSION", flags->session,
+                      "Go on in this session, created if there is none; default: a new one");
+  command->add_option("-m,--model", flags->model, "Model of a session that is created");
+  command->add_option("--system", flags->system, "System message at the beginning of a session");
+  command->add_flag("--raw", flags->raw, "Send text as it is, without the model's chat template");
+  command->add_flag("--no-history", flags->no_history,
+                    "Keep no history of typed lines (else ~/.local/state/mneme/history)");
+  flags->turn.AddTo(*command);
+  command->footer(absl::StrCat(R"(
+Answers stream to stdout, everything else goes to stderr. Each answer is durable before it is
+reported: kill the server or this program, and the session goes on where it was.
+
+In the chat:
+)",
+                               kHelp, R"(
+Without a terminal each line of stdin is a turn, commands included; the first failure ends it.
+
+Examples:
+  mneme chat                        # a new session, named by the time
+  mneme chat diary --system "You are a patient listener."
+  printf 'My name is Ada.\nWhat is my name?\n' | mneme chat test --temperature 0
+  printf '/rewind 1\nSay it again.\n' | mneme chat test --json)"));
+  OnRun(command, context,
+        [&context, flags](client::Client& c) { return Chat(c, context, *flags).Run(); });
+}
+
+}  // namespace mneme::cli

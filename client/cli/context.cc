@@ -1,0 +1,130 @@
+#include "client/cli/context.h"
+
+#include <cstdio>
+#include <iostream>
+#include <map>
+
+#include "absl/strings/str_cat.h"
+#include "client/cli/json.h"
+#include "client/cli/output.h"
+
+namespace mneme::cli {
+namespace {
+
+// What a person can do about it, by reason or else by code.
+std::string Hint(const client::Error& error, const std::string& server) {
+  static const auto& kByReason = *new std::map<std::string, const char*>{
+      {"SESSION_NOT_FOUND", "see `mneme sessions list`, or make it: `mneme sessions create NAME`"},
+      {"SNAPSHOT_NOT_FOUND", "see `mneme sessions snapshots SESSION`"},
+      {"MODEL_NOT_FOUND", "see `mneme models`"},
+      {"SESSION_EXISTS", "take another name, or go on with that session"},
+      {"SESSION_BUSY", "another turn runs on this session: wait for it, or add --queue"},
+      {"VERSION_MISMATCH", "the session has changed: look with `mneme sessions get SESSION`"},
+      {"SESSION_DELETED", "bring it back: `mneme sessions undelete SESSION`"},
+      {"SESSION_DAMAGED",
+       "rewind it to a good snapshot: `mneme sessions snapshots SESSION`, then "
+       "`mneme sessions rewind SESSION --to-snapshot ID`"},
+      {"NO_CHAT_TEMPLATE", "this model has no chat template: give plain text instead"},
+      {"INPUT_TOO_LONG", "feed long texts with `mneme ingest FILE --session SESSION`"},
+      {"DRAINING", "the server is shutting down: try again in a moment"},
+      {"STORE_FULL", "the server's disk is full; deleting sessions still works"},
+  };
+  if (auto it = kByReason.find(error.reason); it != kByReason.end()) return it->second;
+  if (error.outcome_unknown) {
+    return "the connection broke before the answer: the call may have happened, so look before "
+           "repeating it (`mneme sessions get SESSION`)";
+  }
+  if (error.code == absl::StatusCode::kUnavailable && error.reason.empty()) {
+    return absl::StrCat("is a server running at ", server,
+                        "? Start one with `mneme-server`, or name another with --server HOST:PORT "
+                        "or MNEME_SERVER");
+  }
+  if (error.code == absl::StatusCode::kDeadlineExceeded) return "give it longer with --timeout";
+  return "";
+}
+
+}  // namespace
+
+int ExitCodeOf(const absl::Status& status) {
+  switch (status.code()) {
+    case absl::StatusCode::kOk:
+      return kOk;
+    case absl::StatusCode::kNotFound:
+      return kNotFound;
+    case absl::StatusCode::kAborted:
+    case absl::StatusCode::kAlreadyExists:
+      return kConflict;
+    case absl::StatusCode::kUnavailable:
+    case absl::StatusCode::kDeadlineExceeded:
+    case absl::StatusCode::kResourceExhausted:
+      return kUnavailable;
+    case absl::StatusCode::kInvalidArgument:
+    case absl::StatusCode::kOutOfRange:
+    case absl::StatusCode::kFailedPrecondition:
+    case absl::StatusCode::kUnimplemented:
+      return kRefused;
+    default:
+      return kFailed;
+  }
+}
+
+absl::StatusOr<client::Client> Context::Connect() const {
+  client::Options options;
+  options.server = server;
+  options.tenant = tenant;
+  options.connect_timeout = absl::Seconds(connect_timeout_s);
+  if (timeout_s > 0) options.timeout = options.work_timeout = absl::Seconds(timeout_s);
+  return client::Client::Connect(options);
+}
+
+int Context::Fail(const absl::Status& status) const {
+  const client::Error error = client::ErrorOf(status);
+  const std::string code = absl::StatusCodeToString(error.code);
+  const std::string hint = Hint(error, server);
+  if (json()) {
+    Json j = {{"code", code}, {"reason", error.reason}, {"message", error.message}};
+    j["fields"] = Json::array();
+    for (const auto& f : error.fields) {
+      j["fields"].push_back({{"field", f.field}, {"description", f.description}});
+    }
+    j["metadata"] = error.metadata;
+    if (error.retry_delay) j["retry_delay_ms"] = absl::ToInt64Milliseconds(*error.retry_delay);
+    if (!error.resource.empty()) j["resource"] = error.resource;
+    j["request_id"] = error.request_id;
+    j["outcome_unknown"] = error.outcome_unknown;
+    if (!hint.empty()) j["hint"] = hint;
+    std::cerr << Dump(Json{{"error", j}}) << "\n";
+    return ExitCodeOf(status);
+  }
+  std::string text = absl::StrCat("mneme: ", error.message, " (", code,
+                                  error.reason.empty() ? "" : " ", error.reason, ")\n");
+  for (const auto& f : error.fields) {
+    absl::StrAppend(&text, "  field ", f.field, ": ", f.description, "\n");
+  }
+  for (const auto& [key, value] : error.metadata) {
+    absl::StrAppend(&text, "  ", key, ": ", value, "\n");
+  }
+  if (error.retry_delay) {
+    absl::StrAppend(&text, "  retry after: ", absl::FormatDuration(*error.retry_delay), "\n");
+  }
+  if (!hint.empty()) absl::StrAppend(&text, "  hint: ", hint, "\n");
+  if (verbose && !error.request_id.empty()) {
+    absl::StrAppend(&text, "  request id: ", error.request_id, "\n");
+  }
+  std::cerr << TerminalSafe(text);
+  return ExitCodeOf(status);
+}
+
+int Context::FailUsage(const std::string& message) const {
+  std::cerr << "mneme: " << message << "\n";
+  return kUsage;
+}
+
+void OnRun(CLI::App* command, Context& context, std::function<int(client::Client&)> body) {
+  command->callback([&context, body = std::move(body)] {
+    auto client = context.Connect();
+    context.exit_code = client.ok() ? body(*client) : context.Fail(client.status());
+  });
+}
+
+}  // namespace mneme::cli

@@ -1,0 +1,59 @@
+// What every subcommand shares: the global flags, the connection, and how a command ends.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <functional>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "client/client.h"
+
+namespace mneme::cli {
+
+// Exit codes, as --help states them.
+enum ExitCode {
+  kOk = 0,
+  kFailed = 1,
+  kUsage = 2,
+  kNotFound = 3,
+  kConflict = 4,
+  kUnavailable = 5,
+  kRefused = 6,
+  kInterrupted = 130,
+};
+int ExitCodeOf(const absl::Status& status);
+
+struct Context {
+  std::string server = "127.0.0.1:7447";
+  std::string tenant = "default";
+  std::string output = "table";  // table | json | name
+  bool json_flag = false;
+  bool verbose = false;
+  double timeout_s = 0;  // 0: the library's defaults
+  double connect_timeout_s = 3;
+  int exit_code = kOk;
+
+  bool json() const { return json_flag || output == "json"; }
+  bool names_only() const { return !json() && output == "name"; }
+
+  absl::StatusOr<client::Client> Connect() const;
+  // Says on stderr what went wrong and what to do, and returns the exit code.
+  int Fail(const absl::Status& status) const;
+  int FailUsage(const std::string& message) const;
+};
+
+// Makes `command` run `body` with a connected client; its result is the exit code.
+void OnRun(CLI::App* command, Context& context, std::function<int(client::Client&)> body);
+
+// Each adds its subcommand to `app`.
+void AddChat(CLI::App& app, Context& context);
+void AddGenerate(CLI::App& app, Context& context);
+void AddIngest(CLI::App& app, Context& context);
+void AddSessions(CLI::App& app, Context& context);
+void AddModels(CLI::App& app, Context& context);
+void AddTokenize(CLI::App& app, Context& context);
+void AddScore(CLI::App& app, Context& context);
+void AddBench(CLI::App& app, Context& context);
+
+}  // namespace mneme::cli

@@ -1,0 +1,94 @@
+// mneme generate: one generation, on a session or on none.
+#include <iostream>
+
+#include "client/cli/context.h"
+#include "client/cli/output.h"
+#include "client/cli/turn.h"
+#include "client/cli/turn_flags.h"
+
+namespace mneme::cli {
+namespace {
+
+struct Flags {
+  std::string prompt, session, model, system;
+  bool chat = false, special = false;
+  int logprobs = 0;
+  int64_t expected_version = 0;
+  TurnFlags turn;
+};
+
+int Run(client::Client& client, const Context& context, Flags flags) {
+  if (flags.logprobs > 0 && !context.json()) {
+    return context.FailUsage("--logprobs needs --json: text alone has no place for them");
+  }
+  if (flags.prompt.empty() && !StdinIsTty() && flags.session.empty()) flags.prompt = "-";
+  auto text = TextOrStdin(flags.prompt);
+  if (!text.ok()) return context.Fail(text.status());
+  if (text->empty() && flags.session.empty()) {
+    return context.FailUsage(
+        "nothing to generate from: give a PROMPT, a pipe, or a --session to continue");
+  }
+  v1::GenerateRequest request;
+  request.set_session(flags.session);
+  request.set_model(flags.model);
+  request.set_expected_version(flags.expected_version);
+  request.set_logprobs(flags.logprobs);
+  request.set_parse_special_tokens(flags.special);
+  if (auto s = flags.turn.Fill(request); !s.ok())
+    return context.FailUsage(std::string(s.message()));
+  if (!text->empty() && (flags.chat || !flags.system.empty())) {
+    auto& messages = *request.mutable_messages();
+    if (!flags.system.empty()) {
+      auto& m = *messages.add_messages();
+      m.set_role("system");
+      m.set_content(flags.system);
+    }
+    auto& m = *messages.add_messages();
+    m.set_role("user");
+    m.set_content(*text);
+  } else if (!text->empty()) {
+    request.set_text(*text);
+  }
+  TurnResult result = RunTurn(client, context, request);
+  if (!context.json() && StdoutIsTty() && !result.ended_in_newline) std::cout << "\n";
+  if (result.final && context.verbose && !context.json()) {
+    std::cerr << "[" << TurnSummary(*result.final) << "]\n";
+  }
+  if (result.interrupted) return kInterrupted;
+  return result.status.ok() ? kOk : context.Fail(result.status);
+}
+
+}  // namespace
+
+void AddGenerate(CLI::App& app, Context& context) {
+  auto* command = app.add_subcommand("generate", "Generate text from a prompt, streaming");
+  auto flags = std::make_shared<Flags>();
+  command->add_option("PROMPT", flags->prompt,
+                      "Text to continue; '-' reads stdin. On a session it may be left out: the "
+                      "session goes on from where it is");
+  command->add_option("-s,--session", flags->session, "Run as a turn of this session");
+  command->add_option("-m,--model", flags->model, "Model, if the server has more than one");
+  command->add_flag("--chat", flags->chat,
+                    "The prompt is a user's message, written through the model's chat template");
+  command->add_option("--system", flags->system, "System message before it; implies --chat");
+  command->add_flag("--parse-special-tokens", flags->special,
+                    "Let the prompt contain control tokens such as <|im_end|>");
+  command->add_option("--logprobs", flags->logprobs, "Alternatives a token, 0..20; with --json");
+  command->add_option("--expected-version", flags->expected_version,
+                      "Run only if the session is at this version");
+  flags->turn.AddTo(*command);
+  command->footer(R"(
+The text goes to stdout as it comes: exact bytes into a pipe, without control characters on a
+terminal. With --json each event is a line: started, progress, delta, final.
+
+Examples:
+  mneme generate "The capital of France is" --max-tokens 8 --temperature 0
+  mneme generate --chat "Write a haiku about rain" --seed 7
+  mneme generate --session diary --chat "What did I tell you yesterday?"
+  mneme generate --session diary               # go on from where the session is
+  git diff | mneme generate --chat - --system "Write a commit message"
+  mneme generate "Once" --json | jq -r 'select(.final) | .final.usage.output_tokens')");
+  OnRun(command, context, [&context, flags](client::Client& c) { return Run(c, context, *flags); });
+}
+
+}  // namespace mneme::cli

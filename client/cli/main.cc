@@ -1,0 +1,73 @@
+// mneme: the command-line tool. One file per subcommand; this one has the global flags.
+#include <clocale>
+#include <cstdio>
+#include <iostream>
+
+#include "client/cli/context.h"
+
+int main(int argc, char** argv) {
+  std::setlocale(LC_ALL, "");
+  // Exact bytes and one buffer: no mixing with stdio, and reads of long texts are fast.
+  std::ios::sync_with_stdio(false);
+
+  mneme::cli::Context context;
+  CLI::App app("mneme: talk to a Mneme server, whose sessions keep what a model has read");
+  app.set_version_flag("--version", "mneme 0.1.0");
+  app.fallthrough();  // global flags may stand after the subcommand
+  app.require_subcommand(1);
+  app.add_option("--server", context.server, "Server as HOST:PORT")
+      ->envname("MNEME_SERVER")
+      ->capture_default_str();
+  app.add_option("--tenant", context.tenant, "Tenant of short session names")
+      ->envname("MNEME_TENANT")
+      ->capture_default_str();
+  app.add_option("-o,--output", context.output, "table, json or name")
+      ->check(CLI::IsMember({"table", "json", "name"}))
+      ->capture_default_str();
+  app.add_flag("--json", context.json_flag, "Same as -o json; streams are one JSON object a line");
+  app.add_option("--timeout", context.timeout_s,
+                 "Deadline of each call in seconds; default 60, none for calls that run a model")
+      ->check(CLI::NonNegativeNumber);
+  app.add_option("--connect-timeout", context.connect_timeout_s,
+                 "Wait so many seconds for a server that is not there yet")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  app.add_flag("-v,--verbose", context.verbose, "Token counts and times on stderr, request ids");
+
+  mneme::cli::AddChat(app, context);
+  mneme::cli::AddGenerate(app, context);
+  mneme::cli::AddIngest(app, context);
+  mneme::cli::AddSessions(app, context);
+  mneme::cli::AddModels(app, context);
+  mneme::cli::AddTokenize(app, context);
+  mneme::cli::AddScore(app, context);
+  mneme::cli::AddBench(app, context);
+  // Last, because CLI11 lets later subcommands inherit it.
+  app.footer(R"(
+Start here (a server runs at --server):
+  mneme models                              what the server has loaded
+  mneme chat diary                          talk; the session diary is made and kept
+  mneme ingest book.txt -s reader --create  let a session read a book
+  mneme generate -s reader --chat "Who is the hero?"
+  mneme COMMAND --help                      flags and examples of a command
+
+A SESSION is an id such as diary, short for tenants/default/sessions/diary.
+
+Exit codes:
+  0  done                     4  conflict: busy, changed meanwhile, or exists
+  1  failed                   5  server unavailable, overloaded, or deadline passed
+  2  wrong usage              6  refused: invalid argument or not possible in this state
+  3  not found                130  interrupted (Ctrl-C)
+Errors go to stderr, with --json as {"error": {"code", "reason", "message", "fields", ...}}.
+Text shown on a terminal has no control characters; a pipe or a file gets the exact bytes.)");
+
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& e) {
+    return app.exit(e) == 0 ? mneme::cli::kOk : mneme::cli::kUsage;
+  }
+  std::cout.flush();
+  // A full disk or a closed pipe must not look like success.
+  if (!std::cout && context.exit_code == mneme::cli::kOk) return mneme::cli::kFailed;
+  return context.exit_code;
+}

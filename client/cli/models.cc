@@ -1,0 +1,98 @@
+// mneme models: what the server has loaded.
+#include <iostream>
+
+#include "absl/strings/str_cat.h"
+#include "client/cli/context.h"
+#include "client/cli/json.h"
+#include "client/cli/output.h"
+
+namespace mneme::cli {
+namespace {
+
+std::string Tokens(int64_t count) {
+  return count == 0 ? "unbounded" : HumanCount(static_cast<double>(count));
+}
+
+int List(client::Client& client, const Context& context) {
+  v1::ListModelsResponse all;
+  v1::ListModelsRequest request;
+  do {
+    auto page = client.ListModels(request);
+    if (!page.ok()) return context.Fail(page.status());
+    all.mutable_models()->MergeFrom(page->models());
+    request.set_page_token(page->next_page_token());
+  } while (!request.page_token().empty());
+  if (context.json()) {
+    std::cout << Dump(ToJson(all)) << "\n";
+    return kOk;
+  }
+  Table table({"NAME", "ARCHITECTURE", "PARAMETERS", "WEIGHTS", "TYPE", "STATE", "CONTEXT", "CHAT",
+               "FINGERPRINT"});
+  for (const auto& m : all.models()) {
+    if (context.names_only()) {
+      std::cout << m.name() << "\n";
+      continue;
+    }
+    table.Add({std::string(client::IdOf(m.name())), m.architecture(),
+               HumanCount(static_cast<double>(m.parameters())), HumanBytes(m.weight_bytes()),
+               m.weight_type(), HumanBytes(m.state_bytes()), Tokens(m.effective_context_tokens()),
+               m.has_chat_template() ? "yes" : "no", m.fingerprint().substr(0, 12)});
+  }
+  if (!context.names_only()) table.Print(std::cout);
+  return kOk;
+}
+
+int Get(client::Client& client, const Context& context, const std::string& name) {
+  auto m = client.GetModel(name);
+  if (!m.ok()) return context.Fail(m.status());
+  if (context.json()) {
+    std::cout << Dump(ToJson(*m)) << "\n";
+  } else if (context.names_only()) {
+    std::cout << m->name() << "\n";
+  } else {
+    Table table({"name", m->name()});
+    table.Add({"description", m->description()});
+    table.Add({"architecture", m->architecture()});
+    table.Add({"parameters", HumanCount(static_cast<double>(m->parameters()))});
+    table.Add({"weights", absl::StrCat(HumanBytes(m->weight_bytes()), ", ", m->weight_type())});
+    table.Add({"vocabulary", HumanCount(static_cast<double>(m->vocab_size()))});
+    table.Add({"trained context", Tokens(m->trained_context_tokens())});
+    table.Add({"effective context", Tokens(m->effective_context_tokens())});
+    table.Add({"state", absl::StrCat(HumanBytes(m->state_bytes()), ", constant")});
+    table.Add({"state formula", m->state_formula()});
+    table.Add({"chat template", m->has_chat_template() ? "yes" : "no"});
+    table.Add({"fingerprint", m->fingerprint()});
+    table.Add({"numerics", m->numerics_id()});
+    table.Print(std::cout);
+  }
+  return kOk;
+}
+
+}  // namespace
+
+void AddModels(CLI::App& app, Context& context) {
+  auto* command = app.add_subcommand("models", "Show the models the server has loaded");
+  command->require_subcommand(0, 1);
+  auto* list = command->add_subcommand("list", "List them (the default)");
+  auto* get = command->add_subcommand("get", "Everything about one");
+  auto name = std::make_shared<std::string>();
+  get->add_option("MODEL", *name, "Name, with or without models/")->required();
+  // After the subcommands, because CLI11 lets later ones inherit it.
+  command->footer(R"(
+STATE is what one session occupies, however much it has read. CONTEXT is how far back a token can
+see: a window slides on beyond it.
+
+Examples:
+  mneme models
+  mneme models get smollm2
+  mneme models --json | jq -r '.models[].name')");
+  OnRun(get, context, [&context, name](client::Client& c) { return Get(c, context, *name); });
+  OnRun(list, context, [&context](client::Client& c) { return List(c, context); });
+  command->callback([&context, command] {
+    if (!command->get_subcommands().empty()) return;
+    auto client = context.Connect();
+    context.exit_code = client.ok() ? List(*client, context) : context.Fail(client.status());
+  });
+}
+
+}  // namespace mneme::cli

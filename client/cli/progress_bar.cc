@@ -1,0 +1,100 @@
+#include "client/cli/progress_bar.h"
+
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <iostream>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "client/cli/output.h"
+
+namespace mneme::cli {
+namespace {
+
+std::string Clock(double seconds) {
+  const auto s = static_cast<int64_t>(seconds + 0.5);
+  return s >= 3600 ? absl::StrFormat("%d:%02d:%02d", s / 3600, s / 60 % 60, s % 60)
+                   : absl::StrFormat("%d:%02d", s / 60, s % 60);
+}
+
+int TerminalWidth() {
+  winsize size = {};
+  return ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0 ? size.ws_col : 100;
+}
+
+}  // namespace
+
+std::string ProgressLine(int64_t done_bytes, int64_t total_bytes, int64_t tokens,
+                         double tokens_per_second, double bytes_per_second, int64_t state_bytes,
+                         int width) {
+  std::string text = HumanBytes(done_bytes);
+  if (total_bytes >= 0) absl::StrAppend(&text, " of ", HumanBytes(total_bytes));
+  absl::StrAppend(&text, "  ", HumanCount(static_cast<double>(tokens)), " tokens  ",
+                  HumanCount(tokens_per_second), " tok/s");
+  if (total_bytes >= 0 && bytes_per_second > 0 && done_bytes < total_bytes) {
+    absl::StrAppend(&text, "  ETA ",
+                    Clock(static_cast<double>(total_bytes - done_bytes) / bytes_per_second));
+  }
+  if (state_bytes > 0) absl::StrAppend(&text, "  state ", HumanBytes(state_bytes), " (constant)");
+  if (total_bytes >= 0) {
+    const double share =
+        total_bytes == 0
+            ? 1.0
+            : std::min(1.0, static_cast<double>(done_bytes) / static_cast<double>(total_bytes));
+    const std::string percent = absl::StrFormat("%3.0f%%  ", share * 100);
+    const int room = width - static_cast<int>(text.size() + percent.size()) - 4;
+    std::string bar;
+    if (room >= 8) {
+      const int cells = std::min(room, 30);
+      const int full = static_cast<int>(share * cells);
+      bar = absl::StrCat("[", std::string(static_cast<size_t>(full), '='),
+                         std::string(static_cast<size_t>(cells - full), ' '), "] ");
+    }
+    text = absl::StrCat(bar, percent, text);
+  }
+  if (static_cast<int>(text.size()) > width) text.resize(static_cast<size_t>(std::max(width, 0)));
+  return text;
+}
+
+ProgressBar::ProgressBar(int64_t total_bytes) : total_bytes_(total_bytes), tty_(StderrIsTty()) {}
+
+void ProgressBar::Update(int64_t done_bytes, int64_t tokens, int64_t state_bytes) {
+  bytes_ = done_bytes;
+  tokens_ = tokens;
+  state_bytes_ = state_bytes;
+  const absl::Time now = absl::Now();
+  // A resumed ingest starts in the middle: rates count from the first sample on.
+  recent_.push_back({now, done_bytes, tokens});
+  while (recent_.size() > 2 && now - recent_.front().time > absl::Seconds(10)) recent_.pop_front();
+  const absl::Duration every = tty_ ? absl::Milliseconds(100) : absl::Seconds(5);
+  if (now - drawn_ >= every) Draw(false);
+}
+
+void ProgressBar::Draw(bool last) {
+  const Sample& first = recent_.front();
+  const double seconds = absl::ToDoubleSeconds(recent_.back().time - first.time);
+  const double token_rate = seconds > 0 ? static_cast<double>(tokens_ - first.tokens) / seconds : 0;
+  const double byte_rate = seconds > 0 ? static_cast<double>(bytes_ - first.bytes) / seconds : 0;
+  const std::string line = ProgressLine(bytes_, total_bytes_, tokens_, token_rate, byte_rate,
+                                        state_bytes_, tty_ ? TerminalWidth() - 1 : 200);
+  if (tty_) {
+    std::cerr << "\r\033[K" << line << (last ? "\n" : "") << std::flush;
+  } else {
+    std::cerr << line << "\n";
+  }
+  drawn_ = absl::Now();
+  drawn_any_ = true;
+}
+
+void ProgressBar::Message(const std::string& text) {
+  if (tty_ && drawn_any_) std::cerr << "\r\033[K";
+  std::cerr << TerminalSafe(text) << "\n" << std::flush;
+}
+
+void ProgressBar::Finish() {
+  if (!recent_.empty()) Draw(true);
+}
+
+}  // namespace mneme::cli

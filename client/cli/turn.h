@@ -1,0 +1,30 @@
+// Runs one generation in front of a person or a script: streams its text, lets Ctrl-C end it
+// well, and reports how it went.
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "client/cli/context.h"
+#include "client/client.h"
+
+namespace mneme::cli {
+
+struct TurnResult {
+  absl::Status status;
+  std::optional<v1::GenerateResponse::Final> final;
+  bool interrupted = false;  // by Ctrl-C
+  bool ended_in_newline = true;
+};
+
+// stdout: the text, or with --json one line per event. stderr, if it is a terminal: progress of a
+// long input. The first Ctrl-C cancels the turn so that the server says what it kept; the second
+// drops the call.
+TurnResult RunTurn(client::Client& client, const Context& context,
+                   const v1::GenerateRequest& request);
+
+// "12 tokens, 45.1 tok/s, first after 80 ms, position 1234, version 5".
+std::string TurnSummary(const v1::GenerateResponse::Final& final);
+
+}  // namespace mneme::cli

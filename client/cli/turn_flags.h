@@ -1,0 +1,31 @@
+// The flags that chat and generate share: sampling, limits and stops of a turn.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "mneme/v1/generation.pb.h"
+
+namespace mneme::cli {
+
+struct TurnFlags {
+  std::optional<float> temperature, top_p, repetition_penalty;
+  int top_k = 0;
+  float min_p = 0, presence_penalty = 0, frequency_penalty = 0;
+  std::optional<uint64_t> seed;
+  std::optional<int> max_tokens;
+  std::string max_duration;
+  std::vector<std::string> stop;
+  bool ignore_eos = false;
+  bool queue = false;
+  bool discard = false;
+
+  void AddTo(CLI::App& command);
+  // kInvalidArgument if a flag's text cannot be understood; ranges are the server's to judge.
+  absl::Status Fill(v1::GenerateRequest& request) const;
+};
+
+}  // namespace mneme::cli
