@@ -4,6 +4,7 @@
 #include <rocksdb/db.h>
 #include <rocksdb/env.h>
 #include <rocksdb/filter_policy.h>
+#include <rocksdb/listener.h>
 #include <rocksdb/options.h>
 #include <rocksdb/table.h>
 #include <rocksdb/write_batch.h>
@@ -15,6 +16,7 @@
 #include <filesystem>
 #include <map>
 #include <optional>
+#include <shared_mutex>
 #include <string>
 #include <system_error>
 #include <thread>
@@ -108,11 +110,22 @@ struct RecordHead {
 
 constexpr int64_t kNever = INT64_MAX;
 
+// Reopen() is the one way to recover. RocksDB would poll for space every five seconds, and a close
+// would wait for that.
+class NoAutomaticRecovery : public rocksdb::EventListener {
+ public:
+  void OnErrorRecoveryBegin(rocksdb::BackgroundErrorReason, rocksdb::Status,
+                            bool* auto_recovery) override {
+    *auto_recovery = false;
+  }
+};
+
+rocksdb::Options DatabaseOptions(const RocksDbInternalOptions& options, rocksdb::Env* env);
+
 class RocksDbStateStore : public StateStore {
  public:
-  RocksDbStateStore(const RocksDbInternalOptions& options, rocksdb::Env* env,
-                    std::unique_ptr<rocksdb::DB> db)
-      : options_(options), env_(env), db_(std::move(db)) {}
+  RocksDbStateStore(const RocksDbInternalOptions& options, rocksdb::Env* env)
+      : options_(options), env_(env), db_options_(DatabaseOptions(options, env)) {}
 
   ~RocksDbStateStore() override {
     if (keeper_.joinable()) {
@@ -124,14 +137,19 @@ class RocksDbStateStore : public StateStore {
       }
       keeper_.join();
     }
+    if (!db_) return;
     // The log has everything already; a flush makes the next start quick. Nobody is left to tell
     // about a failure, and none loses anything.
-    db_->Flush(rocksdb::FlushOptions()).PermitUncheckedError();
+    if (!read_only_) db_->Flush(rocksdb::FlushOptions()).PermitUncheckedError();
     db_->Close().PermitUncheckedError();
   }
 
-  // Reads or writes the format record, counts what is there, starts the background thread.
-  absl::Status Start();
+  absl::Status Start() {
+    std::unique_lock<std::shared_mutex> lock(db_mutex_);
+    if (absl::Status status = OpenDatabase(); !status.ok()) return status;
+    keeper_ = std::thread([this] { Keep(); });
+    return absl::OkStatus();
+  }
 
   absl::StatusOr<Record> Get(const Key& key) const override;
   absl::StatusOr<std::string> GetChunk(std::string_view realm, const ChunkId& id) const override;
@@ -173,15 +191,42 @@ class RocksDbStateStore : public StateStore {
   absl::StatusOr<ChunkReference> ReadReference(const Overlay& overlay, const std::string& db_key,
                                                const ChunkId& id) const;
   absl::Status Write(rocksdb::WriteBatch& batch, bool sync);
-  absl::Status ResumeIfNeeded();
+  // A database that stays open while it is used. Never take two in one thread.
+  class Use {
+   public:
+    explicit Use(const RocksDbStateStore* store) : lock_(store->db_mutex_), db_(store->db_.get()) {}
+    rocksdb::DB* operator->() const { return db_; }
+    bool closed() const { return db_ == nullptr; }
+
+   private:
+    std::shared_lock<std::shared_mutex> lock_;
+    rocksdb::DB* const db_;
+  };
+  static absl::Status Closed() {
+    return absl::UnavailableError("store could not be opened again after a failed write");
+  }
+
+  // Opens, reads or writes the format record, counts what is there. With db_mutex_ held alone.
+  absl::Status OpenDatabase();
+  absl::Status CheckFormat(rocksdb::DB& db) const;
+  void Count(rocksdb::DB& db);
+  absl::Status Reopen() ABSL_EXCLUSIVE_LOCKS_REQUIRED(log_mutex_);
   absl::Status CheckFreeSpace(size_t size_bytes) const;
-  std::unique_ptr<rocksdb::Iterator> Scan(const std::string& end, rocksdb::Slice* end_slice) const;
+  static std::unique_ptr<rocksdb::Iterator> Scan(const Use& db, const std::string& end,
+                                                 rocksdb::Slice* end_slice);
   void Keep();
+  void SyncLog();
   void CollectDeadBlobs();
 
   const RocksDbInternalOptions options_;
   rocksdb::Env* const env_;
-  const std::unique_ptr<rocksdb::DB> db_;
+  const rocksdb::Options db_options_;
+
+  // Shared to use db_, alone to replace it. Taken after log_mutex_. (std::shared_mutex carries no
+  // thread-safety annotations; Use is the only way in.)
+  mutable std::shared_mutex db_mutex_;
+  std::unique_ptr<rocksdb::DB> db_;     // null if it cannot be opened
+  std::atomic<bool> read_only_{false};  // after a failed write that could not be recovered from yet
 
   Mutex queue_mutex_;
   std::deque<Committer*> queue_ ABSL_GUARDED_BY(queue_mutex_);
@@ -192,8 +237,12 @@ class RocksDbStateStore : public StateStore {
   std::atomic<int64_t> records_{0};
   std::atomic<int64_t> chunks_{0};
   std::atomic<int64_t> chunk_bytes_{0};
-  std::atomic<bool> must_resume_{false};
-  std::atomic<bool> log_is_dirty_{false};
+  // Held for each write, sync and reopening: RocksDB's log writer must not be touched after a
+  // failure (its assertions, which Debian compiles in, would end the process). It costs nothing:
+  // writes come from the queue's leader one after the other anyhow.
+  Mutex log_mutex_;
+  bool log_is_dirty_ ABSL_GUARDED_BY(log_mutex_) = false;
+
   std::atomic<bool> cancel_collection_{false};
 
   Mutex keeper_mutex_;
@@ -202,8 +251,20 @@ class RocksDbStateStore : public StateStore {
   std::thread keeper_;
 };
 
-absl::Status RocksDbStateStore::Start() {
-  std::unique_ptr<rocksdb::Iterator> it(db_->NewIterator(rocksdb::ReadOptions()));
+absl::Status RocksDbStateStore::OpenDatabase() {
+  rocksdb::DB* raw = nullptr;
+  const rocksdb::Status opened = rocksdb::DB::Open(db_options_, options_.store.path, &raw);
+  if (!opened.ok()) return ToOpenStatus(opened, options_.store.path);
+  std::unique_ptr<rocksdb::DB> db(raw);
+  if (absl::Status status = CheckFormat(*db); !status.ok()) return status;
+  Count(*db);
+  db_ = std::move(db);
+  read_only_ = false;
+  return absl::OkStatus();
+}
+
+absl::Status RocksDbStateStore::CheckFormat(rocksdb::DB& db) const {
+  std::unique_ptr<rocksdb::Iterator> it(db.NewIterator(rocksdb::ReadOptions()));
   it->SeekToFirst();
   const bool empty = !it->Valid();
   if (!it->status().ok()) return ToOpenStatus(it->status(), options_.store.path);
@@ -214,10 +275,13 @@ absl::Status RocksDbStateStore::Start() {
     for (int i = 0; i < 4; ++i) value.push_back(static_cast<char>(crc >> (8 * i)));
     rocksdb::WriteBatch batch;
     batch.Put(kFormatKey, value);
-    if (absl::Status status = Write(batch, /*sync=*/true); !status.ok()) return status;
+    rocksdb::WriteOptions write_options;
+    write_options.sync = true;
+    const rocksdb::Status written = db.Write(write_options, &batch);
+    if (!written.ok()) return ToOpenStatus(written, options_.store.path);
   } else {
     std::string value;
-    const rocksdb::Status found = db_->Get(rocksdb::ReadOptions(), kFormatKey, &value);
+    const rocksdb::Status found = db.Get(rocksdb::ReadOptions(), kFormatKey, &value);
     if (found.IsNotFound()) {
       return absl::FailedPreconditionError(absl::StrCat(
           "directory ", options_.store.path, " holds a RocksDB database that is not a memstore"));
@@ -241,24 +305,56 @@ absl::Status RocksDbStateStore::Start() {
           kStoreFormat, load(0) > kStoreFormat ? "; a newer version wrote it" : ""));
     }
   }
+  return absl::OkStatus();
+}
+
+void RocksDbStateStore::Count(rocksdb::DB& db) {
   // A damaged entry or block is no reason to refuse the rest of the store: whoever reads it is
   // told. The figures are then too low.
-  for (it->Seek("r"); it->Valid() && it->key()[0] == 'r'; it->Next()) ++records_;
+  StoreStats found;
+  std::unique_ptr<rocksdb::Iterator> it(db.NewIterator(rocksdb::ReadOptions()));
+  for (it->Seek("r"); it->Valid() && it->key()[0] == 'r'; it->Next()) ++found.records;
   for (it->Seek("f"); it->Valid() && it->key()[0] == 'f'; it->Next()) {
-    ++chunks_;
+    ++found.chunks;
     const auto reference = DecodeReference(View(it->key()), View(it->value()));
-    if (reference.ok()) chunk_bytes_ += reference->size_bytes;
+    if (reference.ok()) found.chunk_bytes += reference->size_bytes;
   }
-  keeper_ = std::thread([this] { Keep(); });
-  return absl::OkStatus();
+  records_ = found.records;
+  chunks_ = found.chunks;
+  chunk_bytes_ = found.chunk_bytes;
+}
+
+// A failed write leaves it open how much of it is in the log, and RocksDB 7.8 cannot always resume:
+// with an empty memtable Resume() keeps the broken log. Opening anew is the way that each crash
+// takes too. It happens before the failed commit returns, so what readers see from then on is
+// final. Where it fails (a full disk), the store is opened for reading until a later write
+// succeeds.
+absl::Status RocksDbStateStore::Reopen() {
+  cancel_collection_ = true;
+  std::unique_lock<std::shared_mutex> lock(db_mutex_);
+  cancel_collection_ = false;
+  if (db_) db_->Close().PermitUncheckedError();
+  db_.reset();
+  log_is_dirty_ = false;
+  const absl::Status opened = OpenDatabase();
+  if (opened.ok()) return opened;
+  rocksdb::DB* raw = nullptr;
+  read_only_ = true;
+  if (rocksdb::DB::OpenForReadOnly(db_options_, options_.store.path, &raw).ok()) {
+    db_.reset(raw);
+    Count(*db_);
+  }
+  return opened;
 }
 
 absl::StatusOr<Record> RocksDbStateStore::Get(const Key& key) const {
   if (absl::Status status = ValidateKey(key); !status.ok()) return status;
   const std::string db_key = RecordKey(key);
+  const Use db(this);
+  if (db.closed()) return Closed();
   rocksdb::PinnableSlice value;
   const rocksdb::Status found =
-      db_->Get(rocksdb::ReadOptions(), db_->DefaultColumnFamily(), db_key, &value);
+      db->Get(rocksdb::ReadOptions(), db->DefaultColumnFamily(), db_key, &value);
   if (found.IsNotFound()) return RecordNotFound(key);
   if (!found.ok()) return ToStatus(found, absl::StrCat("record ", KeyText(key)));
   absl::StatusOr<Record> record = DecodeRecord(db_key, View(value));
@@ -273,8 +369,10 @@ absl::StatusOr<std::string> RocksDbStateStore::GetChunk(std::string_view realm,
                                                         const ChunkId& id) const {
   if (absl::Status status = ValidateRealm(realm); !status.ok()) return status;
   std::string bytes;
-  const rocksdb::Status found = db_->Get(rocksdb::ReadOptions(), db_->DefaultColumnFamily(),
-                                         ChunkKey('c', realm, id), &bytes);
+  const Use db(this);
+  if (db.closed()) return Closed();
+  const rocksdb::Status found =
+      db->Get(rocksdb::ReadOptions(), db->DefaultColumnFamily(), ChunkKey('c', realm, id), &bytes);
   if (found.IsNotFound()) return ChunkNotFound(id);
   if (!found.ok()) return ToStatus(found, absl::StrCat("chunk ", ChunkText(id)));
   if (HashChunk(bytes) != id) {
@@ -363,9 +461,11 @@ absl::StatusOr<ChunkReference> RocksDbStateStore::ReadReference(const Overlay& o
   if (const auto it = overlay.references.find(db_key); it != overlay.references.end()) {
     return it->second;
   }
+  const Use db(this);
+  if (db.closed()) return Closed();
   rocksdb::PinnableSlice value;
   const rocksdb::Status found =
-      db_->Get(rocksdb::ReadOptions(), db_->DefaultColumnFamily(), db_key, &value);
+      db->Get(rocksdb::ReadOptions(), db->DefaultColumnFamily(), db_key, &value);
   if (found.IsNotFound()) return ChunkReference{};
   if (!found.ok()) return ToStatus(found, absl::StrCat("references of chunk ", ChunkText(id)));
   absl::StatusOr<ChunkReference> reference = DecodeReference(db_key, View(value));
@@ -476,25 +576,24 @@ absl::Status RocksDbStateStore::Apply(const Committer& committer, Overlay& overl
   return absl::OkStatus();
 }
 
-absl::Status RocksDbStateStore::ResumeIfNeeded() {
-  if (!must_resume_) return absl::OkStatus();
-  const rocksdb::Status resumed = db_->Resume();
-  if (!resumed.ok()) return ToStatus(resumed, "store cannot resume writing");
-  must_resume_ = false;
-  return absl::OkStatus();
-}
-
 absl::Status RocksDbStateStore::Write(rocksdb::WriteBatch& batch, bool sync) {
-  if (absl::Status status = ResumeIfNeeded(); !status.ok()) return status;
   rocksdb::WriteOptions write_options;
   write_options.sync = sync;
-  const rocksdb::Status written = db_->Write(write_options, &batch);
-  if (!written.ok()) {
-    must_resume_ = true;
-    return ToStatus(written, "store cannot write");
+  MutexLock lock(&log_mutex_);
+  if (read_only_) {
+    if (absl::Status status = Reopen(); !status.ok()) return status;
   }
-  if (!sync) log_is_dirty_ = true;
-  return absl::OkStatus();
+  rocksdb::Status written;
+  {
+    const Use db(this);
+    written = db->Write(write_options, &batch);
+  }
+  if (written.ok()) {
+    log_is_dirty_ = !sync;
+    return absl::OkStatus();
+  }
+  Reopen().IgnoreError();  // the next write tries again
+  return ToStatus(written, "store cannot write");
 }
 
 absl::Status RocksDbStateStore::CheckFreeSpace(size_t size_bytes) const {
@@ -507,12 +606,12 @@ absl::Status RocksDbStateStore::CheckFreeSpace(size_t size_bytes) const {
                                                    options_.min_free_bytes, " are kept back"));
 }
 
-std::unique_ptr<rocksdb::Iterator> RocksDbStateStore::Scan(const std::string& end,
-                                                           rocksdb::Slice* end_slice) const {
+std::unique_ptr<rocksdb::Iterator> RocksDbStateStore::Scan(const Use& db, const std::string& end,
+                                                           rocksdb::Slice* end_slice) {
   *end_slice = end;
   rocksdb::ReadOptions read_options;
   read_options.iterate_upper_bound = end_slice;
-  return std::unique_ptr<rocksdb::Iterator>(db_->NewIterator(read_options));
+  return std::unique_ptr<rocksdb::Iterator>(db->NewIterator(read_options));
 }
 
 absl::StatusOr<std::vector<ListedRecord>> RocksDbStateStore::List(
@@ -525,7 +624,9 @@ absl::StatusOr<std::vector<ListedRecord>> RocksDbStateStore::List(
                                 ? realm_prefix + options.prefix
                                 : realm_prefix + options.start_after + '\0';
   rocksdb::Slice end_slice;
-  const auto it = Scan(end, &end_slice);
+  const Use db(this);
+  if (db.closed()) return Closed();
+  const auto it = Scan(db, end, &end_slice);
   std::vector<ListedRecord> listed;
   for (it->Seek(start); it->Valid() && listed.size() < static_cast<size_t>(options.limit);
        it->Next()) {
@@ -549,7 +650,9 @@ absl::StatusOr<std::vector<Key>> RocksDbStateStore::Expired(absl::Time now, int 
   // Nothing that never expires is in the index, so its end is the end for the infinite future.
   const std::string end = now_ns == kNever ? std::string("y") : ExpiryPrefix(now_ns + 1);
   rocksdb::Slice end_slice;
-  const auto it = Scan(end, &end_slice);
+  const Use db(this);
+  if (db.closed()) return Closed();
+  const auto it = Scan(db, end, &end_slice);
   for (it->Seek("x"); it->Valid() && keys.size() < static_cast<size_t>(std::max(limit, 0));
        it->Next()) {
     std::string_view rest = View(it->key());
@@ -569,7 +672,9 @@ absl::StatusOr<std::vector<std::string>> RocksDbStateStore::Realms() const {
   std::vector<std::string> names;
   rocksdb::Slice end_slice;
   const std::string end = "s";
-  const auto it = Scan(end, &end_slice);
+  const Use db(this);
+  if (db.closed()) return Closed();
+  const auto it = Scan(db, end, &end_slice);
   it->Seek("r");
   while (it->Valid()) {
     const std::string_view rest = View(it->key()).substr(1);
@@ -597,8 +702,10 @@ absl::Status RocksDbStateStore::Probe() {
   rocksdb::WriteBatch batch;
   batch.Put(kProbeKey, number);
   if (absl::Status status = Write(batch, /*sync=*/true); !status.ok()) return status;
+  const Use db(this);
+  if (db.closed()) return Closed();
   std::string value;
-  const rocksdb::Status found = db_->Get(rocksdb::ReadOptions(), kProbeKey, &value);
+  const rocksdb::Status found = db->Get(rocksdb::ReadOptions(), kProbeKey, &value);
   if (!found.ok()) return ToStatus(found, "store probe");
   if (value != number) return absl::DataLossError("store probe does not read back what it wrote");
   return absl::OkStatus();
@@ -611,17 +718,28 @@ void RocksDbStateStore::Keep() {
       if (!stop_) keeper_wakes_.WaitFor(&keeper_mutex_, kLogSyncPeriod);
       if (stop_) return;
     }
-    if (log_is_dirty_.exchange(false) && !db_->SyncWAL().ok()) {
-      log_is_dirty_ = true;
-      must_resume_ = true;
-    }
+    SyncLog();
     if (period % kSyncPeriodsPerGcCheck == 0) CollectDeadBlobs();
   }
 }
 
+void RocksDbStateStore::SyncLog() {
+  MutexLock lock(&log_mutex_);
+  if (!log_is_dirty_) return;
+  bool failed = false;
+  {
+    const Use db(this);
+    failed = !db.closed() && !read_only_ && !db->SyncWAL().ok();
+  }
+  log_is_dirty_ = false;
+  if (failed) Reopen().IgnoreError();  // which writes out what the log may have lost
+}
+
 void RocksDbStateStore::CollectDeadBlobs() {
+  const Use db(this);
+  if (db.closed() || read_only_) return;
   uint64_t blob_bytes = 0;
-  if (!db_->GetIntProperty(rocksdb::DB::Properties::kLiveBlobFileSize, &blob_bytes)) return;
+  if (!db->GetIntProperty(rocksdb::DB::Properties::kLiveBlobFileSize, &blob_bytes)) return;
   const uint64_t live_bytes = std::max<int64_t>(chunk_bytes_, 0);
   if (blob_bytes < 2 * live_bytes + options_.gc_floor_bytes) return;
   rocksdb::CompactRangeOptions compact;
@@ -632,28 +750,17 @@ void RocksDbStateStore::CollectDeadBlobs() {
   compact.canceled = &cancel_collection_;
   const rocksdb::Slice begin("c"), end("d");
   // A failure leaves the dead bytes for the next round; a failed write shows itself to the writers.
-  db_->CompactRange(compact, &begin, &end).PermitUncheckedError();
+  db->CompactRange(compact, &begin, &end).PermitUncheckedError();
 }
 
-}  // namespace
-
-absl::StatusOr<std::unique_ptr<StateStore>> OpenRocksDbStoreInternal(
-    const RocksDbInternalOptions& options) {
-  if (options.store.path.empty()) return absl::InvalidArgumentError("store path is empty");
-  rocksdb::Env* const env = options.env ? options.env : rocksdb::Env::Default();
-  if (!options.env) {
-    std::error_code error;
-    std::filesystem::create_directories(options.store.path, error);
-    if (error) {
-      return absl::UnavailableError(
-          absl::StrCat("cannot create directory ", options.store.path, ": ", error.message()));
-    }
-  }
+rocksdb::Options DatabaseOptions(const RocksDbInternalOptions& options, rocksdb::Env* env) {
   rocksdb::Options db_options;
   db_options.env = env;
   db_options.create_if_missing = true;
   db_options.paranoid_checks = true;
   db_options.wal_recovery_mode = rocksdb::WALRecoveryMode::kPointInTimeRecovery;
+  db_options.listeners.push_back(std::make_shared<NoAutomaticRecovery>());
+  db_options.max_bgerror_resume_count = 0;
   db_options.max_background_jobs = 2;
   db_options.max_open_files = 512;
   db_options.info_log_level = rocksdb::InfoLogLevel::WARN_LEVEL;
@@ -671,11 +778,24 @@ absl::StatusOr<std::unique_ptr<StateStore>> OpenRocksDbStoreInternal(
   table.cache_index_and_filter_blocks = true;
   table.pin_l0_filter_and_index_blocks_in_cache = true;
   db_options.table_factory.reset(rocksdb::NewBlockBasedTableFactory(table));
+  return db_options;
+}
 
-  rocksdb::DB* raw = nullptr;
-  const rocksdb::Status opened = rocksdb::DB::Open(db_options, options.store.path, &raw);
-  if (!opened.ok()) return ToOpenStatus(opened, options.store.path);
-  auto store = std::make_unique<RocksDbStateStore>(options, env, std::unique_ptr<rocksdb::DB>(raw));
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<StateStore>> OpenRocksDbStoreInternal(
+    const RocksDbInternalOptions& options) {
+  if (options.store.path.empty()) return absl::InvalidArgumentError("store path is empty");
+  rocksdb::Env* const env = options.env ? options.env : rocksdb::Env::Default();
+  if (!options.env) {
+    std::error_code error;
+    std::filesystem::create_directories(options.store.path, error);
+    if (error) {
+      return absl::UnavailableError(
+          absl::StrCat("cannot create directory ", options.store.path, ": ", error.message()));
+    }
+  }
+  auto store = std::make_unique<RocksDbStateStore>(options, env);
   if (absl::Status status = store->Start(); !status.ok()) return status;
   return std::unique_ptr<StateStore>(std::move(store));
 }

@@ -26,9 +26,9 @@
 // A chunk is checked against its SHA-256 on every read. A CRC would find bit rot too, but only the
 // hash shows that a chunk is the one asked for; with SHA-NI it costs under 1 ms per MiB.
 //
-// After a failed write RocksDB refuses further ones; the next commit or probe asks it to resume.
-// Reads go on meanwhile. Recovery stops at the first damaged log record: what was synced before a
-// power loss lies before it.
+// After a failed write the database is closed and opened anew, before the commit returns; if that
+// fails too (a full disk) it is opened for reading, and the next write tries again. Recovery stops
+// at the first damaged log record: what was synced before a power loss lies before it.
 #pragma once
 
 #include <memory>
