@@ -264,12 +264,18 @@ absl::Status RocksDbStateStore::OpenDatabase() {
 }
 
 absl::Status RocksDbStateStore::CheckFormat(rocksdb::DB& db) const {
-  std::unique_ptr<rocksdb::Iterator> it(db.NewIterator(rocksdb::ReadOptions()));
-  it->SeekToFirst();
-  const bool empty = !it->Valid();
-  if (!it->status().ok()) return ToOpenStatus(it->status(), options_.store.path);
+  std::string value;
+  const rocksdb::Status found = db.Get(rocksdb::ReadOptions(), kFormatKey, &value);
+  if (!found.ok() && !found.IsNotFound()) return ToOpenStatus(found, options_.store.path);
+  bool empty = false;
+  if (found.IsNotFound()) {  // only then: the first key is a chunk, which may be large or damaged
+    std::unique_ptr<rocksdb::Iterator> it(db.NewIterator(rocksdb::ReadOptions()));
+    it->SeekToFirst();
+    empty = !it->Valid();
+    if (!it->status().ok()) return ToOpenStatus(it->status(), options_.store.path);
+  }
   if (empty) {
-    std::string value(4, '\0');
+    value.assign(4, '\0');
     for (int i = 0; i < 4; ++i) value[i] = static_cast<char>(kStoreFormat >> (8 * i));
     const uint32_t crc = Crc32c(Crc32c(0, kFormatKey), value);
     for (int i = 0; i < 4; ++i) value.push_back(static_cast<char>(crc >> (8 * i)));
@@ -280,13 +286,10 @@ absl::Status RocksDbStateStore::CheckFormat(rocksdb::DB& db) const {
     const rocksdb::Status written = db.Write(write_options, &batch);
     if (!written.ok()) return ToOpenStatus(written, options_.store.path);
   } else {
-    std::string value;
-    const rocksdb::Status found = db.Get(rocksdb::ReadOptions(), kFormatKey, &value);
     if (found.IsNotFound()) {
       return absl::FailedPreconditionError(absl::StrCat(
           "directory ", options_.store.path, " holds a RocksDB database that is not a memstore"));
     }
-    if (!found.ok()) return ToOpenStatus(found, options_.store.path);
     const auto load = [&](size_t offset) {
       uint32_t number = 0;
       for (int i = 0; i < 4; ++i) {
