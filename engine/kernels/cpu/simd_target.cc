@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "engine/kernels/kernels.h"
+#define HWY_DISABLED_TARGETS HWY_SSSE3
 #include "hwy/highway.h"
 
 namespace mneme::engine {
@@ -62,6 +63,14 @@ SimdTarget CurrentSimdTarget() {
     value = current.load(std::memory_order_relaxed);
   }
   return static_cast<SimdTarget>(value);
+}
+
+std::string SimdTargetName() {
+  const SimdTarget target = CurrentSimdTarget();
+  for (const Named& named : kTargets) {
+    if (named.target == target) return std::string(named.name);
+  }
+  return "";
 }
 
 bool HasVnni() {

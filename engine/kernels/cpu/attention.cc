@@ -1,0 +1,362 @@
+// Tiled online-softmax attention. A tile of keys and values is converted to f32 once and used by
+// all tokens of a block and all query heads of its kv head; lanes are keys for the scores and
+// channels for the values, so every score is one chain over channels and every output one chain
+// over keys, whatever the block.
+#define HWY_DISABLED_TARGETS HWY_SSSE3
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "engine/kernels/cpu/attention.cc"
+#include "hwy/foreach_target.h"
+// After foreach_target.h:
+#include <algorithm>
+#include <cstring>
+#include <limits>
+
+#include "engine/core/half.h"
+#include "engine/kernels/attention_plan.h"
+#include "engine/kernels/cpu/attention_block.h"
+#include "engine/kernels/cpu/cpu.h"
+#include "engine/kernels/cpu/exp-inl.h"
+#include "engine/kernels/cpu/simd_target.h"
+#include "engine/kernels/exec.h"
+#include "hwy/highway.h"
+
+#if defined(__x86_64__) && !defined(MNEME_ATTENTION_IMMINTRIN)
+#define MNEME_ATTENTION_IMMINTRIN
+#include <immintrin.h>
+#endif
+
+HWY_BEFORE_NAMESPACE();
+namespace mneme::engine::cpu::HWY_NAMESPACE {
+
+#if HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_AVX3
+#define MNEME_ATTENTION_AVX2 1
+#else
+#define MNEME_ATTENTION_AVX2 0
+#endif
+
+constexpr int64_t kTile = kAttentionTile;
+constexpr float kNegativeInfinity = -std::numeric_limits<float>::infinity();
+
+// --- rows of the ring ---
+
+HWY_INLINE void ReadRow(const std::byte* row, DType dtype, int64_t width, float* out) {
+  if (dtype == DType::kF32) {
+    std::memcpy(out, row, width * sizeof(float));
+    return;
+  }
+  int64_t i = 0;
+#if MNEME_ATTENTION_AVX2
+  for (; i + 8 <= width; i += 8) {
+    _mm256_storeu_ps(
+        out + i, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(row + 2 * i))));
+  }
+#endif
+  for (; i < width; ++i) {
+    uint16_t bits;
+    std::memcpy(&bits, row + 2 * i, 2);
+    out[i] = HalfToFloat(bits);
+  }
+}
+
+void WriteRow(const float* in, DType dtype, int64_t width, std::byte* row) {
+  if (dtype == DType::kF32) {
+    std::memcpy(row, in, width * sizeof(float));
+    return;
+  }
+  int64_t i = 0;
+#if MNEME_ATTENTION_AVX2
+  for (; i + 8 <= width; i += 8) {
+    _mm_storeu_si128(
+        reinterpret_cast<__m128i*>(row + 2 * i),
+        _mm256_cvtps_ph(_mm256_loadu_ps(in + i), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+  }
+#endif
+  for (; i < width; ++i) {
+    const uint16_t bits = FloatToHalf(in[i]);
+    std::memcpy(row + 2 * i, &bits, 2);
+  }
+}
+
+// Rounds a row of this call as the ring will.
+HWY_INLINE void RoundRow(const float* in, DType dtype, int64_t width, float* out) {
+  if (dtype == DType::kF32) {
+    std::memcpy(out, in, width * sizeof(float));
+    return;
+  }
+  int64_t i = 0;
+#if MNEME_ATTENTION_AVX2
+  for (; i + 8 <= width; i += 8) {
+    _mm256_storeu_ps(
+        out + i, _mm256_cvtph_ps(_mm256_cvtps_ph(_mm256_loadu_ps(in + i),
+                                                 _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)));
+  }
+#endif
+  for (; i < width; ++i) out[i] = HalfToFloat(FloatToHalf(in[i]));
+}
+
+// out[d * kTile + j] = rows[j * stride + d] for 64 rows; `width` is padded to a multiple of 8.
+HWY_INLINE void Transpose(const float* rows, int64_t stride, int64_t width, float* out) {
+#if MNEME_ATTENTION_AVX2
+  for (int64_t j = 0; j < kTile; j += 8) {
+    for (int64_t d = 0; d < width; d += 8) {
+      __m256 r[8], a[8], b[8];
+      for (int i = 0; i < 8; ++i) r[i] = _mm256_load_ps(rows + (j + i) * stride + d);
+      for (int i = 0; i < 4; ++i) {
+        a[2 * i] = _mm256_unpacklo_ps(r[2 * i], r[2 * i + 1]);
+        a[2 * i + 1] = _mm256_unpackhi_ps(r[2 * i], r[2 * i + 1]);
+      }
+      for (int i = 0; i < 2; ++i) {
+        b[4 * i + 0] = _mm256_shuffle_ps(a[4 * i], a[4 * i + 2], 0x44);
+        b[4 * i + 1] = _mm256_shuffle_ps(a[4 * i], a[4 * i + 2], 0xee);
+        b[4 * i + 2] = _mm256_shuffle_ps(a[4 * i + 1], a[4 * i + 3], 0x44);
+        b[4 * i + 3] = _mm256_shuffle_ps(a[4 * i + 1], a[4 * i + 3], 0xee);
+      }
+      for (int i = 0; i < 4; ++i) {
+        _mm256_store_ps(out + (d + i) * kTile + j, _mm256_permute2f128_ps(b[i], b[i + 4], 0x20));
+        _mm256_store_ps(out + (d + i + 4) * kTile + j,
+                        _mm256_permute2f128_ps(b[i], b[i + 4], 0x31));
+      }
+    }
+  }
+#else
+  for (int64_t d = 0; d < width; ++d) {
+    for (int64_t j = 0; j < kTile; ++j) out[d * kTile + j] = rows[j * stride + d];
+  }
+#endif
+}
+
+// --- one tile ---
+
+// Rows of `range` of the tile that begins at `first`; other rows are zero.
+HWY_INLINE void LoadTile(const AttentionArgs& args, int64_t piece, int64_t kv_head, int64_t first,
+                         KeyRange range, const AttentionScratch& s) {
+  const int64_t width = args.head_dim;
+  const int64_t row_elements = args.kv_heads * width;
+  const int64_t element = args.ring_dtype == DType::kF16 ? 2 : 4;
+  const int64_t fresh = args.position + piece;  // positions from here on are in the call
+  std::memset(s.rows, 0, (range.begin - first) * s.padded * sizeof(float));
+  for (int64_t j = range.begin; j < range.end; ++j) {
+    float* k = s.rows + (j - first) * s.padded;
+    float* v = s.values + (j - first) * s.padded;
+    if (j >= fresh) {
+      const int64_t at = (j - args.position) * args.kv_stride + kv_head * width;
+      RoundRow(args.k + at, args.ring_dtype, width, k);
+      RoundRow(args.v + at, args.ring_dtype, width, v);
+    } else {
+      const int64_t at =
+          (RingRow(args.sinks, args.window, j) * row_elements + kv_head * width) * element;
+      ReadRow(args.k_ring + at, args.ring_dtype, width, k);
+      ReadRow(args.v_ring + at, args.ring_dtype, width, v);
+    }
+  }
+  std::memset(s.rows + (range.end - first) * s.padded, 0,
+              (kTile - (range.end - first)) * s.padded * sizeof(float));
+  Transpose(s.rows, s.padded, s.padded, s.keys);
+}
+
+// score[h][j] = sum over channels, ascending, of q[h][c] * key[j][c].
+template <int kHeads>
+HWY_INLINE void Scores(const float* q, int64_t width, const float* keys, float* score) {
+  const F32 d;
+  const int64_t lanes = hn::Lanes(d);
+  constexpr int kVectors = 4;
+  static_assert(kTile % (kVectors * 8) == 0);
+  for (int64_t j = 0; j < kTile; j += kVectors * lanes) {
+    Vec s[kHeads][kVectors];
+    for (int h = 0; h < kHeads; ++h) {
+      for (int v = 0; v < kVectors; ++v) s[h][v] = hn::Zero(d);
+    }
+    for (int64_t c = 0; c < width; ++c) {
+      Vec k[kVectors];
+      for (int v = 0; v < kVectors; ++v) k[v] = hn::Load(d, keys + c * kTile + j + v * lanes);
+      for (int h = 0; h < kHeads; ++h) {
+        const Vec qc = hn::Set(d, q[h * width + c]);
+        for (int v = 0; v < kVectors; ++v) s[h][v] = hn::MulAdd(qc, k[v], s[h][v]);
+      }
+    }
+    for (int h = 0; h < kHeads; ++h) {
+      for (int v = 0; v < kVectors; ++v) hn::Store(s[h][v], d, score + h * kTile + j + v * lanes);
+    }
+  }
+}
+
+// o[h][c] += sum over keys [begin, end), ascending, of e[h][j] * value[j][c].
+template <int kHeads, int kVectors>
+HWY_INLINE void AddValues(const float* e, int64_t begin, int64_t end, const float* values,
+                          int64_t stride, float* const* o, int64_t c) {
+  const F32 d;
+  const int64_t lanes = hn::Lanes(d);
+  Vec s[kHeads][kVectors];
+  for (int h = 0; h < kHeads; ++h) {
+    for (int v = 0; v < kVectors; ++v) s[h][v] = hn::Load(d, o[h] + c + v * lanes);
+  }
+  for (int64_t j = begin; j < end; ++j) {
+    Vec value[kVectors];
+    for (int v = 0; v < kVectors; ++v) value[v] = hn::Load(d, values + j * stride + c + v * lanes);
+    for (int h = 0; h < kHeads; ++h) {
+      const Vec weight = hn::Set(d, e[h * kTile + j]);
+      for (int v = 0; v < kVectors; ++v) s[h][v] = hn::MulAdd(weight, value[v], s[h][v]);
+    }
+  }
+  for (int h = 0; h < kHeads; ++h) {
+    for (int v = 0; v < kVectors; ++v) hn::Store(s[h][v], d, o[h] + c + v * lanes);
+  }
+}
+
+HWY_INLINE float ScalarExp(float x) {
+  const F32 d;
+  return hn::GetLane(Exp(d, hn::Set(d, x)));
+}
+
+HWY_INLINE void Rescale(float factor, int64_t padded, float* o) {
+  const F32 d;
+  const Vec f = hn::Set(d, factor);
+  for (int64_t c = 0; c < padded; c += static_cast<int64_t>(hn::Lanes(d))) {
+    hn::Store(hn::Mul(hn::Load(d, o + c), f), d, o + c);
+  }
+}
+
+// Keys [begin, end) of the loaded tile for kHeads query heads of one token.
+template <int kHeads>
+void UpdateHeads(const float* q, int64_t width, float scale, int64_t begin, int64_t end,
+                 const AttentionScratch& s, float* const* partial) {
+  const F32 d;
+  const int64_t lanes = hn::Lanes(d);
+  Scores<kHeads>(q, width, s.keys, s.scores);
+  float* o[kHeads];
+  for (int h = 0; h < kHeads; ++h) {
+    float* score = s.scores + h * kTile;
+    float& m = partial[h][kPartialMax];
+    float& l = partial[h][kPartialSum];
+    o[h] = partial[h] + kPartialValues;
+    const Vec c = hn::Set(d, scale);
+    for (int64_t j = 0; j < kTile; j += lanes) {
+      hn::Store(hn::Mul(hn::Load(d, score + j), c), d, score + j);
+    }
+    for (int64_t j = 0; j < begin; ++j) score[j] = kNegativeInfinity;
+    for (int64_t j = end; j < kTile; ++j) score[j] = kNegativeInfinity;
+    Vec max = hn::Load(d, score);
+    for (int64_t j = lanes; j < kTile; j += lanes) max = hn::Max(max, hn::Load(d, score + j));
+    const float new_m = std::max(m, hn::GetLane(hn::MaxOfLanes(d, max)));
+    const Vec vm = hn::Set(d, new_m);
+    Vec sum = hn::Zero(d);
+    for (int64_t j = 0; j < kTile; j += lanes) {
+      const Vec e = Exp(d, hn::Sub(hn::Load(d, score + j), vm));
+      hn::Store(e, d, score + j);
+      sum = hn::Add(sum, e);
+    }
+    const float tile_sum = hn::GetLane(hn::SumOfLanes(d, sum));
+    // With an unchanged maximum the factor is exactly 1.
+    if (new_m != m) {
+      const float shrink = ScalarExp(m - new_m);
+      l *= shrink;
+      Rescale(shrink, s.padded, o[h]);
+    }
+    l += tile_sum;
+    m = new_m;
+  }
+  int64_t c = 0;
+  for (; c + 4 * lanes <= s.padded; c += 4 * lanes) {
+    AddValues<kHeads, 4>(s.scores, begin, end, s.values, s.padded, o, c);
+  }
+  for (; c < s.padded; c += lanes) {
+    AddValues<kHeads, 1>(s.scores, begin, end, s.values, s.padded, o, c);
+  }
+}
+
+// --- partials ---
+
+void MergePartial(const float* from, int64_t padded, float* into) {
+  if (from[kPartialSum] == 0) return;  // saw nothing
+  if (into[kPartialSum] == 0) {
+    std::memcpy(into, from, (kPartialValues + padded) * sizeof(float));
+    return;
+  }
+  const F32 d;
+  const float m = std::max(into[kPartialMax], from[kPartialMax]);
+  const float a = ScalarExp(into[kPartialMax] - m);
+  const float b = ScalarExp(from[kPartialMax] - m);
+  into[kPartialSum] = a * into[kPartialSum] + b * from[kPartialSum];
+  into[kPartialMax] = m;
+  const Vec va = hn::Set(d, a);
+  const Vec vb = hn::Set(d, b);
+  for (int64_t c = 0; c < padded; c += static_cast<int64_t>(hn::Lanes(d))) {
+    const Vec x = hn::Mul(va, hn::Load(d, into + kPartialValues + c));
+    hn::Store(hn::MulAdd(vb, hn::Load(d, from + kPartialValues + c), x), d,
+              into + kPartialValues + c);
+  }
+}
+
+void FinishPartial(const float* total, int64_t width, float* out) {
+  const float l = total[kPartialSum];
+  for (int64_t c = 0; c < width; ++c) out[c] = l == 0 ? 0 : total[kPartialValues + c] / l;
+}
+
+// One partial (see attention_plan.h) of tokens [t0, t0 + count), all query heads of kv_head.
+// partials [count, G] are overwritten.
+void AttendPartial(const AttentionArgs& args, int64_t piece, int64_t kv_head, int64_t t0,
+                   int64_t count, int64_t partial, const AttentionScratch& s, float* partials) {
+  const int64_t group = args.query_heads / args.kv_heads;
+  const int64_t width = args.head_dim;
+  const int64_t stride = kPartialValues + s.padded;
+  for (int64_t i = 0; i < count * group; ++i) {
+    std::memset(partials + i * stride, 0, stride * sizeof(float));
+    partials[i * stride + kPartialMax] = kNegativeInfinity;
+  }
+  const int64_t p0 = args.position + t0;
+  const int64_t end_tile = FirstTileOfPartial(args.sinks, partial + 1);
+  for (int64_t tile = FirstTileOfPartial(args.sinks, partial); tile < end_tile; ++tile) {
+    const KeyRange all = VisibleRange(args.sinks, args.window, tile, p0, p0 + count - 1);
+    if (all.begin >= all.end) continue;
+    const int64_t first = TileRange(args.sinks, tile).begin;
+    LoadTile(args, piece, kv_head, first, all, s);
+    const float* queries = tile < SinkTiles(args.sinks) ? args.q_sink : args.q;
+    for (int64_t i = 0; i < count; ++i) {
+      const KeyRange range = VisibleRange(args.sinks, args.window, tile, p0 + i, p0 + i);
+      if (range.begin >= range.end) continue;
+      const float* q = queries + (t0 + i) * args.q_stride + kv_head * group * width;
+      for (int64_t g = 0; g < group;) {
+        float* heads[3];
+        const int64_t n = std::min<int64_t>(3, group - g);
+        for (int64_t h = 0; h < n; ++h) heads[h] = partials + (i * group + g + h) * stride;
+        const int64_t begin = range.begin - first;
+        const int64_t end = range.end - first;
+        if (n == 3) {
+          UpdateHeads<3>(q + g * width, width, args.scale, begin, end, s, heads);
+        } else if (n == 2) {
+          UpdateHeads<2>(q + g * width, width, args.scale, begin, end, s, heads);
+        } else {
+          UpdateHeads<1>(q + g * width, width, args.scale, begin, end, s, heads);
+        }
+        g += n;
+      }
+    }
+  }
+}
+
+const AttentionOps* GetAttentionOps() {
+  static constexpr AttentionOps kOps = {AttendPartial, MergePartial, FinishPartial, WriteRow};
+  return &kOps;
+}
+
+#undef MNEME_ATTENTION_AVX2
+
+// NOLINTNEXTLINE(google-readability-namespace-comments)
+}  // namespace mneme::engine::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace mneme::engine::cpu {
+namespace {
+
+HWY_EXPORT(GetAttentionOps);
+
+}  // namespace
+
+const AttentionOps& CurrentAttentionOps() {
+  CurrentSimdTarget();
+  return *HWY_DYNAMIC_DISPATCH(GetAttentionOps)();
+}
+
+}  // namespace mneme::engine::cpu
+#endif  // HWY_ONCE

@@ -1,0 +1,17 @@
+// The SIMD backend: one function per entry of the kernel table.
+#pragma once
+
+#include "engine/kernels/kernels.h"
+
+namespace mneme::engine::cpu {
+
+void MatMul(Exec& exec, std::span<const MatMulTask> tasks, const float* x, int64_t x_stride,
+            int64_t T);
+void EmbedRows(Exec& exec, const Weight& table, std::span<const int32_t> rows, float* y);
+void RmsNorm(Exec& exec, const float* x, const float* w, float eps, int64_t T, int64_t D, float* y);
+void Rope(Exec& exec, const RopeArgs& args);
+void Attention(Exec& exec, std::span<const AttentionArgs> batch);
+void SiluMul(Exec& exec, const float* gate, const float* up, int64_t n, float* y);
+void Add(Exec& exec, const float* x, int64_t n, float* y);
+
+}  // namespace mneme::engine::cpu

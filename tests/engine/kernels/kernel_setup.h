@@ -1,0 +1,56 @@
+// What the kernel tests share: every (backend, SIMD target) of this machine, and random operands.
+#pragma once
+
+#include <cstdint>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "engine/core/dtype.h"
+#include "engine/kernels/exec.h"
+#include "engine/kernels/kernels.h"
+
+namespace mneme::engine {
+
+// One way to run the kernels. The reference has no SIMD target.
+struct Variant {
+  const Kernels* kernels;
+  std::string simd;
+
+  std::string Name() const { return std::string(kernels->name) + (simd.empty() ? "" : "/" + simd); }
+  // Call before the first kernel of this variant.
+  void Select() const { PinSimdTarget(simd); }
+  // Whether sums follow the fused multiply-add of contract.h to the bit.
+  bool Fused() const { return simd != "sse4" && simd != "scalar"; }
+};
+
+// All of them, `reference` first.
+std::vector<Variant> AllVariants();
+
+// f32 in (-1, 1), the same on every machine.
+class Random {
+ public:
+  explicit Random(uint32_t seed) : engine_(seed) {}
+  float Unit() { return static_cast<float>(engine_() >> 8) * 0x1p-23f - 1.0f; }
+  uint32_t Bits() { return engine_(); }
+  int64_t Below(int64_t n) { return engine_() % n; }
+  std::vector<float> Floats(size_t n);
+
+ private:
+  std::mt19937 engine_;
+};
+
+// A random [rows, columns] weight with finite scales of about 1/100, stored `misalign` bytes off
+// any alignment. Owns its bytes.
+class TestWeight {
+ public:
+  TestWeight(DType dtype, int64_t rows, int64_t columns, uint32_t seed, size_t misalign = 1);
+  const Weight& view() const { return view_; }
+  std::vector<float> Dequantized() const;
+
+ private:
+  std::vector<std::byte> bytes_;
+  Weight view_;
+};
+
+}  // namespace mneme::engine
