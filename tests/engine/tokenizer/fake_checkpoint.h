@@ -1,0 +1,140 @@
+// A checkpoint made of metadata and side files in memory, for tests of what reads tokenizers.
+#pragma once
+
+#include <fstream>
+#include <iterator>
+#include <map>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "engine/checkpoint/checkpoint.h"
+#include "engine/checkpoint/strict_json.h"
+#include "gtest/gtest.h"
+
+namespace mneme::engine {
+
+class FakeCheckpoint final : public Checkpoint {
+ public:
+  explicit FakeCheckpoint(Format format = Format::kGguf) : format_(format) {}
+
+  FakeCheckpoint& Set(const std::string& key, MetadataValue value) {
+    metadata_.insert_or_assign(key, std::move(value));
+    return *this;
+  }
+  FakeCheckpoint& Erase(const std::string& key) {
+    metadata_.erase(key);
+    return *this;
+  }
+  FakeCheckpoint& SetFile(const std::string& name, std::string content) {
+    files_[name] = std::move(content);
+    return *this;
+  }
+
+  Format format() const override { return format_; }
+  const std::map<std::string, MetadataValue, std::less<>>& metadata() const override {
+    return metadata_;
+  }
+  const std::map<std::string, Tensor, std::less<>>& tensors() const override { return tensors_; }
+  const std::string& path() const override { return path_; }
+  std::string Fingerprint() const override { return std::string(32, '\0'); }
+  absl::StatusOr<std::string> ReadSideFile(std::string_view name, size_t max_bytes) const override {
+    const auto it = files_.find(name);
+    if (it == files_.end()) return absl::NotFoundError(std::string(name));
+    if (it->second.size() > max_bytes) return absl::InvalidArgumentError("too large");
+    return it->second;
+  }
+
+ private:
+  Format format_;
+  std::string path_ = "fake";
+  std::map<std::string, MetadataValue, std::less<>> metadata_;
+  std::map<std::string, Tensor, std::less<>> tensors_;
+  std::map<std::string, std::string, std::less<>> files_;
+};
+
+inline std::string ReadGoldenFile(const std::string& name) {
+  std::ifstream file(std::string(MNEME_TOKENIZER_GOLDEN_DIR "/") + name, std::ios::binary);
+  EXPECT_TRUE(file.good()) << name;
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+inline nlohmann::json ReadGoldenJson(const std::string& name) {
+  auto json = ParseStrictJson(ReadGoldenFile(name), name);
+  EXPECT_TRUE(json.ok()) << json.status();
+  return json.ok() ? *json : nlohmann::json();
+}
+
+// The families of tests/golden/tokenizer/.
+inline const std::vector<std::string>& BpeFamilies() {
+  static const auto* const kFamilies =
+      new std::vector<std::string>{"gpt2", "smollm", "llama3", "qwen2"};
+  return *kFamilies;
+}
+
+// A folder with tokenizer.json of `family`.
+inline FakeCheckpoint FolderWithBpe(const std::string& family) {
+  FakeCheckpoint checkpoint(Checkpoint::Format::kSafetensors);
+  checkpoint.SetFile("tokenizer.json", ReadGoldenFile(family + ".json"));
+  return checkpoint;
+}
+
+// The same tokenizer as GGUF metadata (without qwen2's normaliser, which GGUF cannot express).
+inline FakeCheckpoint GgufWithBpe(const std::string& family) {
+  static const std::map<std::string, std::string> kPre = {
+      {"gpt2", "gpt-2"}, {"smollm", "smollm"}, {"llama3", "llama-bpe"}, {"qwen2", "qwen2"}};
+  const nlohmann::json root = ReadGoldenJson(family + ".json");
+  std::map<int64_t, std::pair<std::string, int64_t>> pieces;
+  for (const auto& [piece, id] : root["model"]["vocab"].items()) pieces[id] = {piece, 1};
+  for (const auto& token : root["added_tokens"]) {
+    pieces[token["id"]] = {token["content"], token["special"].get<bool>() ? 3 : 4};
+  }
+  std::vector<std::string> tokens;
+  std::vector<int64_t> types;
+  for (const auto& [id, piece] : pieces) {
+    tokens.push_back(piece.first);
+    types.push_back(piece.second);
+  }
+  std::vector<std::string> merges;
+  for (const auto& merge : root["model"]["merges"]) {
+    merges.push_back(merge.is_string() ? merge.get<std::string>()
+                                       : absl::StrCat(merge[0].get<std::string>(), " ",
+                                                      merge[1].get<std::string>()));
+  }
+  FakeCheckpoint checkpoint;
+  checkpoint.Set("tokenizer.ggml.model", std::string("gpt2"))
+      .Set("tokenizer.ggml.pre", kPre.at(family))
+      .Set("tokenizer.ggml.tokens", std::move(tokens))
+      .Set("tokenizer.ggml.token_type", std::move(types))
+      .Set("tokenizer.ggml.merges", std::move(merges))
+      .Set("tokenizer.ggml.bos_token_id", int64_t{1})
+      .Set("tokenizer.ggml.eos_token_id", int64_t{2});
+  return checkpoint;
+}
+
+inline FakeCheckpoint GgufWithSpm() {
+  std::vector<std::string> tokens;
+  std::vector<int64_t> types;
+  std::vector<double> scores;
+  for (const auto& piece : ReadGoldenJson("spm.pieces.json")) {
+    tokens.push_back(piece["piece"]);
+    types.push_back(piece["type"]);
+    scores.push_back(piece["score"]);
+  }
+  FakeCheckpoint checkpoint;
+  checkpoint.Set("tokenizer.ggml.model", std::string("llama"))
+      .Set("tokenizer.ggml.tokens", std::move(tokens))
+      .Set("tokenizer.ggml.token_type", std::move(types))
+      .Set("tokenizer.ggml.scores", std::move(scores));
+  return checkpoint;
+}
+
+inline FakeCheckpoint FolderWithSentencePiece() {
+  FakeCheckpoint checkpoint(Checkpoint::Format::kSafetensors);
+  checkpoint.SetFile("tokenizer.model", ReadGoldenFile("spm.model"));
+  return checkpoint;
+}
+
+}  // namespace mneme::engine

@@ -1,0 +1,104 @@
+// Exact ids against those of independent implementations (train/make_tokenizer_golden.py).
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "engine/tokenizer/tokenizer.h"
+#include "gmock/gmock.h"
+#include "tests/engine/tokenizer/fake_checkpoint.h"
+
+namespace mneme::engine {
+namespace {
+
+constexpr int64_t kRows = 1024;
+
+using Ids = std::vector<TokenId>;
+
+std::unique_ptr<const Tokenizer> Make(const Checkpoint& checkpoint) {
+  auto tokenizer = Tokenizer::Create(checkpoint, kRows);
+  EXPECT_TRUE(tokenizer.ok()) << tokenizer.status();
+  return tokenizer.ok() ? *std::move(tokenizer) : nullptr;
+}
+
+void ExpectIds(const Tokenizer& tokenizer, const std::string& text, bool parse_special,
+               const Ids& expected) {
+  auto ids = tokenizer.Encode(text, parse_special, true);
+  ASSERT_TRUE(ids.ok()) << ids.status();
+  EXPECT_EQ(*ids, expected) << "text: " << testing::PrintToString(text)
+                            << " parse_special: " << parse_special;
+}
+
+class BpeGolden : public testing::TestWithParam<std::string> {};
+
+TEST_P(BpeGolden, TokenizerJson) {
+  const auto tokenizer = Make(FolderWithBpe(GetParam()));
+  ASSERT_NE(tokenizer, nullptr);
+  EXPECT_EQ(tokenizer->kind(), "bpe");
+  const auto cases = ReadGoldenJson(GetParam() + ".cases.json");
+  ASSERT_GT(cases.size(), 90u);
+  for (const auto& c : cases) {
+    ExpectIds(*tokenizer, c["text"], false, c["ids"].get<Ids>());
+    ExpectIds(*tokenizer, c["text"], true, c["special"].get<Ids>());
+  }
+}
+
+TEST_P(BpeGolden, Gguf) {
+  const auto tokenizer = Make(GgufWithBpe(GetParam()));
+  ASSERT_NE(tokenizer, nullptr);
+  const auto with_nfc = Make(FolderWithBpe("qwen2"));
+  ASSERT_NE(with_nfc, nullptr);
+  for (const auto& c : ReadGoldenJson(GetParam() + ".cases.json")) {
+    const std::string text = c["text"];
+    if (GetParam() == "qwen2") {  // only texts that the normaliser leaves alone
+      if (with_nfc->Decode(c["ids"].get<Ids>()) != text) continue;
+    }
+    ExpectIds(*tokenizer, text, false, c["ids"].get<Ids>());
+    ExpectIds(*tokenizer, text, true, c["special"].get<Ids>());
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Families, BpeGolden, testing::ValuesIn(BpeFamilies()),
+                         [](const auto& info) { return info.param; });
+
+TEST(SpmGolden, GgufAndLibrary) {
+  const auto gguf = Make(GgufWithSpm());
+  const auto library = Make(FolderWithSentencePiece());
+  ASSERT_NE(gguf, nullptr);
+  ASSERT_NE(library, nullptr);
+  EXPECT_EQ(gguf->kind(), "spm");
+  EXPECT_EQ(library->kind(), "sentencepiece");
+  const auto cases = ReadGoldenJson("spm.cases.json");
+  ASSERT_GT(cases.size(), 90u);
+  for (const auto& c : cases) {
+    const Ids expected = c["ids"].get<Ids>();
+    ExpectIds(*gguf, c["text"], false, expected);
+    ExpectIds(*library, c["text"], false, expected);
+    EXPECT_EQ(gguf->Decode(expected), c["decoded"].get<std::string>());
+    EXPECT_EQ(library->Decode(expected), c["decoded"].get<std::string>());
+  }
+}
+
+TEST(SpmGolden, SpecialTokens) {
+  for (const FakeCheckpoint& checkpoint : {GgufWithSpm(), FolderWithSentencePiece()}) {
+    const auto tokenizer = Make(checkpoint);
+    ASSERT_NE(tokenizer, nullptr);
+    EXPECT_EQ(tokenizer->special().bos, 1);
+    EXPECT_EQ(tokenizer->special().eos, 2);
+    EXPECT_EQ(tokenizer->special().unk, 0);
+    EXPECT_TRUE(tokenizer->special().add_bos);
+    EXPECT_THAT(tokenizer->special().end_of_generation, testing::ElementsAre(2));
+    // A prefix space is due at the start and after a control token, not inside a text.
+    const Ids river = tokenizer->Encode("river", false, true).value();
+    Ids expected = {1};
+    expected.insert(expected.end(), river.begin(), river.end());
+    ExpectIds(*tokenizer, "<s>river", true, expected);
+    EXPECT_EQ(tokenizer->Decode(river, false), " river");
+    EXPECT_EQ(tokenizer->Decode(tokenizer->Encode("river", false, false).value(), false), "river");
+    EXPECT_EQ(tokenizer->TokenBytes(1, true), "<s>");
+    EXPECT_EQ(tokenizer->TokenBytes(1), "");
+    EXPECT_EQ(tokenizer->TokenBytes(kRows - 1, true), "");
+  }
+}
+
+}  // namespace
+}  // namespace mneme::engine
