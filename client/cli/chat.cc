@@ -95,7 +95,7 @@ class Chat {
   };
 
   static std::string FreshName() {
-    return "chat-" + absl::FormatTime("%Y%m%d-%H%M%S", absl::Now(), absl::LocalTimeZone());
+    return absl::FormatTime("chat-%Y%m%d-%H%M%S", absl::Now(), absl::LocalTimeZone());
   }
 
   std::string Id() const { return std::string(client::IdOf(session_.name())); }

@@ -43,8 +43,8 @@ absl::StatusOr<std::string> IdOfContent(const std::string& session, const std::s
   if (!good || EVP_DigestFinal_ex(hash.get(), digest, &size) != 1) {
     return absl::InternalError("SHA-256 failed");
   }
-  return "file-" +
-         absl::BytesToHexString(absl::string_view(reinterpret_cast<const char*>(digest), 16));
+  const absl::string_view half(reinterpret_cast<const char*>(digest), 16);
+  return absl::StrCat("file-", absl::BytesToHexString(half));
 }
 
 absl::Status CreateIfAbsent(client::Client& client, const Flags& flags) {
