@@ -1,5 +1,5 @@
 // Prometheus metrics of the server, `mneme_*`. Labels never carry session, key, user or request
-// ids.
+// ids. Thread-safe.
 #pragma once
 
 #include <prometheus/counter.h>
@@ -10,6 +10,7 @@
 
 #include <memory>
 #include <string>
+#include <vector>
 
 namespace mneme::server {
 
@@ -19,8 +20,56 @@ class Metrics {
 
   std::shared_ptr<prometheus::Registry> registry() { return registry_; }
 
+  prometheus::Gauge& requests_running;
+  prometheus::Gauge& requests_waiting;
+  prometheus::Gauge& queued_tokens;
+  prometheus::Gauge& state_slots_used_ratio;  // tier="host"
+  prometheus::Gauge& state_bytes;             // tier="host"
+  prometheus::Gauge& sessions_running;        // sessions{state="running",tier="host"}
+  prometheus::Gauge& sessions_resident;       // sessions{state="active",tier="host"}
+  prometheus::Gauge& orphan_sequences;
+  prometheus::Gauge& drain_phase;
+  prometheus::Family<prometheus::Gauge>& model_info;
+
+  prometheus::Counter& input_tokens;
+  prometheus::Counter& output_tokens;
+  prometheus::Counter& reused_input_tokens;
+  prometheus::Counter& recomputed_tokens;
+  prometheus::Counter& version_conflicts;
+  prometheus::Counter& evictions;  // tier="host"
+  prometheus::Counter& state_not_finite;
+  prometheus::Counter& checksum_failures;
+  void CountFinished(const std::string& finish_reason);
+  void CountFailed(const std::string& code, const std::string& reason);
+  void CountRejected(const std::string& reason);
+  void CountCancelled(const std::string& cause);
+  void CountStoreError(const std::string& op);
+
+  enum class Kind { kStateless, kWarm, kCold };  // where the state came from
+  prometheus::Histogram& time_to_first_token(Kind kind) { return *ttft_[static_cast<int>(kind)]; }
+  prometheus::Histogram& inter_token_latency;
+  prometheus::Histogram& time_per_output_token;
+  prometheus::Histogram& request_duration;
+  prometheus::Histogram& request_queue;
+  prometheus::Histogram& request_prefill;
+  prometheus::Histogram& request_decode;
+  prometheus::Histogram& state_restore_host;
+  prometheus::Histogram& state_restore_store;
+  prometheus::Histogram& state_save_store;
+  prometheus::Histogram& commit;
+  prometheus::Histogram& cancel_latency;
+  prometheus::Histogram& batch_size;
+
  private:
+  explicit Metrics(std::shared_ptr<prometheus::Registry> registry);
+
   std::shared_ptr<prometheus::Registry> registry_;
+  prometheus::Histogram* ttft_[3];
+  prometheus::Family<prometheus::Counter>& finished_;
+  prometheus::Family<prometheus::Counter>& failed_;
+  prometheus::Family<prometheus::Counter>& rejected_;
+  prometheus::Family<prometheus::Counter>& cancelled_;
+  prometheus::Family<prometheus::Counter>& store_errors_;
 };
 
 }  // namespace mneme::server

@@ -1,0 +1,303 @@
+#include "server/core/generate_request.h"
+
+#include <cmath>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
+#include "engine/core/status_macros.h"
+#include "server/core/session_names.h"
+#include "server/core/utf8.h"
+
+namespace mneme::server {
+namespace {
+
+using v1::GenerateRequest;
+
+constexpr int kMaxStopSequences = 16;
+constexpr int kMaxStopBytes = 256;
+constexpr int kMaxStopTokens = 64;
+constexpr int kMaxLogprobs = 20;
+constexpr int kMaxLogitBias = 1024;
+constexpr int kMaxPenaltyWindow = 8192;
+constexpr int kMaxMessages = 4096;
+
+void OutOfRange(FieldErrors& errors, std::string_view field, std::string text) {
+  errors.Add(field, std::move(text), reason::kFieldOutOfRange);
+}
+
+// Written so that NaN is out of every range.
+void CheckRange(double value, double low, bool low_open, double high, std::string_view field,
+                FieldErrors& errors) {
+  const bool above = low_open ? value > low : value >= low;
+  if (above && value <= high) return;
+  OutOfRange(errors, field,
+             absl::StrCat("must be in ", low_open ? "(" : "[", low, ", ", high, "], is ", value));
+}
+
+void CheckSampling(const v1::Sampling& s, const Model* model, FieldErrors& errors) {
+  if (s.has_temperature()) {
+    CheckRange(s.temperature(), 0, false, 10, "sampling.temperature", errors);
+  }
+  if (s.has_top_p()) CheckRange(s.top_p(), 0, true, 1, "sampling.top_p", errors);
+  if (s.top_k() < 0) {
+    OutOfRange(errors, "sampling.top_k", absl::StrCat("must not be negative, is ", s.top_k()));
+  }
+  CheckRange(s.min_p(), 0, false, 1, "sampling.min_p", errors);
+  if (s.has_repetition_penalty()) {
+    CheckRange(s.repetition_penalty(), 0, true, 10, "sampling.repetition_penalty", errors);
+  }
+  CheckRange(s.presence_penalty(), -2, false, 2, "sampling.presence_penalty", errors);
+  CheckRange(s.frequency_penalty(), -2, false, 2, "sampling.frequency_penalty", errors);
+  if (s.has_penalty_window_tokens()) {
+    CheckRange(s.penalty_window_tokens(), 0, false, kMaxPenaltyWindow,
+               "sampling.penalty_window_tokens", errors);
+  }
+  if (s.logit_bias_size() > kMaxLogitBias) {
+    OutOfRange(
+        errors, "sampling.logit_bias",
+        absl::StrCat("must have at most ", kMaxLogitBias, " entries, has ", s.logit_bias_size()));
+    return;
+  }
+  for (const auto& [id, bias] : s.logit_bias()) {
+    const std::string field = absl::StrCat("sampling.logit_bias[", id, "]");
+    CheckRange(bias, -100, false, 100, field, errors);
+    if (id < 0 || (model != nullptr && id >= model->tokenizer().vocab_size())) {
+      errors.Add(field, "is not a token id of the model");
+    }
+  }
+}
+
+}  // namespace
+
+void CheckText(const std::string& text, std::string_view field, FieldErrors& errors) {
+  const Utf8Scan scan = ScanUtf8(text);
+  if (scan.valid_bytes == text.size()) return;
+  errors.Add(field, absl::StrCat("must be UTF-8; byte ", scan.valid_bytes, " is not"));
+}
+
+void CheckTokenIds(const v1::TokenIds& ids, std::string_view field, const Model* model,
+                   FieldErrors& errors) {
+  for (int i = 0; i < ids.ids_size(); ++i) {
+    const int32_t id = ids.ids(i);
+    if (id >= 0 && (model == nullptr || id < model->tokenizer().vocab_size())) continue;
+    const std::string limit =
+        model == nullptr ? "" : absl::StrCat(" below ", model->tokenizer().vocab_size());
+    errors.Add(absl::StrCat(absl::string_view(field.data(), field.size()), ".ids[", i, "]"),
+               absl::StrCat("must be a token id", limit, ", is ", id));
+    return;  // one is enough to find it
+  }
+}
+
+void CheckMessages(const v1::Messages& messages, FieldErrors& errors) {
+  if (messages.messages_size() == 0) {
+    errors.Add("messages", "must have at least one message", reason::kFieldRequired);
+  } else if (messages.messages_size() > kMaxMessages) {
+    OutOfRange(errors, "messages",
+               absl::StrCat("must have at most ", kMaxMessages, " messages, has ",
+                            messages.messages_size()));
+    return;
+  }
+  for (int i = 0; i < messages.messages_size(); ++i) {
+    const v1::Message& message = messages.messages(i);
+    const std::string field = absl::StrCat("messages.messages[", i, "]");
+    if (message.role() != "system" && message.role() != "user" && message.role() != "assistant") {
+      errors.Add(field + ".role", "must be system, user or assistant");
+    }
+    CheckText(message.content(), field + ".content", errors);
+  }
+}
+
+void CheckGenerateRequest(const GenerateRequest& request, const Model* model,
+                          const Config::Limits& limits, FieldErrors& errors) {
+  if (!request.session().empty() && !request.model().empty()) {
+    errors.Add("model", "must be empty with a session: the session has its model");
+  }
+  switch (request.input_case()) {
+    case GenerateRequest::kText:
+      CheckText(request.text(), "text", errors);
+      break;
+    case GenerateRequest::kTokenIds:
+      CheckTokenIds(request.token_ids(), "token_ids", model, errors);
+      break;
+    case GenerateRequest::kMessages:
+      CheckMessages(request.messages(), errors);
+      break;
+    case GenerateRequest::INPUT_NOT_SET:
+      break;
+  }
+  if (!GenerateRequest::AddBos_IsValid(request.add_bos())) {
+    errors.Add("add_bos", "is not one of the values of AddBos");
+  } else if (request.add_bos() == GenerateRequest::ADD_BOS_ALWAYS && model != nullptr &&
+             model->tokenizer().special().bos < 0) {
+    errors.Add("add_bos", "must not be ADD_BOS_ALWAYS: the model has no BOS token");
+  }
+  if (!GenerateRequest::EndHandling_IsValid(request.end_handling())) {
+    errors.Add("end_handling", "is not one of the values of EndHandling");
+  }
+  if (!GenerateRequest::ConflictPolicy_IsValid(request.conflict_policy())) {
+    errors.Add("conflict_policy", "is not one of the values of ConflictPolicy");
+  }
+  if (!GenerateRequest::CommitPolicy_IsValid(request.commit_policy())) {
+    errors.Add("commit_policy", "is not one of the values of CommitPolicy");
+  }
+  CheckSampling(request.sampling(), model, errors);
+  if (request.stop_sequences_size() > kMaxStopSequences) {
+    OutOfRange(errors, "stop_sequences",
+               absl::StrCat("must have at most ", kMaxStopSequences, " entries, has ",
+                            request.stop_sequences_size()));
+  }
+  for (int i = 0; i < std::min(request.stop_sequences_size(), kMaxStopSequences); ++i) {
+    const std::string field = absl::StrCat("stop_sequences[", i, "]");
+    const std::string& stop = request.stop_sequences(i);
+    if (stop.empty()) errors.Add(field, "must not be empty");
+    if (stop.size() > kMaxStopBytes) {
+      OutOfRange(errors, field,
+                 absl::StrCat("must have at most ", kMaxStopBytes, " bytes, has ", stop.size()));
+    }
+    CheckText(stop, field, errors);
+  }
+  if (request.stop_token_ids_size() > kMaxStopTokens) {
+    OutOfRange(errors, "stop_token_ids",
+               absl::StrCat("must have at most ", kMaxStopTokens, " entries, has ",
+                            request.stop_token_ids_size()));
+  }
+  for (int i = 0; i < std::min(request.stop_token_ids_size(), kMaxStopTokens); ++i) {
+    const int32_t id = request.stop_token_ids(i);
+    if (id < 0 || (model != nullptr && id >= model->tokenizer().vocab_size())) {
+      errors.Add(absl::StrCat("stop_token_ids[", i, "]"),
+                 absl::StrCat("must be a token id of the model, is ", id));
+    }
+  }
+  if (request.has_max_output_tokens()) {
+    CheckRange(static_cast<double>(request.max_output_tokens()), 0, false,
+               static_cast<double>(limits.max_output_tokens), "max_output_tokens", errors);
+  }
+  if (request.has_max_duration()) {
+    const auto& d = request.max_duration();
+    if (d.seconds() < 0 || d.nanos() < 0 || d.nanos() > 999'999'999 ||
+        (d.seconds() == 0 && d.nanos() == 0) || d.seconds() > 315'576'000'000) {
+      OutOfRange(errors, "max_duration", "must be a positive duration");
+    }
+  }
+  if (request.logprobs() < 0 || request.logprobs() > kMaxLogprobs) {
+    OutOfRange(errors, "logprobs",
+               absl::StrCat("must be in [0, ", kMaxLogprobs, "], is ", request.logprobs()));
+  }
+  if (request.expected_version() < 0) {
+    OutOfRange(errors, "expected_version",
+               absl::StrCat("must not be negative, is ", request.expected_version()));
+  }
+}
+
+TurnOptions OptionsOf(const GenerateRequest& request, const Config::Limits& limits,
+                      CallContext::Clock::time_point arrival) {
+  TurnOptions out;
+  const v1::Sampling& s = request.sampling();
+  out.sampling.temperature = s.has_temperature() ? s.temperature() : 1.0f;
+  out.sampling.top_p = s.has_top_p() ? s.top_p() : 1.0f;
+  out.sampling.top_k = s.top_k();
+  out.sampling.min_p = s.min_p();
+  out.sampling.repetition_penalty = s.has_repetition_penalty() ? s.repetition_penalty() : 1.0f;
+  out.sampling.presence_penalty = s.presence_penalty();
+  out.sampling.frequency_penalty = s.frequency_penalty();
+  out.sampling.penalty_window_tokens =
+      s.has_penalty_window_tokens() ? s.penalty_window_tokens() : 64;
+  for (const auto& [id, bias] : s.logit_bias()) out.sampling.logit_bias.push_back({id, bias});
+  std::sort(out.sampling.logit_bias.begin(), out.sampling.logit_bias.end());
+  out.sampling.seed = s.has_seed() ? s.seed() : RandomU64();
+  out.stop_sequences.assign(request.stop_sequences().begin(), request.stop_sequences().end());
+  out.stop_token_ids.assign(request.stop_token_ids().begin(), request.stop_token_ids().end());
+  out.ignore_eos = request.ignore_eos();
+  out.drop = request.end_handling() == GenerateRequest::DROP;
+  out.keep_cancelled = request.commit_policy() == GenerateRequest::COMMIT_PARTIAL;
+  out.max_output_tokens = request.has_max_output_tokens()
+                              ? request.max_output_tokens()
+                              : std::min<int64_t>(1024, limits.max_output_tokens);
+  // More than a century would overflow the clock, and is no limit.
+  if (request.has_max_duration() && request.max_duration().seconds() < 3'000'000'000) {
+    out.end_time = arrival + std::chrono::seconds(request.max_duration().seconds()) +
+                   std::chrono::nanoseconds(request.max_duration().nanos());
+  }
+  out.logprobs = request.logprobs();
+  out.max_unsent_tokens = limits.max_unsent_tokens;
+  return out;
+}
+
+absl::StatusOr<std::vector<engine::TokenId>> TokensOfText(const Model& model,
+                                                          const std::string& text,
+                                                          bool parse_special, bool add_bos,
+                                                          int64_t position) {
+  auto tokens = model.tokenizer().Encode(text, parse_special, position == 0);
+  if (!tokens.ok()) {
+    FieldErrors errors;
+    errors.Add("text", "cannot be tokenised by this model");
+    return errors.ToStatus();
+  }
+  if (add_bos) tokens->insert(tokens->begin(), model.tokenizer().special().bos);
+  return tokens;
+}
+
+absl::StatusOr<std::vector<engine::TokenId>> TokensOfMessages(const Model& model,
+                                                              const v1::Messages& messages,
+                                                              int64_t position,
+                                                              engine::TokenId last_token) {
+  const engine::ChatTemplate* chat = model.engine->chat_template();
+  if (chat == nullptr) {
+    return Error(absl::StatusCode::kFailedPrecondition, reason::kNoChatTemplate,
+                 absl::StrCat("messages need a chat template that this server knows; send text or "
+                              "token_ids instead. ",
+                              model.engine->chat_template_problem()));
+  }
+  std::vector<engine::ChatMessage> list;
+  for (const v1::Message& message : messages.messages()) {
+    list.push_back({message.role(), message.content()});
+  }
+  auto tokens =
+      chat->Render(list, position > 0, position > 0 && model.IsEndOfGeneration(last_token));
+  if (!tokens.ok()) {
+    FieldErrors errors;
+    errors.Add("messages", absl::StrCat("are refused by the model's chat template: ",
+                                        tokens.status().message()));
+    return errors.ToStatus();
+  }
+  return tokens;
+}
+
+absl::StatusOr<std::vector<engine::TokenId>> InputTokens(const Model& model,
+                                                         const GenerateRequest& request,
+                                                         int64_t position,
+                                                         engine::TokenId last_token) {
+  const engine::SpecialTokens& special = model.tokenizer().special();
+  const bool always = request.add_bos() == GenerateRequest::ADD_BOS_ALWAYS;
+  switch (request.input_case()) {
+    case GenerateRequest::kText: {
+      if (request.text().empty()) return std::vector<engine::TokenId>();
+      const bool automatic = request.add_bos() == GenerateRequest::ADD_BOS_AUTO &&
+                             special.add_bos && special.bos >= 0 && position == 0;
+      return TokensOfText(model, request.text(), request.parse_special_tokens(),
+                          always || automatic, position);
+    }
+    case GenerateRequest::kTokenIds: {
+      std::vector<engine::TokenId> ids(request.token_ids().ids().begin(),
+                                       request.token_ids().ids().end());
+      if (always && !ids.empty()) ids.insert(ids.begin(), special.bos);
+      return ids;
+    }
+    case GenerateRequest::kMessages:
+      return TokensOfMessages(model, request.messages(), position, last_token);
+    case GenerateRequest::INPUT_NOT_SET:
+      break;
+  }
+  return std::vector<engine::TokenId>();
+}
+
+absl::Status CheckInputLength(int64_t tokens, const Config::Limits& limits) {
+  if (tokens <= limits.max_input_tokens) return absl::OkStatus();
+  return Error(absl::StatusCode::kInvalidArgument, reason::kInputTooLong,
+               absl::StrCat("the input has ", tokens, " tokens, at most ", limits.max_input_tokens,
+                            " are allowed in one call; use IngestSession"),
+               {{"input_tokens", absl::StrCat(tokens)},
+                {"max_input_tokens", absl::StrCat(limits.max_input_tokens)}});
+}
+
+}  // namespace mneme::server

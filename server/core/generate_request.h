@@ -1,0 +1,50 @@
+// Checks a generation request and turns it into what the turn works with.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "mneme/v1/generation.pb.h"
+#include "server/core/config.h"
+#include "server/core/errors.h"
+#include "server/core/model_registry.h"
+#include "server/core/turn_sequence.h"
+
+namespace mneme::server {
+
+// Adds every bad field. `model` may be null (it could not be resolved): then what depends on the
+// vocabulary is left out.
+void CheckGenerateRequest(const v1::GenerateRequest& request, const Model* model,
+                          const Config::Limits& limits, FieldErrors& errors);
+
+// Shared with Tokenize and Score.
+void CheckText(const std::string& text, std::string_view field, FieldErrors& errors);
+void CheckTokenIds(const v1::TokenIds& ids, std::string_view field, const Model* model,
+                   FieldErrors& errors);
+void CheckMessages(const v1::Messages& messages, FieldErrors& errors);
+
+// Of a valid request. Without a seed in it, a random one is chosen.
+TurnOptions OptionsOf(const v1::GenerateRequest& request, const Config::Limits& limits,
+                      CallContext::Clock::time_point arrival);
+
+// The tokens of `text`, with BOS in front if `add_bos`. `position`: tokens read before.
+absl::StatusOr<std::vector<engine::TokenId>> TokensOfText(const Model& model,
+                                                          const std::string& text,
+                                                          bool parse_special, bool add_bos,
+                                                          int64_t position);
+// FAILED_PRECONDITION NO_CHAT_TEMPLATE; INVALID_ARGUMENT for an order the template refuses.
+absl::StatusOr<std::vector<engine::TokenId>> TokensOfMessages(const Model& model,
+                                                              const v1::Messages& messages,
+                                                              int64_t position,
+                                                              engine::TokenId last_token);
+// The input's tokens; may be empty. BOS by AUTO is added to text only: token ids are taken as they
+// are, and chat templates bring their own.
+absl::StatusOr<std::vector<engine::TokenId>> InputTokens(const Model& model,
+                                                         const v1::GenerateRequest& request,
+                                                         int64_t position,
+                                                         engine::TokenId last_token);
+// INPUT_TOO_LONG with both counts.
+absl::Status CheckInputLength(int64_t tokens, const Config::Limits& limits);
+
+}  // namespace mneme::server

@@ -1,0 +1,41 @@
+#include "server/core/ingest_text.h"
+
+#include "server/core/utf8.h"
+
+namespace mneme::server {
+
+std::optional<int64_t> IngestText::Append(std::string_view bytes) {
+  text_.erase(0, begin_);
+  begin_ = 0;
+  partial_.append(bytes);
+  const Utf8Scan scan = ScanUtf8(partial_);
+  text_.append(partial_, 0, scan.valid_bytes);
+  partial_.erase(0, scan.valid_bytes);
+  if (partial_.empty() || scan.incomplete) return std::nullopt;
+  return consumed_ + static_cast<int64_t>(text_.size());
+}
+
+std::string IngestText::NextPiece(bool last) {
+  const std::string_view pending = std::string_view(text_).substr(begin_);
+  if (pending.empty()) return "";
+  size_t cut = 0;
+  if (pending.size() >= kMaxRunBytes) {
+    const std::string_view window = pending.substr(0, kMaxRunBytes);
+    cut = tokenizer_.SafeSplit(window);
+    if (cut == 0) cut = ScanUtf8(window).valid_bytes;
+  } else if (last) {
+    cut = pending.size();
+  } else if (pending.size() >= 2 * looked_at_) {
+    // Looking again only when the text has doubled keeps many small frames linear.
+    cut = tokenizer_.SafeSplit(pending);
+    looked_at_ = pending.size();
+  }
+  if (cut == 0) return "";
+  looked_at_ = 0;
+  std::string piece(pending.substr(0, cut));
+  begin_ += cut;
+  consumed_ += static_cast<int64_t>(cut);
+  return piece;
+}
+
+}  // namespace mneme::server

@@ -1,0 +1,154 @@
+#include "server/core/metrics.h"
+
+namespace mneme::server {
+namespace {
+
+using prometheus::Counter;
+using prometheus::Family;
+using prometheus::Gauge;
+using prometheus::Histogram;
+using prometheus::Registry;
+using Bounds = Histogram::BucketBoundaries;
+
+// As vLLM's buckets, extended downwards.
+const Bounds kTimeToFirst = {0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1,
+                             2.5,   5,      10,    20,   40,    80,   160, 320,  640, 1280, 2560};
+const Bounds kInterToken = {0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3,
+                            0.4,   0.5,    0.75,  1,    2.5,   5,    7.5,   10,  20,   40,  80};
+const Bounds kDuration = {0.3, 0.5, 0.8, 1,  1.5, 2,   2.5, 5,   10,   15,   20,
+                          30,  40,  50,  60, 120, 240, 480, 960, 1920, 3840, 7680};
+const Bounds kShort = {0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025,
+                       0.05,   0.1,     0.25,   0.5,   1,      2.5,   5,    10};
+const Bounds kBatch = {1, 2, 4, 8, 16, 32, 64, 128, 256};
+
+Gauge& AddGauge(Registry& r, const char* name, const char* help,
+                const prometheus::Labels& labels = {}) {
+  return prometheus::BuildGauge().Name(name).Help(help).Register(r).Add(labels);
+}
+Family<Counter>& CounterFamily(Registry& r, const char* name, const char* help) {
+  return prometheus::BuildCounter().Name(name).Help(help).Register(r);
+}
+Counter& AddCounter(Registry& r, const char* name, const char* help,
+                    const prometheus::Labels& labels = {}) {
+  return CounterFamily(r, name, help).Add(labels);
+}
+Histogram& AddHistogram(Registry& r, const char* name, const char* help, const Bounds& bounds,
+                        const prometheus::Labels& labels = {}) {
+  return prometheus::BuildHistogram().Name(name).Help(help).Register(r).Add(labels, bounds);
+}
+
+constexpr char kSessionsHelp[] = "Sessions whose state is in memory.";
+constexpr char kRestoreHelp[] = "Time to get a session's state ready for a turn.";
+constexpr char kTtftHelp[] =
+    "Time from the arrival of a request to its first delta, by where the state came from.";
+
+}  // namespace
+
+Metrics::Metrics() : Metrics(std::make_shared<Registry>()) {}
+
+Metrics::Metrics(std::shared_ptr<Registry> registry)
+    : requests_running(
+          AddGauge(*registry, "mneme_requests_running", "Calls that hold a state slot.")),
+      requests_waiting(
+          AddGauge(*registry, "mneme_requests_waiting", "Calls that wait for a state slot.")),
+      queued_tokens(AddGauge(*registry, "mneme_queued_tokens",
+                             "Input tokens of calls that wait for a state slot.")),
+      state_slots_used_ratio(AddGauge(*registry, "mneme_state_slots_used_ratio",
+                                      "Share of the state memory that running calls hold.",
+                                      {{"tier", "host"}})),
+      state_bytes(AddGauge(*registry, "mneme_state_bytes",
+                           "Bytes of states in memory, running and idle.", {{"tier", "host"}})),
+      sessions_running(AddGauge(*registry, "mneme_sessions", kSessionsHelp,
+                                {{"state", "running"}, {"tier", "host"}})),
+      sessions_resident(AddGauge(*registry, "mneme_sessions", kSessionsHelp,
+                                 {{"state", "active"}, {"tier", "host"}})),
+      orphan_sequences(AddGauge(*registry, "mneme_orphan_sequences",
+                                "Sequences in a batch that no call owns; must be 0.")),
+      drain_phase(AddGauge(*registry, "mneme_drain_phase",
+                           "0: serving, 1: refusing new work, 2: ending running turns.")),
+      model_info(prometheus::BuildGauge()
+                     .Name("mneme_model_info")
+                     .Help("A loaded model; always 1.")
+                     .Register(*registry)),
+      input_tokens(AddCounter(*registry, "mneme_input_tokens_total", "Input tokens read.")),
+      output_tokens(AddCounter(*registry, "mneme_output_tokens_total", "Tokens generated.")),
+      reused_input_tokens(
+          AddCounter(*registry, "mneme_reused_input_tokens_total",
+                     "Tokens that a turn found already read in its session's state.")),
+      recomputed_tokens(
+          AddCounter(*registry, "mneme_recomputed_tokens_total", "Tokens read once more.")),
+      version_conflicts(AddCounter(*registry, "mneme_version_conflicts_total",
+                                   "Calls refused because a version or etag did not match.")),
+      evictions(AddCounter(*registry, "mneme_evictions_total",
+                           "Idle states that left memory for others.", {{"tier", "host"}})),
+      state_not_finite(AddCounter(*registry, "mneme_state_not_finite_total",
+                                  "Turns that produced NaN or infinite values.")),
+      checksum_failures(AddCounter(*registry, "mneme_checksum_failures_total",
+                                   "Stored states that failed their checks.")),
+      inter_token_latency(AddHistogram(*registry, "mneme_inter_token_latency_seconds",
+                                       "Gap between tokens of one stream.", kInterToken)),
+      time_per_output_token(AddHistogram(
+          *registry, "mneme_request_time_per_output_token_seconds",
+          "Mean gap between tokens of a request, without the first token.", kInterToken)),
+      request_duration(AddHistogram(*registry, "mneme_request_duration_seconds",
+                                    "Duration of generation requests.", kDuration)),
+      request_queue(AddHistogram(*registry, "mneme_request_queue_seconds",
+                                 "Time that generation requests waited to start.", kDuration)),
+      request_prefill(AddHistogram(*registry, "mneme_request_prefill_seconds",
+                                   "Time that generation requests read their input.", kDuration)),
+      request_decode(AddHistogram(*registry, "mneme_request_decode_seconds",
+                                  "Time that generation requests generated.", kDuration)),
+      state_restore_host(AddHistogram(*registry, "mneme_state_restore_seconds", kRestoreHelp,
+                                      kShort, {{"tier", "host"}})),
+      state_restore_store(AddHistogram(*registry, "mneme_state_restore_seconds", kRestoreHelp,
+                                       kShort, {{"tier", "store"}})),
+      state_save_store(AddHistogram(*registry, "mneme_state_save_seconds",
+                                    "Time to encode a state for the store.", kShort,
+                                    {{"tier", "store"}})),
+      commit(AddHistogram(*registry, "mneme_commit_seconds",
+                          "Time of a commit, encoding and store included.", kShort)),
+      cancel_latency(AddHistogram(*registry, "mneme_cancel_latency_seconds",
+                                  "Time from cancellation to the end of compute.", kShort)),
+      batch_size(
+          AddHistogram(*registry, "mneme_batch_size", "Sequences in one engine step.", kBatch)),
+      registry_(registry),
+      finished_(CounterFamily(*registry, "mneme_requests_finished_total",
+                              "Generation requests that ended OK, by finish reason.")),
+      failed_(CounterFamily(*registry, "mneme_requests_failed_total",
+                            "Calls that ended with an error, by code and reason.")),
+      rejected_(CounterFamily(*registry, "mneme_admission_rejected_total",
+                              "Calls that were refused because of load or drain.")),
+      cancelled_(CounterFamily(*registry, "mneme_cancelled_total",
+                               "Generation requests that were stopped early, by cause.")),
+      store_errors_(
+          CounterFamily(*registry, "mneme_store_errors_total", "Failed operations of the store.")) {
+  static constexpr const char* kKinds[3] = {"stateless", "warm", "cold"};
+  for (int i = 0; i < 3; ++i) {
+    ttft_[i] = &AddHistogram(*registry, "mneme_time_to_first_token_seconds", kTtftHelp,
+                             kTimeToFirst, {{"kind", kKinds[i]}});
+  }
+  prometheus::BuildGauge()
+      .Name("mneme_build_info")
+      .Help("This build; always 1.")
+      .Register(*registry)
+      .Add({{"version", "0.1.0"}})
+      .Set(1);
+}
+
+void Metrics::CountFinished(const std::string& finish_reason) {
+  finished_.Add({{"finish_reason", finish_reason}}).Increment();
+}
+void Metrics::CountFailed(const std::string& code, const std::string& reason) {
+  failed_.Add({{"code", code}, {"reason", reason}}).Increment();
+}
+void Metrics::CountRejected(const std::string& reason) {
+  rejected_.Add({{"reason", reason}}).Increment();
+}
+void Metrics::CountCancelled(const std::string& cause) {
+  cancelled_.Add({{"cause", cause}}).Increment();
+}
+void Metrics::CountStoreError(const std::string& op) {
+  store_errors_.Add({{"op", op}}).Increment();
+}
+
+}  // namespace mneme::server

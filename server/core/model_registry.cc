@@ -1,0 +1,168 @@
+#include "server/core/model_registry.h"
+
+#include <algorithm>
+#include <new>
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+#include "server/core/errors.h"
+
+namespace mneme::server {
+namespace {
+
+bool IsValidModelId(const std::string& id) {
+  if (id.empty() || id.size() > 63) return false;
+  return std::all_of(id.begin(), id.end(), [](unsigned char c) {
+    return std::isalnum(c) || c == '-' || c == '_' || c == '.';
+  });
+}
+
+absl::Status At(const ModelConfig& model, const absl::Status& status) {
+  return {status.code(), absl::StrCat("model ", model.name, ": ", status.message())};
+}
+
+absl::StatusOr<engine::EngineOptions> OptionsFor(const Config& config, const ModelConfig& model) {
+  engine::EngineOptions options;
+  options.checkpoint_path = model.path;
+  options.backend = config.engine.backend;
+  if (config.engine.contract == "int8") {
+    options.contract = engine::Contract::kInt8;
+  } else if (config.engine.contract == "f32") {
+    options.contract = engine::Contract::kF32;
+  } else {
+    return absl::InvalidArgumentError("engine.contract must be int8 or f32");
+  }
+  if (config.engine.kv_dtype == "f16") {
+    options.arch.kv_dtype = engine::DType::kF16;
+  } else if (config.engine.kv_dtype == "f32") {
+    options.arch.kv_dtype = engine::DType::kF32;
+  } else {
+    return absl::InvalidArgumentError("engine.kv_dtype must be f16 or f32");
+  }
+  options.arch.window_tokens = config.engine.window_tokens;
+  options.arch.sink_tokens = config.engine.sink_tokens;
+  options.num_threads = config.engine.threads;
+  return options;
+}
+
+v1::Model Describe(const Model& model) {
+  const engine::ArchInfo& info = model.engine->info();
+  v1::Model out;
+  out.set_name(model.name);
+  out.set_architecture(info.architecture);
+  out.set_description(model.engine->model_name());
+  out.set_fingerprint(absl::BytesToHexString(model.engine->model_fingerprint()));
+  out.set_numerics_id(model.engine->numerics_id());
+  out.set_parameters(info.parameters);
+  out.set_weight_bytes(info.weight_bytes);
+  out.set_vocab_size(info.vocab_size);
+  out.set_trained_context_tokens(info.trained_context_tokens);
+  out.set_effective_context_tokens(info.effective_context_tokens);
+  out.set_state_bytes(static_cast<int64_t>(model.engine->schema().size_bytes()));
+  out.set_state_formula(info.state_formula);
+  out.set_weight_type(std::string(engine::Traits(info.weight_dtype).name));
+  out.set_has_chat_template(model.engine->chat_template() != nullptr);
+  return out;
+}
+
+// Pages the weights in and shows a broken model at start rather than in a user's first turn.
+absl::Status WarmUp(engine::Engine& engine) {
+  engine::State state = engine.CreateState();
+  std::vector<float> logits(engine.info().vocab_size);
+  const engine::TokenId token = std::max<engine::TokenId>(0, engine.tokenizer().special().bos);
+  const engine::EngineSlice slice{
+      .state = &state, .tokens = {&token, 1}, .num_logits = 1, .logits = logits.data()};
+  return engine.Step({&slice, 1});
+}
+
+}  // namespace
+
+bool Model::IsEndOfGeneration(engine::TokenId token) const {
+  const auto& ends = tokenizer().special().end_of_generation;
+  return std::binary_search(ends.begin(), ends.end(), token);
+}
+
+absl::StatusOr<std::unique_ptr<ModelRegistry>> ModelRegistry::Load(const Config& config,
+                                                                   Metrics& metrics) {
+  auto registry = std::make_unique<ModelRegistry>();
+  for (const ModelConfig& entry : config.models) {
+    if (!IsValidModelId(entry.name)) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "model name \"", entry.name, "\" must be 1 to 63 letters, digits, '-', '_' or '.'"));
+    }
+    auto options = OptionsFor(config, entry);
+    if (!options.ok()) return options.status();
+    auto model = std::make_unique<Model>();
+    model->name = absl::StrCat("models/", entry.name);
+    try {
+      auto engine = engine::Engine::Load(*options);
+      if (!engine.ok()) return At(entry, engine.status());
+      model->engine = *std::move(engine);
+      if (auto status = WarmUp(*model->engine); !status.ok()) return At(entry, status);
+    } catch (const std::bad_alloc&) {
+      return absl::ResourceExhaustedError(
+          absl::StrCat("model ", entry.name, ": not enough memory"));
+    }
+    model->scheduler = std::make_unique<Scheduler>(
+        *model->engine,
+        Scheduler::Limits{.prefill_chunk_tokens = config.limits.prefill_chunk_tokens,
+                          .max_step_tokens = config.limits.max_step_tokens},
+        metrics);
+    model->slot_bytes = static_cast<int64_t>(model->engine->schema().size_bytes()) +
+                        model->engine->info().vocab_size * 4;
+    model->info = Describe(*model);
+    metrics.model_info
+        .Add({{"model", entry.name},
+              {"backend", config.engine.backend},
+              {"architecture", model->info.architecture()},
+              {"weight_type", model->info.weight_type()}})
+        .Set(1);
+    const std::string name = model->name;
+    if (!registry->models_.emplace(name, std::move(model)).second) {
+      return absl::InvalidArgumentError(absl::StrCat("model ", entry.name, " is given twice"));
+    }
+  }
+  return registry;
+}
+
+absl::StatusOr<const Model*> ModelRegistry::Find(const std::string& name,
+                                                 const std::string& field) const {
+  FieldErrors errors;
+  if (name.empty()) {
+    if (models_.size() == 1) return models_.begin()->second.get();
+    errors.Add(field, "is required: this server does not have exactly one model",
+               reason::kFieldRequired);
+    return errors.ToStatus();
+  }
+  if (name.size() > 256 || !name.starts_with("models/") || !IsValidModelId(name.substr(7))) {
+    errors.Add(field, "must have the form models/{model}");
+    return errors.ToStatus();
+  }
+  auto found = models_.find(name);
+  if (found == models_.end()) {
+    return WithResource(Error(absl::StatusCode::kNotFound, reason::kModelNotFound,
+                              "there is no such model; list the models that this server has"),
+                        "mneme.v1.Model", name);
+  }
+  return found->second.get();
+}
+
+absl::StatusOr<const Model*> ModelRegistry::ForSession(const std::string& name,
+                                                       const std::string& fingerprint) const {
+  auto found = models_.find(name);
+  if (found == models_.end()) {
+    return WithResource(Error(absl::StatusCode::kFailedPrecondition, reason::kModelNotLoaded,
+                              "the session's model is not loaded on this server"),
+                        "mneme.v1.Model", name);
+  }
+  const std::string& loaded = found->second->engine->model_fingerprint();
+  if (loaded != fingerprint) {
+    return Error(absl::StatusCode::kFailedPrecondition, reason::kModelMismatch,
+                 "the session was made with another checkpoint under the same model name",
+                 {{"session_fingerprint", absl::BytesToHexString(fingerprint)},
+                  {"model_fingerprint", absl::BytesToHexString(loaded)}});
+  }
+  return found->second.get();
+}
+
+}  // namespace mneme::server

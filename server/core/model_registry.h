@@ -1,0 +1,50 @@
+// The models that this server has loaded, each with its engine and its batch.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "engine/engine.h"
+#include "mneme/v1/models.pb.h"
+#include "server/core/config.h"
+#include "server/core/metrics.h"
+#include "server/core/scheduler.h"
+
+namespace mneme::server {
+
+// Immutable but for the engine, which only the scheduler steps.
+struct Model {
+  std::string name;  // models/{model}
+  std::unique_ptr<engine::Engine> engine;
+  std::unique_ptr<Scheduler> scheduler;  // destroyed before the engine
+  int64_t slot_bytes = 0;                // a state and the logits that go with it
+  v1::Model info;
+
+  const engine::Tokenizer& tokenizer() const { return engine->tokenizer(); }
+  bool IsEndOfGeneration(engine::TokenId token) const;
+};
+
+class ModelRegistry {
+ public:
+  // Loads every model and runs one token through it. Errors name the model and what was wrong.
+  static absl::StatusOr<std::unique_ptr<ModelRegistry>> Load(const Config& config,
+                                                             Metrics& metrics);
+
+  // `name` may be empty if there is exactly one model. Errors: FIELD_REQUIRED, FIELD_INVALID
+  // (malformed) or NOT_FOUND MODEL_NOT_FOUND, naming `field`.
+  absl::StatusOr<const Model*> Find(const std::string& name, const std::string& field) const;
+  // Of a stored session: MODEL_NOT_LOADED if the name is gone, MODEL_MISMATCH if the checkpoint
+  // behind it is another one.
+  absl::StatusOr<const Model*> ForSession(const std::string& name,
+                                          const std::string& fingerprint) const;
+  // Ordered by name.
+  const std::map<std::string, std::unique_ptr<Model>>& models() const { return models_; }
+
+ private:
+  std::map<std::string, std::unique_ptr<Model>> models_;
+};
+
+}  // namespace mneme::server

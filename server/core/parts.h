@@ -1,0 +1,43 @@
+// What the calls of this server work on. Made once by server_core.cc; everything in it is
+// thread-safe.
+#pragma once
+
+#include <atomic>
+#include <memory>
+
+#include "server/core/call_registry.h"
+#include "server/core/config.h"
+#include "server/core/metrics.h"
+#include "server/core/model_registry.h"
+#include "server/core/session_store.h"
+#include "server/core/state_cache.h"
+#include "server/core/writer_table.h"
+
+namespace mneme::server {
+
+struct Parts {
+  Config config;
+  Metrics metrics;
+  std::unique_ptr<ModelRegistry> models;
+  std::unique_ptr<SessionStore> sessions;
+  std::unique_ptr<StateCache> states;
+  WriterTable writers;
+  CallRegistry calls;
+  std::atomic<bool> draining{false};
+};
+
+// Of WriterTable and StateCache.
+inline std::string CacheKey(const SessionName& name) { return name.tenant + "/" + name.session; }
+
+// UNAVAILABLE DRAINING once the server refuses new work.
+absl::Status CheckNotDraining(Parts& parts);
+
+// Takes the session's single writer. ABORTED SESSION_BUSY with current_version and RetryInfo if
+// another one has it and `wait` is false, or too many wait; the context's cancellation otherwise.
+absl::StatusOr<WriterTable::Lease> TakeWriter(Parts& parts, CallContext& context,
+                                              const SessionName& name, bool wait);
+
+// Returns after the sequences of ended calls have been counted: mneme_orphan_sequences.
+void PublishOrphans(Parts& parts);
+
+}  // namespace mneme::server

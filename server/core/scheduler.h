@@ -1,0 +1,96 @@
+// Continuous batching: one thread per model that steps the engine over all sequences that want
+// tokens read.
+//
+// Every decoding sequence takes part in every step with one token. What is left of
+// max_step_tokens goes to prefills, at most prefill_chunk_tokens each, in turn; so a long input
+// delays the next token of a running stream by one bounded step. Cancellation is looked at before
+// every step, by the sequences themselves.
+#pragma once
+
+#include <cstdint>
+#include <list>
+#include <memory>
+#include <span>
+#include <thread>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "engine/core/mutex.h"
+#include "engine/engine.h"
+#include "server/core/metrics.h"
+
+namespace mneme::server {
+
+// One state that reads tokens. All methods run on the scheduler's thread, which calls nothing after
+// OnRemoved. They must be quick and never block on a client.
+class Sequence {
+ public:
+  struct Want {
+    enum class Kind { kRead, kWait, kDone } kind = Kind::kDone;
+    std::span<const engine::TokenId> tokens;  // to read next; the scheduler may take a prefix
+    bool decode = false;                      // one token that somebody is waiting for
+    // Logits of every token; else only after the last one of `tokens`.
+    bool all_logits = false;
+  };
+
+  virtual ~Sequence() = default;
+  // The state is the scheduler's from Add until OnRemoved.
+  virtual engine::State* state() = 0;
+  // Before each step. kWait: not now, Wake() will follow. kDone: remove me.
+  virtual Want Next() = 0;
+  // The first `num_tokens` wanted tokens were read. `logits`: [num_tokens, V] for all_logits,
+  // [1, V] if the last wanted token was read, else empty.
+  virtual void OnRead(int64_t num_tokens, std::span<const float> logits) = 0;
+  // The state must be thrown away. OnRemoved follows.
+  virtual void OnFailure(absl::Status status) = 0;
+  virtual void OnRemoved() = 0;
+};
+
+class Scheduler {
+ public:
+  struct Limits {
+    int64_t prefill_chunk_tokens = 256;
+    int64_t max_step_tokens = 512;
+  };
+  Scheduler(engine::Engine& engine, Limits limits, Metrics& metrics);
+  // Every sequence must have been removed.
+  ~Scheduler();
+
+  void Add(std::shared_ptr<Sequence> sequence);
+  // Something changed: ask the sequences again.
+  void Wake();
+  int64_t num_sequences() const;
+
+ private:
+  struct Job {
+    Sequence* sequence;
+    engine::EngineSlice slice;
+  };
+
+  void Run();
+  // False if nothing wants to be read now.
+  bool Step();
+  void Plan();
+  void Remove(const std::vector<std::shared_ptr<Sequence>>& sequences);
+  absl::Status Forward(std::vector<int>& non_finite);
+
+  engine::Engine& engine_;
+  const Limits limits_;
+  Metrics& metrics_;
+
+  mutable Mutex mutex_;
+  CondVar changed_;
+  std::vector<std::shared_ptr<Sequence>> added_ ABSL_GUARDED_BY(mutex_);
+  bool awake_ ABSL_GUARDED_BY(mutex_) = false;
+  bool stop_ ABSL_GUARDED_BY(mutex_) = false;
+  int64_t count_ ABSL_GUARDED_BY(mutex_) = 0;
+
+  // Of the scheduler's thread.
+  std::list<std::shared_ptr<Sequence>> active_;  // prefills that were served move to the end
+  std::vector<Job> jobs_;
+  std::vector<engine::EngineSlice> slices_;
+  std::vector<float> logits_;
+  std::thread thread_;
+};
+
+}  // namespace mneme::server

@@ -1,0 +1,289 @@
+#include "server/core/server_core.h"
+
+#include <sys/sysinfo.h>
+
+#include <algorithm>
+#include <chrono>
+#include <fstream>
+#include <thread>
+
+#include "absl/strings/str_cat.h"
+#include "engine/core/mutex.h"
+#include "engine/core/status_macros.h"
+#include "server/core/generate.h"
+#include "server/core/ingest.h"
+#include "server/core/parts.h"
+#include "server/core/session_names.h"
+#include "server/core/sessions.h"
+#include "server/core/tokens.h"
+
+namespace mneme::server {
+namespace {
+
+// Sessions that one sweep deals with: small, so that it never delays a turn for long.
+constexpr int kSweepBatch = 20;
+
+// Half of what this process may use: the machine's memory, or its cgroup's.
+int64_t DefaultStateMemory() {
+  struct sysinfo info;
+  int64_t bytes = int64_t{1} << 31;
+  if (sysinfo(&info) == 0) bytes = static_cast<int64_t>(info.totalram) * info.mem_unit;
+  std::ifstream cgroup("/sys/fs/cgroup/memory.max");
+  int64_t limit = 0;
+  if (cgroup >> limit && limit > 0) bytes = std::min(bytes, limit);
+  return bytes / 2;
+}
+
+absl::Status CheckConfig(const Config& config) {
+  const auto at_least_one = [](int64_t value, const char* name) {
+    return value >= 1 ? absl::OkStatus()
+                      : absl::InvalidArgumentError(absl::StrCat(name, " must be at least 1"));
+  };
+  const Config::Limits& limits = config.limits;
+  MNEME_RETURN_IF_ERROR(at_least_one(limits.max_input_tokens, "limits.max_input_tokens"));
+  MNEME_RETURN_IF_ERROR(at_least_one(limits.max_output_tokens, "limits.max_output_tokens"));
+  MNEME_RETURN_IF_ERROR(at_least_one(limits.max_running_streams, "limits.max_running_streams"));
+  MNEME_RETURN_IF_ERROR(at_least_one(limits.prefill_chunk_tokens, "limits.prefill_chunk_tokens"));
+  MNEME_RETURN_IF_ERROR(at_least_one(limits.max_step_tokens, "limits.max_step_tokens"));
+  MNEME_RETURN_IF_ERROR(at_least_one(limits.max_unsent_tokens, "limits.max_unsent_tokens"));
+  if (limits.max_queued_requests < 0 || limits.state_memory_bytes < 0) {
+    return absl::InvalidArgumentError(
+        "limits.max_queued_requests and limits.state_memory_bytes must not be negative");
+  }
+  if (config.sessions.undelete_window_ms < 0 || config.sessions.sweep_interval_ms < 1) {
+    return absl::InvalidArgumentError(
+        "sessions.undelete_window_ms must not be negative, sessions.sweep_interval_ms must be "
+        "positive");
+  }
+  return absl::OkStatus();
+}
+
+class ServerCoreImpl final : public ServerCore {
+ public:
+  static absl::StatusOr<std::unique_ptr<ServerCore>> Make(
+      const Config& config, std::unique_ptr<memstore::StateStore> store) {
+    MNEME_RETURN_IF_ERROR(CheckConfig(config));
+    auto core = std::make_unique<ServerCoreImpl>();
+    Parts& parts = core->parts_;
+    parts.config = config;
+    MNEME_ASSIGN_OR_RETURN(parts.models, ModelRegistry::Load(config, parts.metrics));
+    const int64_t budget = config.limits.state_memory_bytes > 0 ? config.limits.state_memory_bytes
+                                                                : DefaultStateMemory();
+    for (const auto& [name, model] : parts.models->models()) {
+      if (model->slot_bytes > budget) {
+        return absl::InvalidArgumentError(absl::StrCat(
+            "limits.state_memory_bytes is ", budget, ", one state of ", name, " needs ",
+            model->slot_bytes, "; raise it or choose a smaller engine.window_tokens"));
+      }
+    }
+    parts.sessions = std::make_unique<SessionStore>(
+        std::move(store), config.sessions.undelete_window_ms, parts.metrics);
+    MNEME_RETURN_IF_ERROR(parts.sessions->Probe());
+    parts.states = std::make_unique<StateCache>(
+        budget, static_cast<int>(config.limits.max_running_streams),
+        static_cast<int>(config.limits.max_queued_requests), parts.metrics);
+    core->sweeper_ = std::thread([impl = core.get()] { impl->Sweep(); });
+    return core;
+  }
+
+  ~ServerCoreImpl() override {
+    {
+      MutexLock lock(&mutex_);
+      stop_ = true;
+      wake_.NotifyAll();
+    }
+    if (sweeper_.joinable()) sweeper_.join();
+  }
+
+  absl::StatusOr<v1::ListModelsResponse> ListModels(CallContext& context,
+                                                    const v1::ListModelsRequest& request) override {
+    return Count(DoListModels(request));
+  }
+  absl::StatusOr<v1::Model> GetModel(CallContext& context,
+                                     const v1::GetModelRequest& request) override {
+    return Count(DoGetModel(request));
+  }
+  absl::StatusOr<v1::Session> CreateSession(CallContext& context,
+                                            const v1::CreateSessionRequest& request) override {
+    return Count(server::CreateSession(parts_, context, request));
+  }
+  absl::StatusOr<v1::Session> GetSession(CallContext& context,
+                                         const v1::GetSessionRequest& request) override {
+    return Count(server::GetSession(parts_, context, request));
+  }
+  absl::StatusOr<v1::ListSessionsResponse> ListSessions(
+      CallContext& context, const v1::ListSessionsRequest& request) override {
+    return Count(server::ListSessions(parts_, context, request));
+  }
+  absl::StatusOr<v1::Session> UpdateSession(CallContext& context,
+                                            const v1::UpdateSessionRequest& request) override {
+    return Count(server::UpdateSession(parts_, context, request));
+  }
+  absl::StatusOr<v1::Session> DeleteSession(CallContext& context,
+                                            const v1::DeleteSessionRequest& request) override {
+    return Count(server::DeleteSession(parts_, context, request));
+  }
+  absl::StatusOr<v1::Session> UndeleteSession(CallContext& context,
+                                              const v1::UndeleteSessionRequest& request) override {
+    return Count(server::UndeleteSession(parts_, context, request));
+  }
+  absl::StatusOr<v1::ForkSessionResponse> ForkSession(
+      CallContext& context, const v1::ForkSessionRequest& request) override {
+    return Count(server::ForkSession(parts_, context, request));
+  }
+  absl::StatusOr<v1::RewindSessionResponse> RewindSession(
+      CallContext& context, const v1::RewindSessionRequest& request) override {
+    return Count(server::RewindSession(parts_, context, request));
+  }
+  absl::StatusOr<v1::ListSnapshotsResponse> ListSnapshots(
+      CallContext& context, const v1::ListSnapshotsRequest& request) override {
+    return Count(server::ListSnapshots(parts_, context, request));
+  }
+  absl::StatusOr<std::unique_ptr<Ingest>> StartIngest(
+      CallContext& context, const v1::IngestRequest::Start& start) override {
+    return Count(server::StartIngest(parts_, context, start));
+  }
+
+  absl::Status Generate(CallContext& context, const v1::GenerateRequest& request,
+                        TurnSink& sink) override {
+    return Count(server::Generate(parts_, context, request, sink));
+  }
+  absl::StatusOr<v1::CancelGenerationResponse> CancelGeneration(
+      CallContext& context, const v1::CancelGenerationRequest& request) override {
+    return Count(DoCancel(context, request));
+  }
+  absl::StatusOr<v1::TokenizeResponse> Tokenize(CallContext& context,
+                                                const v1::TokenizeRequest& request) override {
+    return Count(server::Tokenize(parts_, context, request));
+  }
+  absl::StatusOr<v1::DetokenizeResponse> Detokenize(CallContext& context,
+                                                    const v1::DetokenizeRequest& request) override {
+    return Count(server::Detokenize(parts_, context, request));
+  }
+  absl::StatusOr<v1::ScoreResponse> Score(CallContext& context,
+                                          const v1::ScoreRequest& request) override {
+    return Count(server::Score(parts_, context, request));
+  }
+
+  std::vector<std::string> ModelNames() const override {
+    std::vector<std::string> names;
+    for (const auto& [name, model] : parts_.models->models()) names.push_back(name);
+    return names;
+  }
+  absl::Status CheckStore() override { return parts_.sessions->Probe(); }
+
+  void StartDrain() override {
+    parts_.draining = true;
+    parts_.metrics.drain_phase.Set(1);
+  }
+  int64_t RunningCalls() const override { return parts_.calls.size(); }
+  void PreemptAll() override {
+    parts_.metrics.drain_phase.Set(2);
+    parts_.calls.CancelAll(CallContext::Cancel::kShutdown);
+  }
+  Metrics& metrics() override { return parts_.metrics; }
+
+ private:
+  absl::StatusOr<v1::ListModelsResponse> DoListModels(const v1::ListModelsRequest& request) {
+    MNEME_ASSIGN_OR_RETURN(const int page_size, PageSize(request.page_size()));
+    std::string after;
+    if (!request.page_token().empty()) {
+      MNEME_ASSIGN_OR_RETURN(after, ReadPageToken("models", request.page_token()));
+    }
+    v1::ListModelsResponse response;
+    const auto& models = parts_.models->models();
+    for (auto it = models.upper_bound(after); it != models.end(); ++it) {
+      if (response.models_size() == page_size) {
+        response.set_next_page_token(
+            MakePageToken("models", response.models(page_size - 1).name()));
+        break;
+      }
+      *response.add_models() = it->second->info;
+    }
+    return response;
+  }
+
+  absl::StatusOr<v1::Model> DoGetModel(const v1::GetModelRequest& request) {
+    if (request.name().empty()) {
+      FieldErrors errors;
+      errors.Add("name", "is required", reason::kFieldRequired);
+      return errors.ToStatus();
+    }
+    MNEME_ASSIGN_OR_RETURN(const Model* model, parts_.models->Find(request.name(), "name"));
+    return model->info;
+  }
+
+  absl::StatusOr<v1::CancelGenerationResponse> DoCancel(
+      CallContext& context, const v1::CancelGenerationRequest& request) {
+    MNEME_RETURN_IF_ERROR(ParseGenerationName(request.name(), "name", context.tenant).status());
+    if (!parts_.calls.Cancel(request.name())) {
+      return WithResource(Error(absl::StatusCode::kNotFound, reason::kGenerationNotFound,
+                                "there is no such generation, or it ended long ago"),
+                          "mneme.v1.Generation", request.name());
+    }
+    return v1::CancelGenerationResponse();
+  }
+
+  static const absl::Status& StatusOf(const absl::Status& status) { return status; }
+  template <typename T>
+  static const absl::Status& StatusOf(const absl::StatusOr<T>& result) {
+    return result.status();
+  }
+  // Every call ends here.
+  template <typename T>
+  T Count(T result) {
+    const absl::Status& status = StatusOf(result);
+    if (!status.ok()) {
+      parts_.metrics.CountFailed(absl::StatusCodeToString(status.code()), ReasonOf(status));
+    }
+    PublishOrphans(parts_);
+    return result;
+  }
+
+  void Sweep() {
+    const auto interval = std::chrono::milliseconds(parts_.config.sessions.sweep_interval_ms);
+    while (true) {
+      {
+        MutexLock lock(&mutex_);
+        const auto until = std::chrono::steady_clock::now() + interval;
+        while (!stop_ && wake_.WaitUntil(&mutex_, until)) {
+        }
+        if (stop_) return;
+      }
+      // One batch at a time; the rest comes after a pause in which turns have the store.
+      while (SweepSessions(parts_, kSweepBatch) == kSweepBatch) {
+        MutexLock lock(&mutex_);
+        if (stop_) return;
+        wake_.WaitUntil(&mutex_, std::chrono::steady_clock::now() + std::chrono::milliseconds(5));
+      }
+    }
+  }
+
+  Parts parts_;
+  Mutex mutex_;
+  CondVar wake_;
+  bool stop_ ABSL_GUARDED_BY(mutex_) = false;
+  std::thread sweeper_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<ServerCore>> ServerCore::Create(
+    const Config& config, std::unique_ptr<memstore::StateStore> store) {
+  return ServerCoreImpl::Make(config, std::move(store));
+}
+
+absl::StatusOr<std::unique_ptr<ServerCore>> ServerCore::Create(const Config& config) {
+  if (config.store.kind == "memory") return Create(config, memstore::CreateMemoryStore());
+  if (config.store.kind != "rocksdb") {
+    return absl::InvalidArgumentError("store.kind must be rocksdb or memory");
+  }
+  auto store = memstore::OpenRocksDbStore({.path = config.store.path});
+  if (!store.ok()) {
+    return absl::Status(store.status().code(),
+                        absl::StrCat("store ", config.store.path, ": ", store.status().message()));
+  }
+  return Create(config, *std::move(store));
+}
+
+}  // namespace mneme::server

@@ -1,0 +1,51 @@
+// Resource names: how they are written, read and made.
+#pragma once
+
+#include <string>
+#include <string_view>
+
+#include "absl/status/statusor.h"
+
+namespace mneme::server {
+
+// ^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$
+bool IsValidId(std::string_view id);
+
+// "s-" and 20 random base32 letters.
+std::string MakeSessionId();
+// A random UUID (version 4).
+std::string MakeUid();
+uint64_t RandomU64();
+
+struct SessionName {
+  std::string tenant, session;
+  std::string str() const;
+};
+struct SnapshotName {
+  SessionName session;
+  std::string snapshot;
+  std::string str() const;
+};
+
+// INVALID_ARGUMENT FIELD_INVALID naming `field` if it does not have the form; PERMISSION_DENIED
+// ACCESS_DENIED if the name's tenant is not `tenant`, whether it exists or not.
+absl::StatusOr<SessionName> ParseSessionName(std::string_view name, std::string_view field,
+                                             std::string_view tenant);
+absl::StatusOr<SnapshotName> ParseSnapshotName(std::string_view name, std::string_view field,
+                                               std::string_view tenant);
+// "tenants/{tenant}"
+absl::Status CheckTenantName(std::string_view name, std::string_view field,
+                             std::string_view tenant);
+// "tenants/{tenant}/generations/{generation}"; returns the last part.
+absl::StatusOr<std::string> ParseGenerationName(std::string_view name, std::string_view field,
+                                                std::string_view tenant);
+bool LooksLikeSnapshotName(std::string_view name);
+
+// A page token holds where to go on; it is bound to `scope` (tenant, method and filter).
+std::string MakePageToken(std::string_view scope, std::string_view position);
+// INVALID_ARGUMENT PAGE_TOKEN_INVALID if it was made for another scope or altered.
+absl::StatusOr<std::string> ReadPageToken(std::string_view scope, std::string_view token);
+// 0 means 50, above 1000 means 1000. INVALID_ARGUMENT if negative.
+absl::StatusOr<int> PageSize(int32_t requested);
+
+}  // namespace mneme::server

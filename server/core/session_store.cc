@@ -1,0 +1,330 @@
+#include "server/core/session_store.h"
+
+#include <algorithm>
+#include <set>
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "engine/core/status_macros.h"
+#include "engine/state/snapshot.h"
+#include "server/core/errors.h"
+#include "server/core/transcript.h"
+
+namespace mneme::server {
+namespace {
+
+constexpr char kSessionPrefix[] = "sessions/";
+
+memstore::Key SessionKey(const SessionName& name) {
+  return {name.tenant, absl::StrCat(kSessionPrefix, name.session)};
+}
+std::string SnapshotPrefix(const SessionName& name) {
+  return absl::StrCat("snapshots/", name.session, "/");
+}
+
+absl::Status NotFound(const SessionName& name) {
+  return WithResource(Error(absl::StatusCode::kNotFound, reason::kSessionNotFound,
+                            "there is no such session; create it first"),
+                      "mneme.v1.Session", name.str());
+}
+
+absl::Status Unreadable() {
+  return Error(absl::StatusCode::kDataLoss, reason::kStateCorrupt,
+               "the stored record of this session cannot be read");
+}
+
+}  // namespace
+
+int64_t NowMicros() { return absl::ToUnixMicros(absl::Now()); }
+
+std::vector<memstore::ChunkId> ChunksOf(const storage::Point& point) {
+  std::vector<memstore::ChunkId> chunks;
+  if (!point.manifest().empty()) {
+    // Written by ourselves and checked when the record was read.
+    if (auto manifest = engine::SnapshotManifest::Parse(point.manifest()); manifest.ok()) {
+      for (const auto& chunk : manifest->chunks) chunks.push_back(chunk.hash);
+    }
+  }
+  for (const auto& chunk : point.transcript()) chunks.push_back(ToChunkId(chunk.id()));
+  return chunks;
+}
+
+std::string EtagOf(const SessionRecord& record) {
+  const auto hash =
+      memstore::HashChunk(absl::StrCat("etag ", record.data.uid(), " ", record.record_version));
+  return absl::BytesToHexString(absl::string_view(reinterpret_cast<const char*>(hash.data()), 8));
+}
+
+absl::Status VersionMismatch(const SessionRecord& record) {
+  return Error(absl::StatusCode::kAborted, reason::kVersionMismatch,
+               "the session has changed since; read it again and repeat the call",
+               {{"current_version", absl::StrCat(record.data.head().version())}});
+}
+
+SessionStore::SessionStore(std::unique_ptr<memstore::StateStore> store, int64_t undelete_window_ms,
+                           Metrics& metrics)
+    : store_(std::move(store)), undelete_window_us_(undelete_window_ms * 1000), metrics_(metrics) {}
+
+absl::Status SessionStore::Map(const absl::Status& status, const char* op) const {
+  if (status.ok()) return status;
+  metrics_.CountStoreError(op);
+  switch (status.code()) {
+    case absl::StatusCode::kUnavailable:
+      return WithRetry(Error(absl::StatusCode::kUnavailable, reason::kStoreUnavailable,
+                             "the session store cannot be reached; repeat the call later"),
+                       absl::Seconds(1));
+    case absl::StatusCode::kResourceExhausted:
+      return WithRetry(
+          Error(absl::StatusCode::kUnavailable, reason::kStoreFull,
+                "the session store is full; delete sessions, or ask the operator for space"),
+          absl::Seconds(30));
+    case absl::StatusCode::kDataLoss:
+      metrics_.checksum_failures.Increment();
+      return Error(absl::StatusCode::kDataLoss, reason::kStateCorrupt,
+                   "stored bytes of this session failed their checksum");
+    default:
+      return Error(absl::StatusCode::kInternal, reason::kInternal,
+                   "the session store failed in an unexpected way");
+  }
+}
+
+Lifecycle SessionStore::LifecycleOf(const storage::StoredSession& data, absl::Time now) const {
+  Lifecycle out;
+  const int64_t now_us = absl::ToUnixMicros(now);
+  if (data.delete_time_us() != 0) {
+    out.deleted = true;
+    out.delete_time_us = data.delete_time_us();
+    out.purge_time_us = data.purge_time_us();
+  } else {
+    int64_t expiry = data.expire_time_us();
+    if (data.idle_ttl_us() != 0) {
+      const int64_t idle = data.last_used_time_us() + data.idle_ttl_us();
+      if (expiry == 0 || idle < expiry) expiry = idle;
+    }
+    if (expiry != 0 && expiry <= now_us) {
+      out.deleted = true;
+      out.delete_time_us = expiry;
+      out.purge_time_us = expiry + undelete_window_us_;
+    }
+  }
+  out.purge_due = out.deleted && out.purge_time_us <= now_us;
+  return out;
+}
+
+absl::StatusOr<SessionRecord> SessionStore::Get(const SessionName& name) const {
+  auto found = store_->Get(SessionKey(name));
+  if (absl::IsNotFound(found.status())) return NotFound(name);
+  if (!found.ok()) return Map(found.status(), "get");
+  SessionRecord record{name, found->version, {}};
+  if (!record.data.ParseFromString(found->value)) return Unreadable();
+  if (LifecycleOf(record.data, absl::Now()).purge_due) return NotFound(name);
+  return record;
+}
+
+absl::StatusOr<SessionRecord> SessionStore::GetUsable(const SessionName& name,
+                                                      bool refuse_damaged) const {
+  MNEME_ASSIGN_OR_RETURN(SessionRecord record, Get(name));
+  if (LifecycleOf(record.data, absl::Now()).deleted) {
+    return WithResource(
+        Error(absl::StatusCode::kFailedPrecondition, reason::kSessionDeleted,
+              "the session is deleted; undelete it before its purge_time, or create another"),
+        "mneme.v1.Session", name.str());
+  }
+  if (refuse_damaged && record.data.damaged()) {
+    return WithResource(
+        Error(absl::StatusCode::kFailedPrecondition, reason::kSessionDamaged,
+              "the session's stored state is damaged; rewind it to a good snapshot or delete it"),
+        "mneme.v1.Session", name.str());
+  }
+  return record;
+}
+
+absl::StatusOr<std::vector<SessionRecord>> SessionStore::List(const std::string& tenant,
+                                                              const std::string& start_after,
+                                                              int limit,
+                                                              std::string& last_name) const {
+  memstore::ListOptions options{.realm = tenant, .prefix = kSessionPrefix, .limit = limit};
+  if (!start_after.empty()) options.start_after = kSessionPrefix + start_after;
+  auto listed = store_->List(options);
+  if (!listed.ok()) return Map(listed.status(), "list");
+  std::vector<SessionRecord> out;
+  last_name.clear();
+  for (auto& item : *listed) {
+    const std::string id = item.name.substr(sizeof(kSessionPrefix) - 1);
+    last_name = id;
+    SessionRecord record{{tenant, id}, item.record.version, {}};
+    if (!record.data.ParseFromString(item.record.value)) continue;
+    if (!LifecycleOf(record.data, absl::Now()).purge_due) out.push_back(std::move(record));
+  }
+  if (static_cast<int>(listed->size()) < limit) last_name.clear();
+  return out;
+}
+
+memstore::Key SessionStore::SnapshotKey(const SnapshotName& name) const {
+  std::string id = name.snapshot;
+  // Automatic snapshots sort by version.
+  if (id.size() > 1 && id[0] == 'v' && id.find_first_not_of("0123456789", 1) == std::string::npos) {
+    id = absl::StrCat("v", std::string(id.size() < 21 ? 21 - id.size() : 0, '0'), id.substr(1));
+  }
+  return {name.session.tenant, SnapshotPrefix(name.session) + id};
+}
+
+memstore::Put SessionStore::SnapshotPut(const memstore::Key& key, int64_t expected_version,
+                                        const storage::StoredSnapshot& snapshot) {
+  return {.key = key,
+          .expected_version = expected_version,
+          .value = snapshot.SerializeAsString(),
+          .chunks = ChunksOf(snapshot.point())};
+}
+
+memstore::Put SessionStore::SessionPut(const SessionRecord& record) const {
+  const storage::StoredSession& data = record.data;
+  int64_t expire = 0;
+  if (data.delete_time_us() != 0) {
+    expire = data.purge_time_us();
+  } else {
+    expire = data.expire_time_us();
+    if (data.idle_ttl_us() != 0) {
+      const int64_t idle = data.last_used_time_us() + data.idle_ttl_us();
+      if (expire == 0 || idle < expire) expire = idle;
+    }
+  }
+  memstore::Put put{.key = SessionKey(record.name),
+                    .expected_version = record.record_version,
+                    .value = data.SerializeAsString(),
+                    .chunks = ChunksOf(data.head())};
+  if (expire != 0) put.expire_time = absl::FromUnixMicros(expire);
+  return put;
+}
+
+absl::StatusOr<storage::StoredSnapshot> SessionStore::GetSnapshot(const SnapshotName& name) const {
+  auto found = store_->Get(SnapshotKey(name));
+  if (absl::IsNotFound(found.status())) {
+    return WithResource(Error(absl::StatusCode::kNotFound, reason::kSnapshotNotFound,
+                              "there is no such snapshot; list the session's snapshots"),
+                        "mneme.v1.Snapshot", name.str());
+  }
+  if (!found.ok()) return Map(found.status(), "get");
+  storage::StoredSnapshot snapshot;
+  if (!snapshot.ParseFromString(found->value)) return Unreadable();
+  return snapshot;
+}
+
+absl::StatusOr<std::string> SessionStore::ReadChunk(const std::string& tenant,
+                                                    const memstore::ChunkId& id) const {
+  auto bytes = store_->GetChunk(tenant, id);
+  if (bytes.ok()) return bytes;
+  // A chunk that a live record refers to is missing.
+  if (absl::IsNotFound(bytes.status())) return Map(absl::DataLossError("chunk"), "get_chunk");
+  return Map(bytes.status(), "get_chunk");
+}
+
+absl::StatusOr<SessionRecord> SessionStore::Update(const SessionName& name,
+                                                   const ChangeFn& change) {
+  for (int attempt = 0;; ++attempt) {
+    MNEME_ASSIGN_OR_RETURN(SessionRecord record, Get(name));
+    Change extra;
+    MNEME_RETURN_IF_ERROR(change(record, extra));
+    memstore::Transaction transaction{.puts = std::move(extra.puts),
+                                      .deletes = std::move(extra.deletes),
+                                      .new_chunks = std::move(extra.new_chunks)};
+    transaction.puts.push_back(SessionPut(record));
+    const absl::Status status = store_->Commit(transaction);
+    if (status.ok()) {
+      ++record.record_version;
+      return record;
+    }
+    if (!absl::IsAborted(status) || attempt == 16) return Map(status, "commit");
+  }
+}
+
+absl::Status SessionStore::Create(const std::vector<SessionRecord>& records,
+                                  const std::vector<memstore::Put>& extra) {
+  for (int attempt = 0;; ++attempt) {
+    memstore::Transaction transaction;
+    transaction.puts = extra;
+    for (const SessionRecord& record : records) transaction.puts.push_back(SessionPut(record));
+    const absl::Status status = store_->Commit(transaction);
+    if (status.ok() || absl::IsFailedPrecondition(status)) return status;
+    if (!absl::IsAborted(status) || attempt == 16) return Map(status, "commit");
+    for (const SessionRecord& record : records) {
+      auto taken = Get(record.name);
+      if (taken.ok()) {
+        return WithResource(
+            Error(absl::StatusCode::kAlreadyExists, reason::kSessionExists,
+                  "a session with this id exists, perhaps deleted and not yet purged; "
+                  "choose another id"),
+            "mneme.v1.Session", record.name.str());
+      }
+      if (!absl::IsNotFound(taken.status())) return taken.status();
+      MNEME_RETURN_IF_ERROR(Purge(record.name));  // due, but not swept yet
+    }
+  }
+}
+
+absl::Status SessionStore::Purge(const SessionName& name) {
+  for (int attempt = 0;; ++attempt) {
+    auto found = store_->Get(SessionKey(name));
+    if (absl::IsNotFound(found.status())) return absl::OkStatus();
+    if (!found.ok()) return Map(found.status(), "get");
+    // Asked of this very record: another session may have taken the name since.
+    storage::StoredSession data;
+    if (!data.ParseFromString(found->value)) return Unreadable();
+    if (!LifecycleOf(data, absl::Now()).purge_due) return absl::OkStatus();
+    memstore::Transaction transaction;
+    transaction.deletes.push_back({SessionKey(name), found->version});
+    memstore::ListOptions options{.realm = name.tenant, .prefix = SnapshotPrefix(name)};
+    auto listed = store_->List(options);  // at most 64 automatic ones and before-rewind
+    if (!listed.ok()) return Map(listed.status(), "list");
+    for (const auto& item : *listed) {
+      transaction.deletes.push_back({{name.tenant, item.name}, item.record.version});
+    }
+    const absl::Status status = store_->Commit(transaction);
+    if (status.ok()) return status;
+    if (!absl::IsAborted(status) || attempt == 16) return Map(status, "commit");
+  }
+}
+
+absl::StatusOr<std::vector<SessionName>> SessionStore::Due(absl::Time now, int limit) const {
+  auto keys = store_->Expired(now, limit);
+  if (!keys.ok()) return Map(keys.status(), "expired");
+  std::vector<SessionName> out;
+  for (const memstore::Key& key : *keys) {
+    if (key.name.starts_with(kSessionPrefix)) {
+      out.push_back({key.realm, key.name.substr(sizeof(kSessionPrefix) - 1)});
+    }
+  }
+  return out;
+}
+
+absl::Status SessionStore::Probe() { return Map(store_->Probe(), "probe"); }
+
+absl::StatusOr<int64_t> SessionStore::StoredBytes(const SessionRecord& record) const {
+  std::set<std::string> seen;
+  int64_t bytes = 0;
+  const auto add = [&](const storage::Point& point) {
+    if (auto manifest = engine::SnapshotManifest::Parse(point.manifest()); manifest.ok()) {
+      for (const auto& chunk : manifest->chunks) {
+        if (seen.insert(FromChunkId(chunk.hash)).second) bytes += chunk.size_bytes;
+      }
+    }
+    for (const auto& chunk : point.transcript()) {
+      if (seen.insert(chunk.id()).second) bytes += chunk.num_tokens() * 4;
+    }
+    bytes += static_cast<int64_t>(point.manifest().size());
+  };
+  add(record.data.head());
+  if (record.data.snapshots_size() > 0) {
+    auto listed =
+        store_->List({.realm = record.name.tenant, .prefix = SnapshotPrefix(record.name)});
+    if (!listed.ok()) return Map(listed.status(), "list");
+    for (const auto& item : *listed) {
+      storage::StoredSnapshot snapshot;
+      if (snapshot.ParseFromString(item.record.value)) add(snapshot.point());
+    }
+  }
+  return bytes;
+}
+
+}  // namespace mneme::server

@@ -1,0 +1,106 @@
+// Sessions and their snapshots as records of the store: reading, and changing them atomically.
+//
+// Every method maps the store's errors to this API's. Thread-safe.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "memstore/state_store.h"
+#include "mneme/v1/resources.pb.h"
+#include "server/core/metrics.h"
+#include "server/core/session_names.h"
+#include "server/core/storage.pb.h"
+
+namespace mneme::server {
+
+struct SessionRecord {
+  SessionName name;
+  int64_t record_version = 0;  // of the store; +1 with every change, metadata included
+  storage::StoredSession data;
+};
+
+// Where a session stands at `now`: an expired session is deleted from that moment on.
+struct Lifecycle {
+  bool deleted = false;
+  bool purge_due = false;
+  int64_t delete_time_us = 0;
+  int64_t purge_time_us = 0;
+};
+
+class SessionStore {
+ public:
+  SessionStore(std::unique_ptr<memstore::StateStore> store, int64_t undelete_window_ms,
+               Metrics& metrics);
+
+  // NOT_FOUND SESSION_NOT_FOUND, also once the session is due to be purged.
+  absl::StatusOr<SessionRecord> Get(const SessionName& name) const;
+  // Like Get, but a deleted session is FAILED_PRECONDITION SESSION_DELETED, and with
+  // `refuse_damaged` a damaged one SESSION_DAMAGED.
+  absl::StatusOr<SessionRecord> GetUsable(const SessionName& name, bool refuse_damaged) const;
+  Lifecycle LifecycleOf(const storage::StoredSession& data, absl::Time now) const;
+
+  // In order of names, strictly after `start_after`; purge-due sessions are left out. Sets
+  // `last_name` to where the next call should go on, "" at the end.
+  absl::StatusOr<std::vector<SessionRecord>> List(const std::string& tenant,
+                                                  const std::string& start_after, int limit,
+                                                  std::string& last_name) const;
+
+  // NOT_FOUND SNAPSHOT_NOT_FOUND.
+  absl::StatusOr<storage::StoredSnapshot> GetSnapshot(const SnapshotName& name) const;
+  absl::StatusOr<std::string> ReadChunk(const std::string& tenant,
+                                        const memstore::ChunkId& id) const;
+
+  // What one atomic change writes beside the session's own record.
+  struct Change {
+    std::vector<memstore::Put> puts;
+    std::vector<memstore::Delete> deletes;
+    std::vector<memstore::NewChunk> new_chunks;
+  };
+  // Reads the record, lets `change` modify it, writes; again from the start if someone else wrote
+  // in between. `change` may refuse with an error, which is returned. Returns what was written.
+  using ChangeFn = std::function<absl::Status(SessionRecord& record, Change& extra)>;
+  absl::StatusOr<SessionRecord> Update(const SessionName& name, const ChangeFn& change);
+  // All or none, with `extra` records of theirs. ALREADY_EXISTS SESSION_EXISTS names the first id
+  // that is taken, also by a deleted session. FAILED_PRECONDITION (no reason) if a chunk they refer
+  // to is gone: read again.
+  absl::Status Create(const std::vector<SessionRecord>& records,
+                      const std::vector<memstore::Put>& extra);
+  // Removes a session that is due to be purged: record, snapshots and, unless shared, chunks. OK if
+  // it is gone already, or not due.
+  absl::Status Purge(const SessionName& name);
+
+  // Up to `limit` names whose expiry or purge is due.
+  absl::StatusOr<std::vector<SessionName>> Due(absl::Time now, int limit) const;
+
+  absl::Status Probe();
+
+  // Everything the store keeps for the session, shared chunks counted once.
+  absl::StatusOr<int64_t> StoredBytes(const SessionRecord& record) const;
+
+  memstore::Key SnapshotKey(const SnapshotName& name) const;
+  static memstore::Put SnapshotPut(const memstore::Key& key, int64_t expected_version,
+                                   const storage::StoredSnapshot& snapshot);
+
+ private:
+  absl::Status Map(const absl::Status& status, const char* op) const;
+  memstore::Put SessionPut(const SessionRecord& record) const;
+
+  std::unique_ptr<memstore::StateStore> store_;
+  const int64_t undelete_window_us_;
+  Metrics& metrics_;
+};
+
+// Chunks that a point refers to.
+std::vector<memstore::ChunkId> ChunksOf(const storage::Point& point);
+std::string EtagOf(const SessionRecord& record);
+// ABORTED VERSION_MISMATCH with current_version.
+absl::Status VersionMismatch(const SessionRecord& record);
+int64_t NowMicros();
+
+}  // namespace mneme::server

@@ -1,0 +1,38 @@
+// Create, Get, List, Update, Delete, Undelete, ListSnapshots: sessions without a forward pass.
+#pragma once
+
+#include "absl/status/statusor.h"
+#include "mneme/v1/sessions.pb.h"
+#include "server/core/parts.h"
+
+namespace mneme::server {
+
+// As clients see it. `stored_bytes` reads the session's snapshot records.
+absl::StatusOr<v1::Session> ToProto(Parts& parts, const SessionRecord& record);
+
+absl::StatusOr<v1::Session> CreateSession(Parts& parts, CallContext& context,
+                                          const v1::CreateSessionRequest& request);
+absl::StatusOr<v1::Session> GetSession(Parts& parts, CallContext& context,
+                                       const v1::GetSessionRequest& request);
+absl::StatusOr<v1::ListSessionsResponse> ListSessions(Parts& parts, CallContext& context,
+                                                      const v1::ListSessionsRequest& request);
+absl::StatusOr<v1::Session> UpdateSession(Parts& parts, CallContext& context,
+                                          const v1::UpdateSessionRequest& request);
+absl::StatusOr<v1::Session> DeleteSession(Parts& parts, CallContext& context,
+                                          const v1::DeleteSessionRequest& request);
+absl::StatusOr<v1::Session> UndeleteSession(Parts& parts, CallContext& context,
+                                            const v1::UndeleteSessionRequest& request);
+absl::StatusOr<v1::ListSnapshotsResponse> ListSnapshots(Parts& parts, CallContext& context,
+                                                        const v1::ListSnapshotsRequest& request);
+
+// fork_rewind.cc
+absl::StatusOr<v1::ForkSessionResponse> ForkSession(Parts& parts, CallContext& context,
+                                                    const v1::ForkSessionRequest& request);
+absl::StatusOr<v1::RewindSessionResponse> RewindSession(Parts& parts, CallContext& context,
+                                                        const v1::RewindSessionRequest& request);
+
+// Deletes what has expired and purges what is due, up to `limit` sessions; those that are busy
+// wait. Returns how many it dealt with.
+int SweepSessions(Parts& parts, int limit);
+
+}  // namespace mneme::server

@@ -1,0 +1,301 @@
+#include "server/core/state_io.h"
+
+#include <algorithm>
+#include <chrono>
+#include <new>
+
+#include "absl/strings/str_cat.h"
+#include "engine/core/status_macros.h"
+#include "server/core/errors.h"
+#include "server/core/scoped_cancel.h"
+#include "server/core/transcript.h"
+
+namespace mneme::server {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double Since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+absl::Status Corrupt() {
+  return Error(absl::StatusCode::kDataLoss, reason::kStateCorrupt,
+               "the stored state failed its checks; rewind to a good snapshot");
+}
+
+absl::Status OutOfMemory() {
+  return WithRetry(Error(absl::StatusCode::kUnavailable, reason::kOverloaded,
+                         "there is no memory for another state; repeat the call later"),
+                   absl::Seconds(1));
+}
+
+void MarkDamaged(Parts& parts, const SessionRecord& seen) {
+  // Best effort: if it cannot be written, the next turn finds the damage again.
+  (void)parts.sessions->Update(seen.name, [&](SessionRecord& record, SessionStore::Change&) {
+    if (record.data.uid() != seen.data.uid() ||
+        record.data.head().version() != seen.data.head().version()) {
+      return absl::AbortedError("changed");
+    }
+    record.data.set_damaged(true);
+    return absl::OkStatus();
+  });
+}
+
+class ReadSequence final : public Sequence {
+ public:
+  ReadSequence(CallContext& context, engine::State* state, std::span<const engine::TokenId> tokens,
+               std::vector<float>& last_logits, const RowsFn& on_rows)
+      : context_(context),
+        state_(state),
+        tokens_(tokens),
+        last_logits_(last_logits),
+        on_rows_(on_rows) {}
+
+  engine::State* state() override { return state_; }
+
+  Want Next() override {
+    if (const auto cause = context_.cancelled(); cause != CallContext::Cancel::kNone) {
+      status_ = CancelStatus(cause);
+      return {};
+    }
+    if (read_ == static_cast<int64_t>(tokens_.size())) return {};
+    return {.kind = Want::Kind::kRead,
+            .tokens = tokens_.subspan(read_),
+            .all_logits = on_rows_ != nullptr};
+  }
+
+  void OnRead(int64_t num_tokens, std::span<const float> logits) override {
+    if (on_rows_) on_rows_(read_, logits);
+    read_ += num_tokens;
+    if (read_ == static_cast<int64_t>(tokens_.size())) {
+      const size_t vocab = on_rows_ ? logits.size() / num_tokens : logits.size();
+      last_logits_.assign(logits.end() - static_cast<ptrdiff_t>(vocab), logits.end());
+    }
+  }
+
+  void OnFailure(absl::Status status) override { status_ = std::move(status); }
+
+  void OnRemoved() override {
+    MutexLock lock(&mutex_);
+    removed_ = true;
+    done_.NotifyAll();
+  }
+
+  absl::Status Wait() {
+    MutexLock lock(&mutex_);
+    while (!removed_) done_.Wait(&mutex_);
+    return status_;
+  }
+
+ private:
+  CallContext& context_;
+  engine::State* const state_;
+  const std::span<const engine::TokenId> tokens_;
+  std::vector<float>& last_logits_;
+  const RowsFn& on_rows_;
+  int64_t read_ = 0;
+  absl::Status status_;  // of the engine's thread until removed
+  Mutex mutex_;
+  CondVar done_;
+  bool removed_ ABSL_GUARDED_BY(mutex_) = false;
+};
+
+}  // namespace
+
+absl::StatusOr<LoadedState> RestorePoint(Parts& parts, const Model& model,
+                                         const std::string& tenant, const storage::Point& point) {
+  const auto start = Clock::now();
+  try {
+    LoadedState loaded;
+    if (point.manifest().empty()) {
+      if (point.position_tokens() != 0) return Corrupt();
+      loaded.state = model.engine->CreateState();
+      return loaded;
+    }
+    auto manifest = engine::SnapshotManifest::Parse(point.manifest());
+    if (!manifest.ok()) {
+      parts.metrics.checksum_failures.Increment();
+      return Corrupt();
+    }
+    if (manifest->schema_hash != model.engine->schema().hash()) {
+      return Error(absl::StatusCode::kFailedPrecondition, reason::kModelMismatch,
+                   "the session's state was made with other engine settings (window, sinks or "
+                   "kv_dtype); start the server with those");
+    }
+    absl::Status store_error;
+    auto decoded = engine::DecodeSnapshot(model.engine->schema(), model.engine->snapshot_identity(),
+                                          *manifest, [&](const engine::ChunkHash& hash) {
+                                            auto bytes = parts.sessions->ReadChunk(tenant, hash);
+                                            if (!bytes.ok()) store_error = bytes.status();
+                                            return bytes;
+                                          });
+    if (!store_error.ok()) return store_error;
+    if (!decoded.ok() || decoded->state.position != point.position_tokens()) {
+      parts.metrics.checksum_failures.Increment();
+      return Corrupt();
+    }
+    loaded.state = std::move(decoded->state);
+    loaded.logits = std::move(decoded->logits);
+    loaded.manifest = std::make_shared<const engine::SnapshotManifest>(*std::move(manifest));
+    parts.metrics.state_restore_store.Observe(Since(start));
+    return loaded;
+  } catch (const std::bad_alloc&) {
+    return OutOfMemory();
+  }
+}
+
+absl::StatusOr<HeldState> HoldHead(Parts& parts, CallContext& context, const Model& model,
+                                   const SessionRecord& record, int64_t queued_tokens) {
+  const auto start = Clock::now();
+  const StateCache::Identity want{CacheKey(record.name), record.data.uid(),
+                                  record.data.head().version()};
+  MNEME_ASSIGN_OR_RETURN(auto grant,
+                         parts.states->Acquire(context, model.slot_bytes, &want, queued_tokens));
+  HeldState held;
+  held.slot = std::move(grant.slot);
+  held.queue_seconds = Since(start);
+  const auto restore = Clock::now();
+  if (grant.resident.has_value()) {
+    held.loaded = *std::move(grant.resident);
+    held.was_resident = true;
+    parts.metrics.state_restore_host.Observe(Since(restore));
+  } else {
+    auto loaded = RestorePoint(parts, model, record.name.tenant, record.data.head());
+    if (!loaded.ok()) {
+      if (absl::IsDataLoss(loaded.status())) MarkDamaged(parts, record);
+      return loaded.status();
+    }
+    held.loaded = *std::move(loaded);
+  }
+  held.restore_seconds = Since(restore);
+  return held;
+}
+
+absl::StatusOr<HeldState> HoldCopy(Parts& parts, CallContext& context, const Model& model,
+                                   const SessionRecord* record, int64_t queued_tokens) {
+  const auto start = Clock::now();
+  MNEME_ASSIGN_OR_RETURN(auto grant,
+                         parts.states->Acquire(context, model.slot_bytes, nullptr, queued_tokens));
+  HeldState held;
+  held.slot = std::move(grant.slot);
+  held.queue_seconds = Since(start);
+  const auto restore = Clock::now();
+  const std::string tenant = record != nullptr ? record->name.tenant : "";
+  storage::Point point = record != nullptr ? record->data.head() : storage::Point();
+  while (true) {
+    auto loaded = RestorePoint(parts, model, tenant, point);
+    if (loaded.ok()) {
+      held.loaded = *std::move(loaded);
+      held.restore_seconds = Since(restore);
+      return held;
+    }
+    if (record == nullptr || !absl::IsDataLoss(loaded.status())) return loaded.status();
+    // The session's writer may have committed since and its old chunks be gone.
+    MNEME_ASSIGN_OR_RETURN(SessionRecord again, parts.sessions->GetUsable(record->name, true));
+    if (again.data.head().version() == point.version()) {
+      MarkDamaged(parts, again);
+      return loaded.status();
+    }
+    point = again.data.head();
+  }
+}
+
+absl::StatusOr<CommitResult> CommitHead(Parts& parts, const Model& model, const SessionRecord& base,
+                                        LoadedState& loaded,
+                                        std::span<const engine::TokenId> new_tokens,
+                                        const CommitOptions& options) {
+  const auto start = Clock::now();
+  engine::EncodedSnapshot encoded;
+  if (loaded.state.position > 0) {
+    auto result = engine::EncodeSnapshot(model.engine->schema(), loaded.state, loaded.logits,
+                                         model.engine->snapshot_identity(), loaded.manifest.get());
+    if (!result.ok()) {
+      return Error(absl::StatusCode::kInternal, reason::kInternal,
+                   "the state could not be encoded; the session is unchanged");
+    }
+    encoded = *std::move(result);
+  }
+  const std::string manifest =
+      loaded.state.position > 0 ? encoded.manifest.Serialize() : std::string();
+  parts.metrics.state_save_store.Observe(Since(start));
+
+  auto written = parts.sessions->Update(base.name, [&](SessionRecord& record,
+                                                       SessionStore::Change& change) {
+    storage::StoredSession& data = record.data;
+    storage::Point& head = *data.mutable_head();
+    if (data.uid() != base.data.uid() || head.version() != base.data.head().version()) {
+      parts.metrics.version_conflicts.Increment();
+      return VersionMismatch(record);
+    }
+    for (const auto& chunk : encoded.new_chunks) {
+      change.new_chunks.push_back({chunk.hash, chunk.bytes});
+    }
+    if (!data.no_transcript()) {
+      MNEME_RETURN_IF_ERROR(AppendTranscript(
+          *head.mutable_transcript(), new_tokens,
+          [&](const memstore::ChunkId& id) {
+            return parts.sessions->ReadChunk(base.name.tenant, id);
+          },
+          change.new_chunks));
+    }
+    head.set_version(head.version() + 1);
+    head.set_position_tokens(loaded.state.position);
+    head.set_manifest(manifest);
+    if (!new_tokens.empty()) head.set_last_token(new_tokens.back());
+    const int64_t now = NowMicros();
+    data.set_update_time_us(now);
+    data.set_last_used_time_us(now);
+    if (options.ingest != nullptr) {
+      *data.mutable_ingest() = *options.ingest;
+      data.mutable_ingest()->set_version(head.version());
+    }
+    if (!options.turn_end || !data.snapshot_at_turn_end() || data.snapshot_max_count() == 0) {
+      return absl::OkStatus();
+    }
+    storage::StoredSnapshot snapshot;
+    *snapshot.mutable_point() = head;
+    snapshot.set_create_time_us(now);
+    snapshot.set_automatic(true);
+    storage::SnapshotRef& ref = *data.add_snapshots();
+    ref.set_id(absl::StrCat("v", head.version()));
+    ref.set_record_version(1);
+    ref.set_version(head.version());
+    ref.set_position_tokens(head.position_tokens());
+    ref.set_automatic(true);
+    change.puts.push_back(
+        SessionStore::SnapshotPut(parts.sessions->SnapshotKey({base.name, ref.id()}), 0, snapshot));
+    int automatic = 0;
+    for (const auto& s : data.snapshots()) automatic += s.automatic();
+    for (int i = 0; i < data.snapshots_size() && automatic > data.snapshot_max_count();) {
+      if (!data.snapshots(i).automatic()) {
+        ++i;
+        continue;
+      }
+      change.deletes.push_back({parts.sessions->SnapshotKey({base.name, data.snapshots(i).id()}),
+                                data.snapshots(i).record_version()});
+      data.mutable_snapshots()->DeleteSubrange(i, 1);
+      --automatic;
+    }
+    return absl::OkStatus();
+  });
+  if (!written.ok()) return written.status();
+  if (loaded.state.position > 0) {
+    loaded.manifest = std::make_shared<const engine::SnapshotManifest>(std::move(encoded.manifest));
+  }
+  CommitResult result{*std::move(written), Since(start)};
+  parts.metrics.commit.Observe(result.seconds);
+  return result;
+}
+
+absl::Status ReadTokens(Parts& parts, CallContext& context, const Model& model, LoadedState& loaded,
+                        std::span<const engine::TokenId> tokens, const RowsFn& on_rows) {
+  if (tokens.empty()) return absl::OkStatus();
+  auto sequence =
+      std::make_shared<ReadSequence>(context, &loaded.state, tokens, loaded.logits, on_rows);
+  // The batch looks at the context before every step; nothing is to be woken.
+  model.scheduler->Add(sequence);
+  return sequence->Wait();
+}
+
+}  // namespace mneme::server

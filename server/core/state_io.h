@@ -1,0 +1,55 @@
+// Between a state in memory and a session in the store: restore, commit, replay.
+#pragma once
+
+#include <functional>
+#include <optional>
+#include <span>
+
+#include "server/core/parts.h"
+
+namespace mneme::server {
+
+// Reads the state of `point`. DATA_LOSS STATE_CORRUPT if the stored bytes fail their checks,
+// FAILED_PRECONDITION MODEL_MISMATCH if they are of another model or another state layout.
+absl::StatusOr<LoadedState> RestorePoint(Parts& parts, const Model& model,
+                                         const std::string& tenant, const storage::Point& point);
+
+// A session's last committed state, in a slot. The resident one if it is the right one.
+struct HeldState {
+  StateCache::Slot slot;
+  LoadedState loaded;
+  bool was_resident = false;
+  double queue_seconds = 0;
+  double restore_seconds = 0;
+};
+// For the session's writer. A state that cannot be read marks the session as damaged.
+absl::StatusOr<HeldState> HoldHead(Parts& parts, CallContext& context, const Model& model,
+                                   const SessionRecord& record, int64_t queued_tokens);
+// For readers and stateless calls: a copy, or an empty state if `record` is null.
+absl::StatusOr<HeldState> HoldCopy(Parts& parts, CallContext& context, const Model& model,
+                                   const SessionRecord* record, int64_t queued_tokens);
+
+struct CommitResult {
+  SessionRecord record;
+  double seconds = 0;
+};
+// Writes `loaded` as the version after `base`, with `new_tokens` read since. On success
+// loaded.manifest is the new one. On failure the session is as it was and `loaded` must be thrown
+// away.
+struct CommitOptions {
+  bool turn_end = true;                         // an automatic snapshot is due
+  const storage::IngestMark* ingest = nullptr;  // its version is filled in here
+};
+absl::StatusOr<CommitResult> CommitHead(Parts& parts, const Model& model, const SessionRecord& base,
+                                        LoadedState& loaded,
+                                        std::span<const engine::TokenId> new_tokens,
+                                        const CommitOptions& options);
+
+// Feeds `tokens` to loaded.state through the batch and sets loaded.logits to those after the last
+// one. `on_rows`, if given, gets all logits, [n, V], on the engine's thread. The context's
+// cancellation ends it with its status; the state must then be thrown away.
+using RowsFn = std::function<void(int64_t first, std::span<const float> logits)>;
+absl::Status ReadTokens(Parts& parts, CallContext& context, const Model& model, LoadedState& loaded,
+                        std::span<const engine::TokenId> tokens, const RowsFn& on_rows = nullptr);
+
+}  // namespace mneme::server

@@ -1,0 +1,132 @@
+// One turn inside the batch: reads the input, then generates until something ends it.
+//
+// Two threads meet here. The engine's thread samples, looks for stops and fills a bounded output;
+// the turn's thread takes the output and sends it. When the output is full the sequence leaves the
+// batch and keeps its state until the client has read.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <deque>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "engine/core/mutex.h"
+#include "engine/sampler/sampler.h"
+#include "mneme/v1/generation.pb.h"
+#include "server/core/call_context.h"
+#include "server/core/model_registry.h"
+#include "server/core/scheduler.h"
+#include "server/core/state_cache.h"
+#include "server/core/stop_matcher.h"
+#include "server/core/utf8.h"
+
+namespace mneme::server {
+
+struct TurnOptions {
+  engine::SamplingOptions sampling;
+  std::vector<std::string> stop_sequences;
+  std::vector<engine::TokenId> stop_token_ids;
+  bool ignore_eos = false;
+  bool drop = false;           // end_handling DROP
+  bool keep_cancelled = true;  // commit_policy COMMIT_PARTIAL, on a session
+  int64_t max_output_tokens = 0;
+  CallContext::Clock::time_point end_time = CallContext::Clock::time_point::max();
+  int logprobs = 0;
+  int64_t max_unsent_tokens = 1024;
+};
+
+struct TurnResult {
+  absl::Status failure;  // of the engine: the state must be thrown away
+  v1::FinishReason reason = v1::FINISH_REASON_UNSPECIFIED;
+  CallContext::Cancel cause = CallContext::Cancel::kNone;
+  // What the turn adds to the session after its input, in order.
+  std::vector<engine::TokenId> output;
+  // The state has read input and output, and its logits are those after the last token.
+  bool complete = false;
+  // It has read more than that (DROP): restore the base and read input and output again.
+  bool replay = false;
+  int64_t prefilled = 0;
+  double prefill_seconds = 0;
+  double decode_seconds = 0;
+  CallContext::Clock::time_point first_token = {};
+  CallContext::Clock::time_point last_token = {};
+};
+
+class TurnSequence final : public Sequence {
+ public:
+  static constexpr int64_t kMaxUnsentBytes = 256 << 10;
+
+  // All references must outlive the sequence's removal. `input` may be empty if `loaded` has
+  // logits.
+  TurnSequence(const Model& model, CallContext& context, Metrics& metrics, LoadedState& loaded,
+               const std::vector<engine::TokenId>& input, TurnOptions options);
+
+  // Of the turn's thread.
+  struct Output {
+    v1::GenerateResponse::Delta delta;  // may be empty
+    bool removed = false;               // nothing will follow
+  };
+  // Waits until there is output, the sequence was removed, or `until`. The output that was taken
+  // before counts as sent.
+  Output Take(CallContext::Clock::time_point until);
+  int64_t prefilled() const { return prefilled_.load(std::memory_order_relaxed); }
+  // After removal.
+  const TurnResult& result() const { return result_; }
+
+  // Of the engine's thread.
+  engine::State* state() override { return &loaded_.state; }
+  Want Next() override;
+  void OnRead(int64_t num_tokens, std::span<const float> logits) override;
+  void OnFailure(absl::Status status) override;
+  void OnRemoved() override;
+
+ private:
+  struct HeldToken {
+    engine::TokenId id;
+    int64_t end;  // offset in the text up to which it must be released
+    v1::Logprobs logprobs;
+  };
+
+  void Sample(std::span<const float> logits);
+  void Stop(v1::FinishReason reason, CallContext::Cancel cause);
+  void Finish(v1::FinishReason reason);
+  void SaveLogits(std::span<const float> logits);
+  // Moves released text and the tokens that it completes to the output.
+  void Emit(std::string text);
+  bool OutputFull();
+
+  const Model& model_;
+  CallContext& context_;
+  Metrics& metrics_;
+  LoadedState& loaded_;
+  const std::vector<engine::TokenId>& input_;
+  const TurnOptions options_;
+
+  // Of the engine's thread.
+  engine::Sampler sampler_;
+  StopMatcher matcher_;
+  Utf8Stream utf8_;
+  int64_t text_bytes_ = 0;  // given to the matcher
+  std::vector<engine::TokenId> history_;
+  std::deque<HeldToken> held_;
+  std::vector<int64_t> token_ends_;  // of every output token
+  int64_t read_ = 0;                 // of the input
+  bool ending_ = false;
+  std::optional<engine::TokenId> next_token_;  // sampled, not read yet
+  CallContext::Clock::time_point started_, prefill_end_;
+  TurnResult result_;
+
+  std::atomic<int64_t> prefilled_{0};
+  Mutex mutex_;
+  CondVar changed_;
+  v1::GenerateResponse::Delta pending_ ABSL_GUARDED_BY(mutex_);
+  int64_t pending_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
+  int64_t taken_tokens_ ABSL_GUARDED_BY(mutex_) = 0;  // being sent
+  int64_t taken_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
+  bool waiting_for_room_ ABSL_GUARDED_BY(mutex_) = false;
+  bool removed_ ABSL_GUARDED_BY(mutex_) = false;
+};
+
+}  // namespace mneme::server

@@ -1,0 +1,83 @@
+#include "server/core/writer_table.h"
+
+#include <algorithm>
+
+#include "server/core/scoped_cancel.h"
+
+namespace mneme::server {
+
+// Locks are taken in the order table, call context, waiter; a cancellation callback takes only the
+// waiter's, since CancelHolder runs it under the table's.
+struct WriterTable::Waiter {
+  CallContext* context = nullptr;
+  Mutex mutex;
+  CondVar changed;
+  bool granted ABSL_GUARDED_BY(mutex) = false;
+  bool cancelled ABSL_GUARDED_BY(mutex) = false;
+};
+
+WriterTable::Result WriterTable::Acquire(const std::string& key, CallContext& holder, bool wait) {
+  std::shared_ptr<Waiter> waiter;
+  {
+    MutexLock lock(&mutex_);
+    Entry& entry = entries_[key];
+    if (entry.holder == nullptr) {
+      entry.holder = &holder;
+      return {Outcome::kHeld, Lease(this, key)};
+    }
+    if (!wait) return {Outcome::kBusy, Lease()};
+    if (entry.waiters.size() >= kMaxWaiters) return {Outcome::kQueueFull, Lease()};
+    waiter = std::make_shared<Waiter>();
+    waiter->context = &holder;
+    entry.waiters.push_back(waiter);
+  }
+  {
+    ScopedCancel on_cancel(holder, [waiter] {
+      MutexLock lock(&waiter->mutex);
+      waiter->cancelled = true;
+      waiter->changed.NotifyAll();
+    });
+    MutexLock lock(&waiter->mutex);
+    while (!waiter->granted && !waiter->cancelled) {
+      if (holder.deadline == CallContext::Clock::time_point::max()) {
+        waiter->changed.Wait(&waiter->mutex);
+      } else if (!waiter->changed.WaitUntil(&waiter->mutex, holder.deadline)) {
+        break;
+      }
+    }
+  }
+  MutexLock lock(&mutex_);
+  MutexLock waiter_lock(&waiter->mutex);
+  if (waiter->granted) return {Outcome::kHeld, Lease(this, key)};
+  auto& waiters = entries_[key].waiters;
+  waiters.erase(std::find(waiters.begin(), waiters.end(), waiter));
+  return {Outcome::kCancelled, Lease()};
+}
+
+void WriterTable::Release(const std::string& key) {
+  MutexLock lock(&mutex_);
+  auto it = entries_.find(key);
+  if (it->second.waiters.empty()) {
+    entries_.erase(it);
+    return;
+  }
+  std::shared_ptr<Waiter> next = it->second.waiters.front();
+  it->second.waiters.pop_front();
+  it->second.holder = next->context;
+  MutexLock waiter_lock(&next->mutex);
+  next->granted = true;
+  next->changed.NotifyAll();
+}
+
+bool WriterTable::IsHeld(const std::string& key) const {
+  MutexLock lock(&mutex_);
+  return entries_.contains(key);
+}
+
+void WriterTable::CancelHolder(const std::string& key) {
+  MutexLock lock(&mutex_);
+  auto it = entries_.find(key);
+  if (it != entries_.end()) it->second.holder->RequestCancel(CallContext::Cancel::kRequested);
+}
+
+}  // namespace mneme::server

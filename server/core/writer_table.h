@@ -1,0 +1,68 @@
+// One writer per session: who changes which session now, and who waits for it.
+#pragma once
+
+#include <deque>
+#include <map>
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "absl/status/statusor.h"
+#include "engine/core/mutex.h"
+#include "server/core/call_context.h"
+
+namespace mneme::server {
+
+class WriterTable {
+ public:
+  static constexpr int kMaxWaiters = 8;
+
+  // Holds the session until destroyed.
+  class Lease {
+   public:
+    Lease() = default;
+    Lease(WriterTable* table, std::string key) : table_(table), key_(std::move(key)) {}
+    Lease(Lease&& other) noexcept
+        : table_(std::exchange(other.table_, nullptr)), key_(std::move(other.key_)) {}
+    Lease& operator=(Lease&& other) noexcept {
+      Release();
+      table_ = std::exchange(other.table_, nullptr);
+      key_ = std::move(other.key_);
+      return *this;
+    }
+    ~Lease() { Release(); }
+    void Release() {
+      if (auto* table = std::exchange(table_, nullptr)) table->Release(key_);
+    }
+
+   private:
+    WriterTable* table_ = nullptr;
+    std::string key_;
+  };
+
+  enum class Outcome { kHeld, kBusy, kQueueFull, kCancelled };
+  struct Result {
+    Outcome outcome;
+    Lease lease;
+  };
+
+  // `holder` must outlive the lease; a forced delete cancels it. With `wait`, waits first come,
+  // first served, until granted or `holder` is cancelled (kCancelled: holder.cancelled() says why).
+  Result Acquire(const std::string& key, CallContext& holder, bool wait);
+  bool IsHeld(const std::string& key) const;
+  // Cancels the present holder, if there is one. Idempotent.
+  void CancelHolder(const std::string& key);
+
+ private:
+  struct Waiter;
+  struct Entry {
+    CallContext* holder = nullptr;
+    std::deque<std::shared_ptr<Waiter>> waiters;
+  };
+  void Release(const std::string& key);
+
+  mutable Mutex mutex_;
+  std::map<std::string, Entry> entries_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace mneme::server
