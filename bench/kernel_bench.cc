@@ -1,0 +1,217 @@
+// Speed of the matrix products and of attention, per shape, type and number of tokens, beside what
+// the machine can do and what the reference backend does. Every result is first checked against the
+// reference.
+//
+//   kernel_bench [threads] [seconds per case] [filter on the type's name]
+//
+// Weights of one shape are repeated until they exceed the last cache, as a model's layers are: a
+// product of one token then reads from memory. Time is the best of several passes.
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "bench/roofline.h"
+#include "engine/core/half.h"
+#include "engine/kernels/exec.h"
+#include "engine/kernels/kernels.h"
+
+namespace mneme::engine {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double Seconds(Clock::time_point begin) {
+  return std::chrono::duration<double>(Clock::now() - begin).count();
+}
+
+// Best seconds of one call of fn, from passes that last `budget` together; at least two.
+template <typename Fn>
+double Best(double budget, Fn fn) {
+  double best = 1e30;
+  const auto begin = Clock::now();
+  for (int pass = 0; pass < 2 || Seconds(begin) < budget; ++pass) {
+    const auto start = Clock::now();
+    fn();
+    best = std::min(best, Seconds(start));
+  }
+  return best;
+}
+
+void FillBlocks(DType dtype, std::byte* data, size_t size) {
+  std::mt19937 random(1);
+  for (size_t i = 0; i + 4 <= size; i += 4) {
+    const uint32_t bits = random();
+    std::memcpy(data + i, &bits, 4);
+  }
+  const DTypeTraits& traits = Traits(dtype);
+  const auto put = [&](std::byte* at) {
+    const uint16_t half = FloatToHalf(0.01f);
+    std::memcpy(at, &half, 2);
+  };
+  for (size_t i = 0; i < size; i += traits.block_bytes) {
+    std::byte* block = data + i;
+    if (dtype == DType::kF32 || dtype == DType::kF16 || dtype == DType::kBF16) {
+      // Clear the upper exponent bit: finite.
+      block[traits.block_bytes - 1] &= std::byte{0xbf};
+      continue;
+    }
+    put(dtype == DType::kQ6_K ? block + 208 : block);
+    if (dtype == DType::kQ4_1 || dtype == DType::kQ5_1 || dtype == DType::kQ4_K ||
+        dtype == DType::kQ5_K) {
+      put(block + 2);
+    }
+  }
+}
+
+struct MatMulCase {
+  DType dtype;
+  Contract contract;
+  int64_t N, K, T;
+};
+
+double TimeMatMul(const Kernels& kernels, int threads, double budget, const MatMulCase& c,
+                  const std::vector<Weight>& weights, const std::vector<float>& x,
+                  std::vector<float>* y) {
+  Exec exec(kernels, c.contract, threads);
+  const double seconds = Best(budget, [&] {
+    for (const Weight& weight : weights) {
+      const MatMulTask task = {weight, y->data(), c.N, false};
+      kernels.matmul(exec, {&task, 1}, x.data(), c.K, c.T);
+    }
+  });
+  return seconds / static_cast<double>(weights.size());
+}
+
+void RunMatMul(const MatMulCase& c, int threads, double budget, const bench::Roofline& roofline) {
+  const Weight shape = {c.dtype, c.N, c.K, nullptr};
+  const size_t copies = std::max<size_t>(1, (size_t{96} << 20) / shape.size_bytes());
+  AlignedBuffer storage(copies * shape.size_bytes());
+  FillBlocks(c.dtype, storage.data(), storage.size());
+  std::vector<Weight> weights;
+  for (size_t i = 0; i < copies; ++i) {
+    weights.push_back({c.dtype, c.N, c.K, storage.data() + i * shape.size_bytes()});
+  }
+  std::mt19937 random(2);
+  std::vector<float> x(c.T * c.K), y(c.T * c.N), expected(c.T * c.N);
+  for (float& v : x) v = static_cast<float>(random()) * 0x1p-31f - 1;
+
+  // The reference on as few rows as show its speed.
+  const Kernels& reference = *FindBackend("reference");
+  const MatMulCase small = {c.dtype, c.contract, std::min<int64_t>(c.N, 64), c.K,
+                            std::min<int64_t>(c.T, 4)};
+  const std::vector<Weight> few = {{c.dtype, small.N, c.K, weights.back().data}};
+  const double reference_seconds = TimeMatMul(reference, 1, 0.02, small, few, x, &expected);
+
+  const Kernels& cpu = *FindBackend("cpu");
+  const double seconds = TimeMatMul(cpu, threads, budget, c, weights, x, &y);
+  for (int64_t t = 0; t < small.T; ++t) {
+    for (int64_t n = 0; n < small.N; ++n) {
+      const float a = y[t * c.N + n], b = expected[t * small.N + n];
+      if (!(std::abs(a - b) <= 1e-4 * std::abs(b) + 1e-3)) {
+        std::fprintf(stderr, "wrong result at [%d, %d]: %g, reference %g\n", static_cast<int>(t),
+                     static_cast<int>(n), a, b);
+        std::exit(1);
+      }
+    }
+  }
+  const double gbps = static_cast<double>(shape.size_bytes()) / seconds / 1e9;
+  const double gops = 2.0 * c.N * c.K * c.T / seconds / 1e9;
+  const double reference_gops = 2.0 * small.N * small.K * small.T / reference_seconds / 1e9;
+  const bool int8 = c.contract == Contract::kInt8 && IsQuantized(c.dtype);
+  const double peak = int8 ? roofline.int8_gops : roofline.f32_gflops;
+  std::printf("%-5s %-4s %6ld %5ld %4ld %9.1f %7.1f %4.0f%% %8.1f %4.0f%% %6.1fx\n",
+              std::string(Traits(c.dtype).name).c_str(), int8 ? "int8" : "f32",
+              static_cast<long>(c.N), static_cast<long>(c.K), static_cast<long>(c.T), seconds * 1e6,
+              gbps, 100 * gbps / roofline.dram_read_gbps, gops, 100 * gops / peak,
+              gops / reference_gops);
+  std::fflush(stdout);
+}
+
+// One layer of SmolLM2: 9 query heads on 3 kv heads of width 64, f16 ring of `depth` rows, full.
+void RunAttention(int64_t depth, int64_t T, int threads, double budget,
+                  const bench::Roofline& roofline) {
+  constexpr int64_t kH = 9, kHk = 3, kDh = 64, kSinks = 4;
+  const size_t ring = (kSinks + depth) * kHk * kDh * 2;
+  const size_t layers = std::max<size_t>(1, (size_t{96} << 20) / (2 * ring));
+  AlignedBuffer k_ring(ring * layers), v_ring(ring * layers);
+  FillBlocks(DType::kF16, k_ring.data(), k_ring.size());
+  FillBlocks(DType::kF16, v_ring.data(), v_ring.size());
+  std::mt19937 random(3);
+  std::vector<float> q(T * kH * kDh), k(T * kHk * kDh), out(T * kH * kDh);
+  for (float& v : q) v = static_cast<float>(random()) * 0x1p-33f - 0.25f;
+  for (float& v : k) v = static_cast<float>(random()) * 0x1p-33f - 0.25f;
+  const Kernels& cpu = *FindBackend("cpu");
+  Exec exec(cpu, Contract::kInt8, threads);
+  size_t layer = 0;
+  const double seconds = Best(budget, [&] {
+    AttentionArgs args;
+    args.k_ring = k_ring.data() + layer * ring;
+    args.v_ring = v_ring.data() + layer * ring;
+    layer = (layer + 1) % layers;
+    args.sinks = kSinks;
+    args.window = depth;
+    args.position = 1'000'000 / depth * depth;
+    args.T = T;
+    args.query_heads = kH;
+    args.kv_heads = kHk;
+    args.head_dim = kDh;
+    args.scale = 0.125f;
+    args.q = args.q_sink = q.data();
+    args.k = args.v = k.data();
+    args.q_stride = args.out_stride = kH * kDh;
+    args.kv_stride = kHk * kDh;
+    args.out = out.data();
+    cpu.attention(exec, {&args, 1});
+  });
+  const double gbps = 2.0 * static_cast<double>(ring) / seconds / 1e9;
+  const double gops = 4.0 * kH * kDh * static_cast<double>(depth) * T / seconds / 1e9;
+  std::printf("attention depth %6ld T %4ld %11.1f us %7.1f GB/s %4.0f%% %8.1f GFLOP/s %4.0f%%\n",
+              static_cast<long>(depth), static_cast<long>(T), seconds * 1e6, gbps,
+              100 * gbps / roofline.dram_read_gbps, gops, 100 * gops / roofline.f32_gflops);
+}
+
+int Main(int argc, char** argv) {
+  const int threads = argc > 1 ? std::atoi(argv[1]) : 1;
+  const double budget = argc > 2 ? std::atof(argv[2]) : 0.3;
+  const std::string filter = argc > 3 ? argv[3] : "";
+  const bench::Roofline roofline = bench::MeasureRoofline(threads, size_t{256} << 20, 3);
+  std::printf("%d threads, simd %s; DRAM %.1f GB/s, f32 %.0f GFLOP/s, int8 %.0f GOP/s (%s)\n",
+              threads, FindBackend("cpu")->simd_target().c_str(), roofline.dram_read_gbps,
+              roofline.f32_gflops, roofline.int8_gops, roofline.int8_method.c_str());
+  std::printf("type          N     K    T        us    GB/s  DRAM    GOP/s  peak  vs reference\n");
+  const int64_t shapes[][2] = {{576, 576}, {1536, 576}, {576, 1536}, {49152, 576}};
+  for (const DType dtype : {DType::kQ4_1, DType::kQ8_0, DType::kQ4_0, DType::kF16, DType::kBF16,
+                            DType::kQ5_0, DType::kQ6_K}) {
+    if (!filter.empty() && filter != Traits(dtype).name) continue;
+    for (const auto& [N, K] : shapes) {
+      if (K % Traits(dtype).block_elements != 0) continue;
+      for (const int64_t T : {1, 4, 512}) {
+        if (N == 49152 && T > 4) continue;  // a head sees few tokens
+        RunMatMul({dtype, Contract::kInt8, N, K, T}, threads, budget, roofline);
+        if (IsQuantized(dtype) && N == 1536) {
+          RunMatMul({dtype, Contract::kF32, N, K, T}, threads, budget, roofline);
+        }
+      }
+    }
+  }
+  if (filter.empty() || filter == "attention") {
+    for (const int64_t depth : {512, 4096, 32768}) {
+      for (const int64_t T : {1, 64, 512}) {
+        if (depth * T > (1 << 22)) continue;
+        RunAttention(depth, T, threads, budget, roofline);
+      }
+    }
+  }
+  return 0;
+}
+
+}  // namespace
+}  // namespace mneme::engine
+
+int main(int argc, char** argv) { return mneme::engine::Main(argc, argv); }

@@ -1,0 +1,208 @@
+#include "bench/roofline.h"
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <thread>
+#include <vector>
+
+#include "absl/functional/function_ref.h"
+#include "engine/core/aligned_buffer.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace mneme::bench {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+// Runs fn(thread) on every thread at once; seconds from the common start to the last end.
+double Timed(int threads, absl::FunctionRef<void(int)> fn) {
+  std::atomic<int> ready{0};
+  std::atomic<bool> go{false};
+  std::vector<std::thread> pool;
+  for (int i = 0; i < threads; ++i) {
+    pool.emplace_back([&, i] {
+      ready.fetch_add(1);
+      while (!go.load()) std::this_thread::yield();
+      fn(i);
+    });
+  }
+  while (ready.load() < threads) std::this_thread::yield();
+  const auto begin = Clock::now();
+  go.store(true);
+  for (std::thread& thread : pool) thread.join();
+  return std::chrono::duration<double>(Clock::now() - begin).count();
+}
+
+volatile uint64_t sink;
+
+#if defined(__x86_64__)
+
+constexpr int64_t kIterations = 20'000'000;
+
+__attribute__((target("avx2"))) uint64_t SumAvx2(const std::byte* p, size_t size) {
+  __m256i s[4] = {};
+  for (size_t i = 0; i + 256 <= size; i += 256) {
+    _mm_prefetch(reinterpret_cast<const char*>(p + i + 4096), _MM_HINT_T0);
+    _mm_prefetch(reinterpret_cast<const char*>(p + i + 4096 + 64), _MM_HINT_T0);
+    _mm_prefetch(reinterpret_cast<const char*>(p + i + 4096 + 128), _MM_HINT_T0);
+    _mm_prefetch(reinterpret_cast<const char*>(p + i + 4096 + 192), _MM_HINT_T0);
+    for (int v = 0; v < 4; ++v) {
+      const auto* at = reinterpret_cast<const __m256i*>(p + i) + 2 * v;
+      s[v] = _mm256_add_epi64(s[v],
+                              _mm256_add_epi64(_mm256_load_si256(at), _mm256_load_si256(at + 1)));
+    }
+  }
+  const __m256i sum = _mm256_add_epi64(_mm256_add_epi64(s[0], s[1]), _mm256_add_epi64(s[2], s[3]));
+  return static_cast<uint64_t>(_mm256_extract_epi64(sum, 0) + _mm256_extract_epi64(sum, 1) +
+                               _mm256_extract_epi64(sum, 2) + _mm256_extract_epi64(sum, 3));
+}
+
+// Ten independent chains of two multiply-adds per cycle hide a latency of four or five. Each loop
+// body does 10 vectors of work; the compiler must not see that the operands are constant.
+__attribute__((target("avx2,fma"))) void F32Fma(int64_t iterations) {
+  __m256 s[10];
+  __m256 a = _mm256_set1_ps(0.999f), b = _mm256_set1_ps(1e-6f);
+  for (__m256& v : s) v = b;
+  for (int64_t i = 0; i < iterations; ++i) {
+#pragma GCC unroll 10
+    for (int v = 0; v < 10; ++v) {
+      s[v] = _mm256_fmadd_ps(s[v], a, b);
+      asm volatile("" : "+x"(s[v]));
+    }
+  }
+  for (const __m256& v : s) sink = sink + static_cast<uint64_t>(_mm256_cvtss_f32(v));
+}
+
+// Unsigned times signed bytes: pairs summed to 16 bits, those to 32 bits.
+__attribute__((target("avx2"))) void Int8MaddMadd(int64_t iterations) {
+  __m256i s[10] = {};
+  __m256i a = _mm256_set1_epi8(3), b = _mm256_set1_epi8(5), ones = _mm256_set1_epi16(1);
+  for (int64_t i = 0; i < iterations; ++i) {
+#pragma GCC unroll 10
+    for (int v = 0; v < 10; ++v) {
+      __m256i pairs = _mm256_maddubs_epi16(a, b);
+      asm volatile("" : "+x"(pairs));
+      s[v] = _mm256_add_epi32(s[v], _mm256_madd_epi16(pairs, ones));
+      asm volatile("" : "+x"(s[v]));
+    }
+  }
+  for (const __m256i& v : s) sink = sink + static_cast<uint64_t>(_mm256_extract_epi32(v, 0));
+}
+
+// The same with eight pair sums added in 16 bits first, which four-bit codes allow.
+__attribute__((target("avx2"))) void Int8MaddAdd(int64_t iterations) {
+  __m256i s[10] = {};
+  __m256i a = _mm256_set1_epi8(3), b = _mm256_set1_epi8(5);
+  for (int64_t i = 0; i < iterations; ++i) {
+#pragma GCC unroll 10
+    for (int v = 0; v < 10; ++v) {
+      __m256i pairs = _mm256_maddubs_epi16(a, b);
+      asm volatile("" : "+x"(pairs));
+      s[v] = _mm256_add_epi16(s[v], pairs);
+      asm volatile("" : "+x"(s[v]));
+    }
+  }
+  for (const __m256i& v : s) sink = sink + static_cast<uint64_t>(_mm256_extract_epi32(v, 0));
+}
+
+__attribute__((target("avx512f,avx512vnni"))) void Int8Vnni512(int64_t iterations) {
+  __m512i s[10];
+  for (__m512i& v : s) v = _mm512_setzero_si512();
+  const __m512i a = _mm512_set1_epi8(3), b = _mm512_set1_epi8(5);
+  for (int64_t i = 0; i < iterations; ++i) {
+#pragma GCC unroll 10
+    for (int v = 0; v < 10; ++v) {
+      s[v] = _mm512_dpbusd_epi32(s[v], a, b);
+      asm volatile("" : "+v"(s[v]));
+    }
+  }
+  for (const __m512i& v : s) {
+    sink = sink + static_cast<uint64_t>(_mm_cvtsi128_si32(_mm512_castsi512_si128(v)));
+  }
+}
+
+__attribute__((target("avx512f"))) void F32Fma512(int64_t iterations) {
+  __m512 s[10];
+  const __m512 a = _mm512_set1_ps(0.999f), b = _mm512_set1_ps(1e-6f);
+  for (__m512& v : s) v = b;
+  for (int64_t i = 0; i < iterations; ++i) {
+#pragma GCC unroll 10
+    for (int v = 0; v < 10; ++v) {
+      s[v] = _mm512_fmadd_ps(s[v], a, b);
+      asm volatile("" : "+v"(s[v]));
+    }
+  }
+  for (const __m512& v : s) sink = sink + static_cast<uint64_t>(_mm512_cvtss_f32(v));
+}
+
+double BestGops(int threads, void (*work)(int64_t), double ops_per_iteration) {
+  double best = 0;
+  for (int repeat = 0; repeat < 3; ++repeat) {
+    const double seconds = Timed(threads, [&](int) { work(kIterations); });
+    best = std::max(best, threads * ops_per_iteration * kIterations / seconds / 1e9);
+  }
+  return best;
+}
+
+#endif  // __x86_64__
+
+uint64_t SumPortable(const std::byte* p, size_t size) {
+  uint64_t sum = 0;
+  const auto* words = reinterpret_cast<const uint64_t*>(p);
+  for (size_t i = 0; i < size / 8; ++i) sum += words[i];
+  return sum;
+}
+
+}  // namespace
+
+double MeasureDramReadGbps(int threads, size_t buffer_bytes, int repeats) {
+  engine::AlignedBuffer buffer(buffer_bytes);
+  // A pattern, so that no page is the shared page of zeros.
+  auto* words = buffer.as<uint64_t>();
+  for (size_t i = 0; i < buffer_bytes / 8; i += 64) words[i] = i;
+  const size_t share = buffer_bytes / threads / 4096 * 4096;
+  auto sum = SumPortable;
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx2")) sum = SumAvx2;
+#endif
+  double best = 0;
+  for (int repeat = 0; repeat < repeats; ++repeat) {
+    std::atomic<uint64_t> total{0};
+    const double seconds =
+        Timed(threads, [&](int i) { total += sum(buffer.data() + i * share, share); });
+    sink = total.load();
+    best = std::max(best, static_cast<double>(share * threads) / seconds / 1e9);
+  }
+  return best;
+}
+
+Roofline MeasureRoofline(int threads, size_t buffer_bytes, int repeats) {
+  Roofline roofline;
+  roofline.threads = threads;
+  roofline.dram_read_gbps = MeasureDramReadGbps(threads, buffer_bytes, repeats);
+#if defined(__x86_64__)
+  const auto consider = [&](void (*work)(int64_t), double ops, const char* method) {
+    const double gops = BestGops(threads, work, ops);
+    if (gops <= roofline.int8_gops) return;
+    roofline.int8_gops = gops;
+    roofline.int8_method = method;
+  };
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+    roofline.f32_gflops = BestGops(threads, F32Fma, 10 * 8 * 2);
+    consider(Int8MaddMadd, 10 * 32 * 2, "vpmaddubsw+vpmaddwd+vpaddd");
+    consider(Int8MaddAdd, 10 * 32 * 2, "vpmaddubsw+vpaddw");
+  }
+  if (__builtin_cpu_supports("avx512vnni")) {
+    roofline.f32_gflops = std::max(roofline.f32_gflops, BestGops(threads, F32Fma512, 10 * 16 * 2));
+    consider(Int8Vnni512, 10 * 64 * 2, "vpdpbusd (512 bit)");
+  }
+#endif
+  return roofline;
+}
+
+}  // namespace mneme::bench

@@ -1,0 +1,26 @@
+// What this machine can do at most: the denominators of every share-of-peak we report.
+//
+// Neighbours on a shared host take bandwidth, so measure in the same run as the thing compared.
+#pragma once
+
+#include <cstddef>
+#include <string>
+
+namespace mneme::bench {
+
+struct Roofline {
+  int threads = 0;
+  double dram_read_gbps = 0;  // 1e9 bytes/s, sum of all threads
+  double f32_gflops = 0;      // fused multiply-add counted as 2
+  double int8_gops = 0;       // multiply-accumulate counted as 2
+  std::string int8_method;    // the fastest instruction sequence
+};
+
+// Streams through `buffer_bytes` (several times the last cache) shared out over threads and keeps
+// the best of `repeats` passes; then the arithmetic peaks, register-resident. About a second.
+Roofline MeasureRoofline(int threads, size_t buffer_bytes = size_t{384} << 20, int repeats = 5);
+
+// The bandwidth alone.
+double MeasureDramReadGbps(int threads, size_t buffer_bytes = size_t{384} << 20, int repeats = 5);
+
+}  // namespace mneme::bench
