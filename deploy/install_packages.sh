@@ -14,14 +14,14 @@ build=(
   libgrpc++-dev protobuf-compiler-grpc libprotobuf-dev protobuf-compiler
   libabsl-dev prometheus-cpp-dev librocksdb-dev libhwy-dev nlohmann-json3-dev
   libpcre2-dev libsentencepiece-dev libzstd-dev libisal-dev libspdlog-dev libcli11-dev
-  libssl-dev libedit-dev libyaml-cpp-dev zlib1g-dev
+  libssl-dev libedit-dev libyaml-cpp-dev libicu-dev zlib1g-dev
   libgtest-dev libgmock-dev libbenchmark-dev
 )
 # promtool (prometheus) checks /metrics; bible-kjv prints the quickstart's document; pip fetches the model.
 test=(python3 python3-pip prometheus bible-kjv bible-kjv-text procps)
 runtime=(
   libgrpc++1.51 libprotobuf32 libabsl20220623 librocksdb7.8 libhwy1 libpcre2-8-0 libsentencepiece0
-  libisal2 libspdlog1.10 libssl3 libedit2 libyaml-cpp0.7 libprometheus-cpp-core1.0
+  libisal2 libspdlog1.10 libssl3 libedit2 libyaml-cpp0.7 libicu72 libprometheus-cpp-core1.0
   libprometheus-cpp-pull1.0
 )
 train=(python3 python3-numpy python3-torch libopenblas0-pthread)
