@@ -1,5 +1,8 @@
 #include "tests/support/fault_file_system.h"
 
+#include <rocksdb/system_clock.h>
+
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
@@ -114,7 +117,7 @@ int64_t FaultFileSystem::appended_bytes() const {
   return appended_bytes_;
 }
 
-void FaultFileSystem::LoseUnsynced() {
+uint64_t FaultFileSystem::LoseUnsynced() {
   namespace stdfs = std::filesystem;
   std::lock_guard<std::mutex> lock(mutex_);
   for (auto it = unsynced_renames_.rbegin(); it != unsynced_renames_.rend(); ++it) {
@@ -124,9 +127,11 @@ void FaultFileSystem::LoseUnsynced() {
     if (it->overwritten) std::ofstream(it->to, std::ios::binary) << *it->overwritten;
   }
   unsynced_renames_.clear();
+  uint64_t lost_bytes = 0;
   for (auto& [name, file] : files_) {
     if (!stdfs::exists(name)) continue;
     if (!file.entry_synced && Coin()) {
+      lost_bytes += file.size_bytes;
       stdfs::remove(name);
       continue;
     }
@@ -135,11 +140,13 @@ void FaultFileSystem::LoseUnsynced() {
       random_ = random_ * 6364136223846793005u + 1442695040888963407u;
       kept += (random_ >> 33) % (file.size_bytes - kept + 1);
     }
+    lost_bytes += file.size_bytes - kept;
     stdfs::resize_file(name, kept);
   }
   files_.clear();
   powered_ = true;
   writes_until_failure_ = -1;
+  return lost_bytes;
 }
 
 IOStatus FaultFileSystem::NewWritableFile(const std::string& name,
@@ -223,6 +230,32 @@ IOStatus FaultFileSystem::CheckChange() {
 bool FaultFileSystem::Coin() {
   random_ = random_ * 6364136223846793005u + 1442695040888963407u;
   return (random_ >> 40) & 1;
+}
+
+namespace {
+
+class ImpatientClock : public rocksdb::SystemClockWrapper {
+ public:
+  ImpatientClock() : SystemClockWrapper(rocksdb::SystemClock::Default()) {}
+  const char* Name() const override { return "ImpatientClock"; }
+  void SleepForMicroseconds(int micros) override {
+    SystemClockWrapper::SleepForMicroseconds(std::min(micros, 1000));
+  }
+};
+
+class FaultEnv : public rocksdb::EnvWrapper {
+ public:
+  explicit FaultEnv(const std::shared_ptr<FaultFileSystem>& fs)
+      : EnvWrapper(rocksdb::NewCompositeEnv(fs)) {
+    system_clock_ = std::make_shared<ImpatientClock>();
+  }
+  const char* Name() const override { return "FaultEnv"; }
+};
+
+}  // namespace
+
+std::unique_ptr<rocksdb::Env> NewFaultEnv(const std::shared_ptr<FaultFileSystem>& fs) {
+  return std::make_unique<FaultEnv>(fs);
 }
 
 }  // namespace mneme::testing

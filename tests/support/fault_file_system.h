@@ -33,8 +33,8 @@ class FaultFileSystem : public rocksdb::FileSystemWrapper {
   // From now on every change fails, until LoseUnsynced().
   void PowerOff();
   void Heal();
-  // Call with no file open.
-  void LoseUnsynced();
+  // Call with no file open. Returns how many bytes were cut off.
+  uint64_t LoseUnsynced();
   // Appends and syncs so far, and bytes appended.
   int64_t syncs() const;
   int64_t appended_bytes() const;
@@ -87,5 +87,10 @@ class FaultFileSystem : public rocksdb::FileSystemWrapper {
   std::map<std::string, FileState> files_;
   std::vector<Rename> unsynced_renames_;
 };
+
+// An Env on `fs` whose clock sleeps at most a millisecond. RocksDB sleeps a second after each
+// failed flush or compaction, and a close waits for that: most of the time of a test that injects
+// faults.
+std::unique_ptr<rocksdb::Env> NewFaultEnv(const std::shared_ptr<FaultFileSystem>& fs);
 
 }  // namespace mneme::testing
