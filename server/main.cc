@@ -1,0 +1,134 @@
+// mneme-server: reads its configuration, wires store, core and RPC, and drains on a signal.
+//
+// Standard output carries a few stable lines for people and scripts ("listening on 127.0.0.1:7447"
+// when it is ready); the log goes to standard error.
+#include <signal.h>
+#include <spdlog/spdlog.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <iostream>
+#include <memory>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_format.h"
+#include "engine/engine.h"
+#include "memstore/state_store.h"
+#include "server/config/config_loader.h"
+#include "server/core/server_core.h"
+#include "server/json_log.h"
+#include "server/rpc/server.h"
+
+namespace mneme::server {
+namespace {
+
+// Prints for people, whatever the log level.
+int Fail(ExitCode code, const absl::Status& status) {
+  std::cerr << "mneme-server: " << std::string(status.message()) << std::endl;
+  return code;
+}
+
+absl::StatusOr<std::unique_ptr<memstore::StateStore>> OpenStore(const Config::Store& store) {
+  if (store.kind == "memory") return memstore::CreateMemoryStore();
+  return memstore::OpenRocksDbStore({.path = store.path});
+}
+
+// Models and store fail in the same call; the store's failures have codes of their own.
+ExitCode ExitCodeOfCore(const absl::Status& status) {
+  const std::string why = ReasonOf(status);
+  if (why == reason::kStoreUnavailable || why == reason::kStoreFull ||
+      status.code() == absl::StatusCode::kUnavailable ||
+      status.code() == absl::StatusCode::kDataLoss) {
+    return kExitStore;
+  }
+  return kExitModel;
+}
+
+ExitCode ExitCodeOfRpc(const absl::Status& status) {
+  if (status.code() == absl::StatusCode::kAlreadyExists) return kExitPortInUse;
+  if (status.code() == absl::StatusCode::kUnavailable) return kExitStore;
+  return kExitFailure;
+}
+
+void PrintModels(ServerCore& core) {
+  CallContext context;
+  auto models = core.ListModels(context, {});
+  if (!models.ok()) return;
+  for (const v1::Model& model : models->models()) {
+    std::cout << absl::StrFormat(
+        "%s: %s, %.1f M parameters, %s weights %.1f MB, state %.2f MB per session (%s)\n",
+        model.name(), model.architecture(), static_cast<double>(model.parameters()) / 1e6,
+        model.weight_type(), static_cast<double>(model.weight_bytes()) / 1e6,
+        static_cast<double>(model.state_bytes()) / 1e6, model.state_formula());
+  }
+}
+
+// Waits for SIGTERM or SIGINT, drains, and lets a second signal hurry the drain.
+void ServeUntilSignal(RpcServer& server, const sigset_t& signals) {
+  int signal = 0;
+  sigwait(&signals, &signal);
+  spdlog::info("signal {}: draining; a second one ends running turns", strsignal(signal));
+  std::atomic<bool> drained = false;
+  std::thread second([&] {
+    const timespec poll{.tv_sec = 0, .tv_nsec = 50'000'000};
+    while (!drained) {
+      if (sigtimedwait(&signals, nullptr, &poll) > 0) server.HurryDrain();
+    }
+  });
+  server.Drain(signal == SIGTERM ? RpcServer::DrainStart::kPreStop
+                                 : RpcServer::DrainStart::kRefuseWork);
+  drained = true;
+  second.join();
+}
+
+int Run(const std::vector<std::string>& arguments, const std::vector<std::string>& environment) {
+  absl::StatusOr<LoadedConfig> loaded = LoadConfig(arguments, environment);
+  if (!loaded.ok()) return Fail(kExitUsage, loaded.status());
+  if (loaded->print_and_exit) {
+    std::cout << loaded->output << std::flush;
+    return kExitOk;
+  }
+  const Config& config = loaded->config;
+  InitJsonLog(config.log_level);
+  for (const std::string& warning : loaded->warnings) spdlog::warn("{}", warning);
+
+  // Blocked here, before any thread exists, so that only sigwait sees them.
+  sigset_t signals;
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGTERM);
+  sigaddset(&signals, SIGINT);
+  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+  ::signal(SIGPIPE, SIG_IGN);
+
+  std::cout << engine::DescribeMachine() << std::endl;
+  auto store = OpenStore(config.store);
+  if (!store.ok()) return Fail(kExitStore, store.status());
+  auto core = ServerCore::Create(config, *std::move(store));
+  if (!core.ok()) return Fail(ExitCodeOfCore(core.status()), core.status());
+  PrintModels(**core);
+  auto server = RpcServer::Start(config, **core);
+  if (!server.ok()) return Fail(ExitCodeOfRpc(server.status()), server.status());
+  if (!(*server)->metrics_address().empty()) {
+    std::cout << "metrics on http://" << (*server)->metrics_address() << "/metrics\n";
+  }
+  std::cout << "listening on " << (*server)->address() << std::endl;
+
+  ServeUntilSignal(**server, signals);
+  server->reset();
+  core->reset();  // closes the store
+  spdlog::info("drained; the store is closed");
+  return kExitOk;
+}
+
+}  // namespace
+}  // namespace mneme::server
+
+int main(int argc, char** argv) {
+  std::vector<std::string> arguments(argv + 1, argv + argc);
+  std::vector<std::string> environment;
+  for (char** entry = environ; *entry != nullptr; ++entry) environment.emplace_back(*entry);
+  return mneme::server::Run(arguments, environment);
+}

@@ -1,0 +1,52 @@
+// The Generate stream: the core's events, sent as fast as the client reads and no faster.
+#pragma once
+
+#include <grpcpp/server_context.h>
+#include <grpcpp/support/server_callback.h>
+
+#include <memory>
+
+#include "mneme/v1/generation.grpc.pb.h"
+#include "server/core/server_core.h"
+#include "server/rpc/call_record.h"
+#include "server/rpc/output_queue.h"
+#include "server/rpc/rpc_environment.h"
+
+namespace mneme::server {
+
+// The turn runs on a worker thread and blocks in Send while the client is slow. Backpressure ends
+// in SLOW_CONSUMER. Deletes itself.
+class GenerateReactor final : public grpc::ServerWriteReactor<v1::GenerateResponse>,
+                              private TurnSink {
+ public:
+  static GenerateReactor* Start(RpcEnvironment& env, grpc::CallbackServerContext* context,
+                                const v1::GenerateRequest* request);
+
+  void OnWriteDone(bool ok) override { queue_.OnWriteDone(ok); }
+  void OnCancel() override;
+  void OnDone() override;
+
+ private:
+  // Outlives the reactor, for the thread that waits for its end.
+  struct Done {
+    Mutex mutex;
+    CondVar changed;
+    bool done ABSL_GUARDED_BY(mutex) = false;
+  };
+
+  GenerateReactor(RpcEnvironment& env, grpc::CallbackServerContext* context,
+                  const v1::GenerateRequest* request);
+  void Run();
+  bool Send(v1::GenerateResponse response) override;
+  void FinishSlow();
+
+  RpcEnvironment& env_;
+  grpc::CallbackServerContext* const context_;
+  const v1::GenerateRequest* const request_;
+  CallRecord record_;
+  OutputQueue<v1::GenerateResponse> queue_;
+  bool slow_ = false;
+  std::shared_ptr<Done> done_ = std::make_shared<Done>();
+};
+
+}  // namespace mneme::server

@@ -1,0 +1,117 @@
+#include "server/rpc/ingest_reactor.h"
+
+#include <chrono>
+#include <memory>
+#include <utility>
+
+#include "engine/core/status_macros.h"
+#include "server/core/errors.h"
+#include "server/core/scoped_cancel.h"
+#include "server/rpc/unary_call.h"
+
+namespace mneme::server {
+namespace {
+
+absl::Status FrameError(std::string_view field, std::string expected) {
+  FieldErrors errors;
+  errors.Add(field, std::move(expected), reason::kFieldRequired);
+  return errors.ToStatus();
+}
+
+}  // namespace
+
+IngestReactor* IngestReactor::Start(RpcEnvironment& env, grpc::CallbackServerContext* context) {
+  auto* reactor = new IngestReactor(env, context);
+  ++env.running_turns;
+  if (!env.turns.Submit([reactor] { reactor->Run(); })) {
+    reactor->Finish(reactor->record_.Finish(NoWorkerLeft()));
+    --env.running_turns;
+  }
+  return reactor;
+}
+
+IngestReactor::IngestReactor(RpcEnvironment& env, grpc::CallbackServerContext* context)
+    : env_(env),
+      context_(context),
+      record_(env, "IngestSession", context),
+      queue_({.slow_client_timeout =
+                  std::chrono::milliseconds(env.config.limits.slow_client_timeout_ms)},
+             record_.context(),
+             [this](const v1::IngestProgress* message) { StartWrite(message); }) {}
+
+void IngestReactor::OnReadDone(bool ok) {
+  MutexLock lock(&mutex_);
+  read_ = ok ? Read::kDone : Read::kEnd;
+  changed_.NotifyAll();
+}
+
+void IngestReactor::OnCancel() {
+  queue_.Close();
+  record_.Cancel();
+}
+
+void IngestReactor::Run() {
+  RpcEnvironment& env = env_;
+  StartRead(&incoming_);
+  absl::Status status = Serve();
+  if (queue_.Flush() == OutputQueue<v1::IngestProgress>::Result::kSlow) {
+    queue_.Abandon();
+    if (status.ok()) {
+      status = Error(absl::StatusCode::kResourceExhausted, reason::kSlowConsumer,
+                     "everything is durable, but the client did not read the last progress");
+    }
+    // One small message is all that is unsent: the status may wait behind it until the client
+    // reads or its connection ends.
+  }
+  Finish(record_.Finish(status));
+  --env.running_turns;  // `this` may be gone
+}
+
+absl::StatusOr<bool> IngestReactor::NextFrame(v1::IngestRequest* frame) {
+  {
+    MutexLock lock(&mutex_);
+    while (read_ == Read::kInFlight) {
+      // A drain cancels through the context, which has no callback for us.
+      changed_.WaitUntil(&mutex_, std::chrono::steady_clock::now() + std::chrono::milliseconds(50));
+      const CallContext::Cancel cause = record_.context().cancelled();
+      if (cause != CallContext::Cancel::kNone) return CancelStatus(cause);
+    }
+    if (read_ == Read::kEnd) {
+      if (context_->IsCancelled()) return CancelStatus(CallContext::Cancel::kClient);
+      return false;
+    }
+    *frame = std::move(incoming_);
+    incoming_.Clear();
+    read_ = Read::kInFlight;
+  }
+  StartRead(&incoming_);
+  return true;
+}
+
+absl::Status IngestReactor::Serve() {
+  v1::IngestRequest frame;
+  MNEME_ASSIGN_OR_RETURN(bool more, NextFrame(&frame));
+  if (!more || !frame.has_start()) {
+    return FrameError("start", "must be the first frame of the stream");
+  }
+  record_.set_session(frame.start().session());
+  MNEME_ASSIGN_OR_RETURN(std::unique_ptr<Ingest> ingest,
+                         env_.core.StartIngest(record_.context(), frame.start()));
+  queue_.PushLatest(ingest->progress());
+  while (true) {
+    MNEME_ASSIGN_OR_RETURN(more, NextFrame(&frame));
+    if (!more) {
+      return FrameError("data.last",
+                        "must be set on the final frame; the stream ended without it, and what "
+                        "was reported as durable stays");
+    }
+    if (!frame.has_data()) {
+      return FrameError("data", "must be set in every frame after the first");
+    }
+    MNEME_RETURN_IF_ERROR(ingest->Write(frame.data()));
+    queue_.PushLatest(ingest->progress());
+    if (frame.data().last()) return absl::OkStatus();
+  }
+}
+
+}  // namespace mneme::server

@@ -1,0 +1,46 @@
+// The IngestSession stream: frames in, one at a time with one read ahead; newest progress out.
+#pragma once
+
+#include <grpcpp/server_context.h>
+#include <grpcpp/support/server_callback.h>
+
+#include "absl/status/status.h"
+#include "mneme/v1/sessions.grpc.pb.h"
+#include "server/core/server_core.h"
+#include "server/rpc/call_record.h"
+#include "server/rpc/output_queue.h"
+#include "server/rpc/rpc_environment.h"
+
+namespace mneme::server {
+
+// The session's writer is held from the first frame to the end of the stream. Not reading the next
+// frame is the backpressure: HTTP/2 stops the client. Deletes itself.
+class IngestReactor final : public grpc::ServerBidiReactor<v1::IngestRequest, v1::IngestProgress> {
+ public:
+  static IngestReactor* Start(RpcEnvironment& env, grpc::CallbackServerContext* context);
+
+  void OnReadDone(bool ok) override;
+  void OnWriteDone(bool ok) override { queue_.OnWriteDone(ok); }
+  void OnCancel() override;
+  void OnDone() override { delete this; }
+
+ private:
+  IngestReactor(RpcEnvironment& env, grpc::CallbackServerContext* context);
+  void Run();
+  absl::Status Serve();
+  // False when the client sends no more.
+  absl::StatusOr<bool> NextFrame(v1::IngestRequest* frame);
+
+  RpcEnvironment& env_;
+  grpc::CallbackServerContext* const context_;
+  CallRecord record_;
+  OutputQueue<v1::IngestProgress> queue_;
+
+  v1::IngestRequest incoming_;  // gRPC's while a read is in flight
+  Mutex mutex_;
+  CondVar changed_;
+  enum class Read { kInFlight, kDone, kEnd };
+  Read read_ ABSL_GUARDED_BY(mutex_) = Read::kInFlight;
+};
+
+}  // namespace mneme::server

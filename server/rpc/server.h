@@ -1,0 +1,77 @@
+// The gRPC server around a ServerCore: services, health, reflection, limits, metrics, drain.
+//
+//   auto server = RpcServer::Start(config, core);   // port 0: any free one
+//   ... (*server)->port() ...
+//   (*server)->Drain(RpcServer::DrainStart::kPreStop);
+#pragma once
+
+#include <grpcpp/channel.h>
+#include <grpcpp/server.h>
+#include <prometheus/exposer.h>
+
+#include <atomic>
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "server/core/config.h"
+#include "server/core/server_core.h"
+#include "server/rpc/generation_service.h"
+#include "server/rpc/health_reporter.h"
+#include "server/rpc/models_service.h"
+#include "server/rpc/rpc_environment.h"
+#include "server/rpc/sessions_service.h"
+#include "server/rpc/worker_pool.h"
+
+namespace mneme::server {
+
+class RpcServer {
+ public:
+  // Takes one token through every model and probes the store, then listens: whoever reaches the
+  // server finds it ready. `core` must outlive it. ALREADY_EXISTS if an address cannot be listened
+  // on (in use, most often); UNAVAILABLE if the store does not answer; otherwise the warm-up's
+  // error.
+  static absl::StatusOr<std::unique_ptr<RpcServer>> Start(const Config& config, ServerCore& core,
+                                                          HealthReporter::Options health = {});
+  // Cancels what still runs and waits for it. Drain first to be polite.
+  ~RpcServer();
+
+  int port() const { return port_; }
+  // What listens, with the real port: "127.0.0.1:41234".
+  const std::string& address() const { return address_; }
+  const std::string& metrics_address() const { return metrics_address_; }  // "" if off
+
+  enum class DrainStart {
+    kPreStop,     // keep serving for drain.pre_stop_delay first, so that balancers notice
+    kRefuseWork,  // at once
+  };
+  // Blocks until no call is left; afterwards the store may be closed. Phases (also the gauge
+  // mneme_drain_phase): 1 NOT_SERVING, 2 serve for pre_stop_delay, 3 refuse new work, 4 let turns
+  // run for drain.timeout, 5 end them by their commit rule, 6 close the connections. After phase 2
+  // it leaves as soon as no turn runs.
+  void Drain(DrainStart start);
+  // From any thread: Drain goes to phase 5.
+  void HurryDrain() { hurry_ = true; }
+
+ private:
+  RpcServer(const Config& config, ServerCore& core);
+  absl::Status Listen(HealthReporter::Options health);
+  absl::Status ListenForMetrics();
+
+  ServerCore& core_;
+  RpcEnvironment env_;  // before the pools: their last tasks still use it while they join
+  WorkerPool turns_;
+  WorkerPool lookups_;
+  SessionsService sessions_;
+  GenerationService generation_;
+  ModelsService models_;
+  std::unique_ptr<grpc::Server> server_;
+  std::unique_ptr<HealthReporter> health_;
+  std::unique_ptr<prometheus::Exposer> exposer_;
+  int port_ = 0;
+  std::string address_;
+  std::string metrics_address_;
+  std::atomic<bool> hurry_ = false;
+};
+
+}  // namespace mneme::server

@@ -1,0 +1,119 @@
+#include "server/rpc/status_mapping.h"
+
+#include <algorithm>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/cord.h"
+#include "google/rpc/error_details.pb.h"
+#include "google/rpc/status.pb.h"
+#include "server/core/errors.h"
+
+namespace mneme::server {
+namespace {
+
+constexpr char kTypePrefix[] = "type.googleapis.com/";
+// Base64 adds a third, and the text is sent twice (grpc-message, percent-encoded, and inside).
+constexpr size_t kMaxMessageBytes = 1024;
+constexpr size_t kMaxDetailBytes = 3072;
+
+// google.rpc.Status.message is a proto string: other bytes would not parse at the peer.
+bool IsUtf8(std::string_view s) {
+  for (size_t i = 0; i < s.size();) {
+    const auto lead = static_cast<unsigned char>(s[i]);
+    const size_t n = lead < 0x80                   ? 1
+                     : lead >= 0xC2 && lead < 0xE0 ? 2
+                     : (lead & 0xF0) == 0xE0       ? 3
+                     : lead >= 0xF0 && lead < 0xF5 ? 4
+                                                   : 0;
+    if (n == 0 || i + n > s.size()) return false;
+    for (size_t k = 1; k < n; ++k) {
+      if ((static_cast<unsigned char>(s[i + k]) & 0xC0) != 0x80) return false;
+    }
+    i += n;
+  }
+  return true;
+}
+
+std::string_view DefaultReason(absl::StatusCode code) {
+  switch (code) {
+    case absl::StatusCode::kCancelled:
+      return reason::kCancelled;
+    case absl::StatusCode::kDeadlineExceeded:
+      return reason::kDeadlineExceeded;
+    case absl::StatusCode::kInvalidArgument:
+      return reason::kFieldInvalid;
+    default:
+      return reason::kInternal;
+  }
+}
+
+// Drops violations from the end until the detail fits.
+std::string FitBadRequest(const absl::Cord& payload, size_t max_bytes) {
+  google::rpc::BadRequest bad;
+  if (!bad.ParseFromString(std::string(payload))) return "";
+  while (bad.ByteSizeLong() > max_bytes && bad.field_violations_size() > 0) {
+    bad.mutable_field_violations()->RemoveLast();
+  }
+  return bad.field_violations_size() > 0 ? bad.SerializeAsString() : "";
+}
+
+}  // namespace
+
+std::string TruncateUtf8(std::string_view text, size_t max_bytes) {
+  if (text.size() <= max_bytes) return std::string(text);
+  size_t end = max_bytes;
+  while (end > 0 && (static_cast<unsigned char>(text[end]) & 0xC0) == 0x80) --end;
+  return std::string(text.substr(0, end));
+}
+
+grpc::Status ToGrpcStatus(const absl::Status& original) {
+  if (original.ok()) return grpc::Status::OK;
+  absl::Status status = original;
+  if (ReasonOf(status).empty()) {
+    std::string text(status.message());
+    if (status.code() == absl::StatusCode::kInternal ||
+        status.code() == absl::StatusCode::kUnknown) {
+      text = "internal error; the server's log has it under this call's x-request-id";
+    }
+    status = Error(status.code(), DefaultReason(status.code()), std::move(text));
+  }
+
+  const std::string error_info =
+      kTypePrefix + std::string(google::rpc::ErrorInfo::descriptor()->full_name());
+  const std::string bad_request =
+      kTypePrefix + std::string(google::rpc::BadRequest::descriptor()->full_name());
+  std::vector<std::pair<std::string, absl::Cord>> payloads;
+  status.ForEachPayload([&](absl::string_view type_url, const absl::Cord& payload) {
+    payloads.emplace_back(std::string(type_url), payload);
+  });
+  std::stable_sort(payloads.begin(), payloads.end(), [&](const auto& a, const auto& b) {
+    return a.first == error_info && b.first != error_info;
+  });
+
+  google::rpc::Status details;
+  details.set_code(static_cast<int>(status.code()));
+  std::string text =
+      TruncateUtf8({status.message().data(), status.message().size()}, kMaxMessageBytes);
+  if (!IsUtf8(text)) text = "(the message was not valid UTF-8)";
+  details.set_message(text);
+  size_t used = 0;
+  for (const auto& [type_url, payload] : payloads) {
+    // Payloads of lower layers (a store's own) are not for clients.
+    if (type_url.rfind(kTypePrefix, 0) != 0) continue;
+    std::string value(payload);
+    if (used + value.size() > kMaxDetailBytes && type_url == bad_request) {
+      value = FitBadRequest(payload, kMaxDetailBytes - used);
+    }
+    if (value.empty() || used + value.size() > kMaxDetailBytes) continue;
+    used += value.size();
+    google::protobuf::Any* any = details.add_details();
+    any->set_type_url(type_url);
+    any->set_value(std::move(value));
+  }
+  return grpc::Status(static_cast<grpc::StatusCode>(status.code()), text,
+                      details.SerializeAsString());
+}
+
+}  // namespace mneme::server
