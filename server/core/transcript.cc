@@ -97,7 +97,9 @@ absl::Status TruncateTranscript(TranscriptList& list, int64_t position, const Re
     at += list.Get(keep++).num_tokens();
   }
   std::vector<int32_t> rest;
-  if (at < position) MNEME_ASSIGN_OR_RETURN(rest, ReadTranscript(list, at, position, read));
+  if (at < position) {
+    MNEME_ASSIGN_OR_RETURN(rest, ReadTranscript(list, at, position, read));
+  }
   list.DeleteSubrange(keep, list.size() - keep);
   return AppendTranscript(list, rest, read, new_chunks);
 }
