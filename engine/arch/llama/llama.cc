@@ -43,7 +43,7 @@ struct Llama::Activations {
   float* x = nullptr;       // [T, D] residual stream
   float* normed = nullptr;  // [T, D]
   float* q = nullptr;       // [T, H * Dh]
-  float* q_sink = nullptr;  // [T, H * Dh]; only rows of slices that slide are filled
+  float* q_sink = nullptr;  // [T, H * Dh]; filled if a slice slides
   float* k = nullptr;       // [T, Hk * Dh]
   float* v = nullptr;       // [T, Hk * Dh]
   float* mixed = nullptr;   // [T, H * Dh]
@@ -190,57 +190,59 @@ void Llama::Attend(Exec& exec, std::span<const ArchSlice> slices, int64_t layer,
                 .rotary_dim = config_.rotary_dim,
                 .layout = config_.rope_layout,
                 .theta = config_.theta};
-  std::vector<AttentionArgs> batch;
-  batch.reserve(slices.size());
-  const StateTensor& k_ring = schema_.tensors()[2 * layer];
-  const StateTensor& v_ring = schema_.tensors()[2 * layer + 1];
-  int64_t first = 0;  // row of the slice's first token
+  // Sinks are scored by a second rotation of the queries, once the window slides. One call for all
+  // rows: where a slice does not slide both rotations are the same, and the angles of one list of
+  // positions are computed once a pass.
+  bool slides = false;
   for (const ArchSlice& slice : slices) {
-    const int64_t T = static_cast<int64_t>(slice.tokens.size());
-    const int64_t position = slice.state->position;
-    float* q = act.q + first * q_width;
-    float* q_sink = q;
-    if (sinks_ > 0 && position + T > sinks_ + window_) {
-      q_sink = act.q_sink + first * q_width;
-      std::memcpy(q_sink, q, T * q_width * sizeof(float));
-      RopeArgs sink = rope;
-      sink.x = q_sink;
-      sink.x_stride = q_width;
-      sink.heads = H;
-      sink.positions = std::span(sink_positions_).subspan(first, T);
-      kernels.rope(exec, sink);
-    }
-    batch.push_back({.k_ring = slice.state->block.data() + k_ring.offset_bytes,
-                     .v_ring = slice.state->block.data() + v_ring.offset_bytes,
-                     .ring_dtype = kv_dtype_,
-                     .sinks = sinks_,
-                     .window = window_,
-                     .position = position,
-                     .T = T,
-                     .query_heads = H,
-                     .kv_heads = Hk,
-                     .head_dim = Dh,
-                     .scale = config_.attention_scale,
-                     .q = q,
-                     .q_sink = q_sink,
-                     .q_stride = q_width,
-                     .k = act.k + first * kv_width,
-                     .v = act.v + first * kv_width,
-                     .kv_stride = kv_width,
-                     .out = act.mixed + first * q_width,
-                     .out_stride = q_width});
-    first += T;
+    slides |= slice.state->position + static_cast<int64_t>(slice.tokens.size()) > sinks_ + window_;
+  }
+  const float* q_sink = act.q;
+  rope.x_stride = q_width;
+  rope.heads = H;
+  if (slides && sinks_ > 0) {
+    std::memcpy(act.q_sink, act.q, act.T * q_width * sizeof(float));
+    rope.x = act.q_sink;
+    rope.positions = sink_positions_;
+    kernels.rope(exec, rope);
+    q_sink = act.q_sink;
   }
   rope.positions = positions_;
   rope.x = act.q;
-  rope.x_stride = q_width;
-  rope.heads = H;
   kernels.rope(exec, rope);
   rope.x = act.k;
   rope.x_stride = kv_width;
   rope.heads = Hk;
   kernels.rope(exec, rope);
-  kernels.attention(exec, batch);
+
+  const StateTensor& k_ring = schema_.tensors()[2 * layer];
+  const StateTensor& v_ring = schema_.tensors()[2 * layer + 1];
+  attention_.clear();
+  int64_t first = 0;  // row of the slice's first token
+  for (const ArchSlice& slice : slices) {
+    const int64_t T = static_cast<int64_t>(slice.tokens.size());
+    attention_.push_back({.k_ring = slice.state->block.data() + k_ring.offset_bytes,
+                          .v_ring = slice.state->block.data() + v_ring.offset_bytes,
+                          .ring_dtype = kv_dtype_,
+                          .sinks = sinks_,
+                          .window = window_,
+                          .position = slice.state->position,
+                          .T = T,
+                          .query_heads = H,
+                          .kv_heads = Hk,
+                          .head_dim = Dh,
+                          .scale = config_.attention_scale,
+                          .q = act.q + first * q_width,
+                          .q_sink = q_sink + first * q_width,
+                          .q_stride = q_width,
+                          .k = act.k + first * kv_width,
+                          .v = act.v + first * kv_width,
+                          .kv_stride = kv_width,
+                          .out = act.mixed + first * q_width,
+                          .out_stride = q_width});
+    first += T;
+  }
+  kernels.attention(exec, attention_);
 }
 
 // Final norm and head, on the rows whose logits are wanted only.

@@ -48,8 +48,9 @@ class Llama final : public Arch {
   AlignedBuffer activations_;
   AlignedBuffer logits_;
   std::vector<int32_t> tokens_;
-  std::vector<int64_t> positions_;       // [T], absolute
-  std::vector<int64_t> sink_positions_;  // [T], what q_sink is rotated at
+  std::vector<int64_t> positions_;        // [T], absolute
+  std::vector<int64_t> sink_positions_;   // [T], what q_sink is rotated at
+  std::vector<AttentionArgs> attention_;  // one per slice
 };
 
 }  // namespace mneme::engine::llama
