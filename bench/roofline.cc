@@ -62,83 +62,117 @@ __attribute__((target("avx2"))) uint64_t SumAvx2(const std::byte* p, size_t size
                                _mm256_extract_epi64(sum, 2) + _mm256_extract_epi64(sum, 3));
 }
 
-// Ten independent chains of two multiply-adds per cycle hide a latency of four or five. Each loop
-// body does 10 vectors of work; the compiler must not see that the operands are constant.
+// Ten independent chains hide a latency of four or five at two per cycle. The chains are single
+// variables, because an array would stay in memory; the empty asm keeps the compiler from seeing
+// that the operands are constant.
+#define MNEME_TEN(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9)
+
+#define MNEME_START(n) auto s##n = zero;
+#define MNEME_SUM(n) total = total + static_cast<uint64_t>(Low(s##n));
+
+__attribute__((target("avx2"))) inline int Low(__m256i v) { return _mm256_extract_epi32(v, 0); }
+__attribute__((target("avx2"))) inline float Low(__m256 v) { return _mm256_cvtss_f32(v); }
+__attribute__((target("avx512f"))) inline int Low(__m512i v) {
+  alignas(64) int lanes[16];
+  _mm512_store_si512(lanes, v);
+  return lanes[0];
+}
+__attribute__((target("avx512f"))) inline float Low(__m512 v) {
+  alignas(64) float lanes[16];
+  _mm512_store_ps(lanes, v);
+  return lanes[0];
+}
+
 __attribute__((target("avx2,fma"))) void F32Fma(int64_t iterations) {
-  __m256 s[10];
-  __m256 a = _mm256_set1_ps(0.999f), b = _mm256_set1_ps(1e-6f);
-  for (__m256& v : s) v = b;
+  const __m256 a = _mm256_set1_ps(0.999f), b = _mm256_set1_ps(1e-6f), zero = b;
+  MNEME_TEN(MNEME_START)
   for (int64_t i = 0; i < iterations; ++i) {
-#pragma GCC unroll 10
-    for (int v = 0; v < 10; ++v) {
-      s[v] = _mm256_fmadd_ps(s[v], a, b);
-      asm volatile("" : "+x"(s[v]));
-    }
+#define MNEME_STEP(n)                 \
+  s##n = _mm256_fmadd_ps(s##n, a, b); \
+  asm volatile("" : "+x"(s##n));
+    MNEME_TEN(MNEME_STEP)
+#undef MNEME_STEP
   }
-  for (const __m256& v : s) sink = sink + static_cast<uint64_t>(_mm256_cvtss_f32(v));
+  uint64_t total = 0;
+  MNEME_TEN(MNEME_SUM)
+  sink = total;
 }
 
 // Unsigned times signed bytes: pairs summed to 16 bits, those to 32 bits.
 __attribute__((target("avx2"))) void Int8MaddMadd(int64_t iterations) {
-  __m256i s[10] = {};
-  __m256i a = _mm256_set1_epi8(3), b = _mm256_set1_epi8(5), ones = _mm256_set1_epi16(1);
+  const __m256i a = _mm256_set1_epi8(3), b = _mm256_set1_epi8(5), ones = _mm256_set1_epi16(1);
+  const __m256i zero = _mm256_setzero_si256();
+  MNEME_TEN(MNEME_START)
   for (int64_t i = 0; i < iterations; ++i) {
-#pragma GCC unroll 10
-    for (int v = 0; v < 10; ++v) {
-      __m256i pairs = _mm256_maddubs_epi16(a, b);
-      asm volatile("" : "+x"(pairs));
-      s[v] = _mm256_add_epi32(s[v], _mm256_madd_epi16(pairs, ones));
-      asm volatile("" : "+x"(s[v]));
-    }
+#define MNEME_STEP(n)                                              \
+  {                                                                \
+    __m256i pairs = _mm256_maddubs_epi16(a, b);                    \
+    asm volatile("" : "+x"(pairs));                                \
+    s##n = _mm256_add_epi32(s##n, _mm256_madd_epi16(pairs, ones)); \
+    asm volatile("" : "+x"(s##n));                                 \
   }
-  for (const __m256i& v : s) sink = sink + static_cast<uint64_t>(_mm256_extract_epi32(v, 0));
+    MNEME_TEN(MNEME_STEP)
+#undef MNEME_STEP
+  }
+  uint64_t total = 0;
+  MNEME_TEN(MNEME_SUM)
+  sink = total;
 }
 
-// The same with eight pair sums added in 16 bits first, which four-bit codes allow.
+// The same with pair sums added in 16 bits first, which four-bit codes allow eight times.
 __attribute__((target("avx2"))) void Int8MaddAdd(int64_t iterations) {
-  __m256i s[10] = {};
-  __m256i a = _mm256_set1_epi8(3), b = _mm256_set1_epi8(5);
+  const __m256i a = _mm256_set1_epi8(3), b = _mm256_set1_epi8(5);
+  const __m256i zero = _mm256_setzero_si256();
+  MNEME_TEN(MNEME_START)
   for (int64_t i = 0; i < iterations; ++i) {
-#pragma GCC unroll 10
-    for (int v = 0; v < 10; ++v) {
-      __m256i pairs = _mm256_maddubs_epi16(a, b);
-      asm volatile("" : "+x"(pairs));
-      s[v] = _mm256_add_epi16(s[v], pairs);
-      asm volatile("" : "+x"(s[v]));
-    }
+#define MNEME_STEP(n)                           \
+  {                                             \
+    __m256i pairs = _mm256_maddubs_epi16(a, b); \
+    asm volatile("" : "+x"(pairs));             \
+    s##n = _mm256_add_epi16(s##n, pairs);       \
+    asm volatile("" : "+x"(s##n));              \
   }
-  for (const __m256i& v : s) sink = sink + static_cast<uint64_t>(_mm256_extract_epi32(v, 0));
+    MNEME_TEN(MNEME_STEP)
+#undef MNEME_STEP
+  }
+  uint64_t total = 0;
+  MNEME_TEN(MNEME_SUM)
+  sink = total;
 }
 
 __attribute__((target("avx512f,avx512vnni"))) void Int8Vnni512(int64_t iterations) {
-  __m512i s[10];
-  for (__m512i& v : s) v = _mm512_setzero_si512();
-  const __m512i a = _mm512_set1_epi8(3), b = _mm512_set1_epi8(5);
+  const __m512i a = _mm512_set1_epi8(3), b = _mm512_set1_epi8(5), zero = _mm512_setzero_si512();
+  MNEME_TEN(MNEME_START)
   for (int64_t i = 0; i < iterations; ++i) {
-#pragma GCC unroll 10
-    for (int v = 0; v < 10; ++v) {
-      s[v] = _mm512_dpbusd_epi32(s[v], a, b);
-      asm volatile("" : "+v"(s[v]));
-    }
+#define MNEME_STEP(n)                     \
+  s##n = _mm512_dpbusd_epi32(s##n, a, b); \
+  asm volatile("" : "+v"(s##n));
+    MNEME_TEN(MNEME_STEP)
+#undef MNEME_STEP
   }
-  for (const __m512i& v : s) {
-    sink = sink + static_cast<uint64_t>(_mm_cvtsi128_si32(_mm512_castsi512_si128(v)));
-  }
+  uint64_t total = 0;
+  MNEME_TEN(MNEME_SUM)
+  sink = total;
 }
 
 __attribute__((target("avx512f"))) void F32Fma512(int64_t iterations) {
-  __m512 s[10];
-  const __m512 a = _mm512_set1_ps(0.999f), b = _mm512_set1_ps(1e-6f);
-  for (__m512& v : s) v = b;
+  const __m512 a = _mm512_set1_ps(0.999f), b = _mm512_set1_ps(1e-6f), zero = b;
+  MNEME_TEN(MNEME_START)
   for (int64_t i = 0; i < iterations; ++i) {
-#pragma GCC unroll 10
-    for (int v = 0; v < 10; ++v) {
-      s[v] = _mm512_fmadd_ps(s[v], a, b);
-      asm volatile("" : "+v"(s[v]));
-    }
+#define MNEME_STEP(n)                 \
+  s##n = _mm512_fmadd_ps(s##n, a, b); \
+  asm volatile("" : "+v"(s##n));
+    MNEME_TEN(MNEME_STEP)
+#undef MNEME_STEP
   }
-  for (const __m512& v : s) sink = sink + static_cast<uint64_t>(_mm512_cvtss_f32(v));
+  uint64_t total = 0;
+  MNEME_TEN(MNEME_SUM)
+  sink = total;
 }
+
+#undef MNEME_TEN
+#undef MNEME_START
+#undef MNEME_SUM
 
 double BestGops(int threads, void (*work)(int64_t), double ops_per_iteration) {
   double best = 0;

@@ -10,6 +10,8 @@
 #include <algorithm>
 #include <cstring>
 #include <limits>
+#include <type_traits>
+#include <utility>
 
 #include "engine/core/half.h"
 #include "engine/kernels/attention_plan.h"
@@ -154,6 +156,16 @@ HWY_INLINE void LoadTile(const AttentionArgs& args, int64_t piece, int64_t kv_he
   Transpose(s.rows, s.padded, s.padded, s.keys);
 }
 
+// f(0), ..., f(N - 1) with constant arguments, so that arrays of vectors become registers.
+template <typename F, int... I>
+HWY_INLINE void UnrollOver(F& f, std::integer_sequence<int, I...>) {
+  (f(std::integral_constant<int, I>{}), ...);
+}
+template <int N, typename F>
+HWY_INLINE void Unroll(F f) {
+  UnrollOver(f, std::make_integer_sequence<int, N>{});
+}
+
 // score[h][j] = sum over channels, ascending, of q[h][c] * key[j][c].
 template <int kHeads>
 HWY_INLINE void Scores(const float* q, int64_t width, const float* keys, float* score) {
@@ -162,21 +174,22 @@ HWY_INLINE void Scores(const float* q, int64_t width, const float* keys, float* 
   constexpr int kVectors = 4;
   static_assert(kTile % (kVectors * 8) == 0);
   for (int64_t j = 0; j < kTile; j += kVectors * lanes) {
-    Vec s[kHeads][kVectors];
-    for (int h = 0; h < kHeads; ++h) {
-      for (int v = 0; v < kVectors; ++v) s[h][v] = hn::Zero(d);
-    }
+    Vec s[kHeads * kVectors];
+    Unroll<kHeads * kVectors>([&](auto i) HWY_ATTR { s[i] = hn::Zero(d); });
     for (int64_t c = 0; c < width; ++c) {
       Vec k[kVectors];
-      for (int v = 0; v < kVectors; ++v) k[v] = hn::Load(d, keys + c * kTile + j + v * lanes);
-      for (int h = 0; h < kHeads; ++h) {
+      Unroll<kVectors>([&](auto v)
+                           HWY_ATTR { k[v] = hn::Load(d, keys + c * kTile + j + v * lanes); });
+      Unroll<kHeads>([&](auto h) HWY_ATTR {
         const Vec qc = hn::Set(d, q[h * width + c]);
-        for (int v = 0; v < kVectors; ++v) s[h][v] = hn::MulAdd(qc, k[v], s[h][v]);
-      }
+        Unroll<kVectors>([&](auto v) HWY_ATTR {
+          s[h * kVectors + v] = hn::MulAdd(qc, k[v], s[h * kVectors + v]);
+        });
+      });
     }
-    for (int h = 0; h < kHeads; ++h) {
-      for (int v = 0; v < kVectors; ++v) hn::Store(s[h][v], d, score + h * kTile + j + v * lanes);
-    }
+    Unroll<kHeads * kVectors>([&](auto i) HWY_ATTR {
+      hn::Store(s[i], d, score + i / kVectors * kTile + j + i % kVectors * lanes);
+    });
   }
 }
 
@@ -186,21 +199,22 @@ HWY_INLINE void AddValues(const float* e, int64_t begin, int64_t end, const floa
                           int64_t stride, float* const* o, int64_t c) {
   const F32 d;
   const int64_t lanes = hn::Lanes(d);
-  Vec s[kHeads][kVectors];
-  for (int h = 0; h < kHeads; ++h) {
-    for (int v = 0; v < kVectors; ++v) s[h][v] = hn::Load(d, o[h] + c + v * lanes);
-  }
+  Vec s[kHeads * kVectors];
+  Unroll<kHeads * kVectors>(
+      [&](auto i) HWY_ATTR { s[i] = hn::Load(d, o[i / kVectors] + c + i % kVectors * lanes); });
   for (int64_t j = begin; j < end; ++j) {
     Vec value[kVectors];
-    for (int v = 0; v < kVectors; ++v) value[v] = hn::Load(d, values + j * stride + c + v * lanes);
-    for (int h = 0; h < kHeads; ++h) {
+    Unroll<kVectors>([&](auto v)
+                         HWY_ATTR { value[v] = hn::Load(d, values + j * stride + c + v * lanes); });
+    Unroll<kHeads>([&](auto h) HWY_ATTR {
       const Vec weight = hn::Set(d, e[h * kTile + j]);
-      for (int v = 0; v < kVectors; ++v) s[h][v] = hn::MulAdd(weight, value[v], s[h][v]);
-    }
+      Unroll<kVectors>([&](auto v) HWY_ATTR {
+        s[h * kVectors + v] = hn::MulAdd(weight, value[v], s[h * kVectors + v]);
+      });
+    });
   }
-  for (int h = 0; h < kHeads; ++h) {
-    for (int v = 0; v < kVectors; ++v) hn::Store(s[h][v], d, o[h] + c + v * lanes);
-  }
+  Unroll<kHeads * kVectors>(
+      [&](auto i) HWY_ATTR { hn::Store(s[i], d, o[i / kVectors] + c + i % kVectors * lanes); });
 }
 
 HWY_INLINE float ScalarExp(float x) {

@@ -4,11 +4,23 @@
 
 #define MICRO_FN __attribute__((target(MICRO_TARGET)))
 #define MICRO_INLINE __attribute__((target(MICRO_TARGET), always_inline)) inline
+#define MICRO_LAMBDA __attribute__((target(MICRO_TARGET), always_inline))
 
 namespace mneme::engine::cpu {
 namespace MICRO_NAMESPACE {
 
 constexpr int kRows = 8;  // rows a step works on: one per lane
+
+// f(0), ..., f(N - 1) with constant arguments. A loop, even an unrolled one, would leave arrays of
+// sums in memory: gcc splits an array into registers before it unrolls.
+template <typename F, int... I>
+MICRO_INLINE void UnrollOver(F& f, std::integer_sequence<int, I...>) {
+  (f(std::integral_constant<int, I>{}), ...);
+}
+template <int N, typename F>
+MICRO_INLINE void Unroll(F f) {
+  UnrollOver(f, std::make_integer_sequence<int, N>{});
+}
 
 // ---------------------------------------------------------------------------------------------
 // Activations
@@ -346,57 +358,54 @@ struct Coding {
   static constexpr int kLinks = kType == DType::kQ6_K ? 2 : 1;
 };
 
+// Stops gcc from turning a chain of integer additions into a tree, which needs more registers than
+// there are and spills.
+MICRO_INLINE void KeepOrder(__m256i& v) { asm("" : "+x"(v)); }
+
 // Four activation bytes to every lane.
 MICRO_INLINE __m256i BroadcastGroup(const int8_t* q) { return _mm256_set1_epi32(Load32(q)); }
 
-// Exact dot products of groups [begin, begin + kGroups) of one block for kTokens tokens.
+// Exact dot products of kGroups groups of one block for kTokens tokens.
 template <DType kType, int kTokens, int kGroups>
 MICRO_INLINE void DotGroups(const uint8_t* codes, const int8_t* const* q, __m256i* dot) {
-  for (int t = 0; t < kTokens; ++t) dot[t] = _mm256_setzero_si256();
+  Unroll<kTokens>([&](auto t) MICRO_LAMBDA { dot[t] = _mm256_setzero_si256(); });
 #if MICRO_VNNI
-#pragma GCC unroll 8
-  for (int g = 0; g < kGroups; ++g) {
+  Unroll<kGroups>([&](auto g) MICRO_LAMBDA {
     const __m256i w = Load256(codes + 32 * g);
-#pragma GCC unroll 8
-    for (int t = 0; t < kTokens; ++t) {
+    Unroll<kTokens>([&](auto t) MICRO_LAMBDA {
       dot[t] = _mm256_dpbusd_epi32(dot[t], w, BroadcastGroup(q[t] + 4 * g));
-    }
-  }
+    });
+  });
 #else
   using C = Coding<kType>;
   const __m256i ones = _mm256_set1_epi16(1);
   if constexpr (C::kSigned) {
-#pragma GCC unroll 8
-    for (int g = 0; g < kGroups; ++g) {
+    Unroll<kGroups>([&](auto g) MICRO_LAMBDA {
       const __m256i w = Load256(codes + 32 * g);
       const __m256i magnitude = _mm256_abs_epi8(w);
-#pragma GCC unroll 8
-      for (int t = 0; t < kTokens; ++t) {
+      Unroll<kTokens>([&](auto t) MICRO_LAMBDA {
         const __m256i signed_q = _mm256_sign_epi8(BroadcastGroup(q[t] + 4 * g), w);
         dot[t] = _mm256_add_epi32(
             dot[t], _mm256_madd_epi16(_mm256_maddubs_epi16(magnitude, signed_q), ones));
-      }
-    }
+        KeepOrder(dot[t]);
+      });
+    });
   } else {
-#pragma GCC unroll 8
-    for (int begin = 0; begin < kGroups; begin += C::kAdds) {
+    Unroll<kGroups / C::kAdds>([&](auto part) MICRO_LAMBDA {
       __m256i sums[kTokens];
-#pragma GCC unroll 8
-      for (int i = 0; i < C::kAdds; ++i) {
-        const int g = begin + i;
-        const __m256i w = Load256(codes + 32 * g);
-#pragma GCC unroll 8
-        for (int t = 0; t < kTokens; ++t) {
-          const __m256i pairs = _mm256_maddubs_epi16(w, BroadcastGroup(q[t] + 4 * g));
+      Unroll<C::kAdds>([&](auto i) MICRO_LAMBDA {
+        constexpr int kGroup = part * C::kAdds + i;
+        const __m256i w = Load256(codes + 32 * kGroup);
+        Unroll<kTokens>([&](auto t) MICRO_LAMBDA {
+          const __m256i pairs = _mm256_maddubs_epi16(w, BroadcastGroup(q[t] + 4 * kGroup));
           sums[t] = i == 0 ? pairs : _mm256_add_epi16(sums[t], pairs);
-        }
-      }
-#pragma GCC unroll 8
-      for (int t = 0; t < kTokens; ++t) {
-        const __m256i wide = _mm256_madd_epi16(sums[t], ones);
-        dot[t] = begin == 0 ? wide : _mm256_add_epi32(dot[t], wide);
-      }
-    }
+          KeepOrder(sums[t]);
+        });
+      });
+      Unroll<kTokens>([&](auto t) MICRO_LAMBDA {
+        dot[t] = _mm256_add_epi32(dot[t], _mm256_madd_epi16(sums[t], ones));
+      });
+    });
   }
 #endif
 }
@@ -407,22 +416,23 @@ MICRO_FN void PanelTimesTokens(const RowSpan& span, int64_t row, const Panel& pa
   using C = Coding<kType>;
   constexpr int kGroups = 8 / C::kLinks;
   static_assert(C::kSigned || kGroups % C::kAdds == 0);
+  const QuantizedRows in = x.From(t0);
+  const int64_t blocks = x.blocks;
+  const int64_t K = x.K;
   __m256 a[kTokens], m[kTokens];
-  for (int t = 0; t < kTokens; ++t) a[t] = m[t] = _mm256_setzero_ps();
-  for (int64_t b = 0; b < x.blocks; ++b) {
-    for (int link = 0; link < C::kLinks; ++link) {
+  Unroll<kTokens>([&](auto t) MICRO_LAMBDA { a[t] = m[t] = _mm256_setzero_ps(); });
+  for (int64_t b = 0; b < blocks; ++b) {
+    Unroll<C::kLinks>([&](auto link) MICRO_LAMBDA {
       const int8_t* q[kTokens];
-      for (int t = 0; t < kTokens; ++t) {
-        q[t] = x.q + (t0 + t) * x.K + b * kCodeBlock + link * 16;
-      }
+      Unroll<kTokens>([&](auto t)
+                          MICRO_LAMBDA { q[t] = in.q + t * K + b * kCodeBlock + link * 16; });
       __m256i dot[kTokens];
       DotGroups<kType, kTokens, kGroups>(panel.codes + b * 256 + link * 128, q, dot);
       const __m256 scale = _mm256_load_ps(panel.scale + b * 16 + link * 8);
-#pragma GCC unroll 8
-      for (int t = 0; t < kTokens; ++t) {
-        const int64_t at = (t0 + t) * x.blocks + b;
+      Unroll<kTokens>([&](auto t) MICRO_LAMBDA {
+        const int64_t at = t * blocks + b;
         if constexpr (C::kOffsetBits > 0) {
-          int32_t sum = x.sum[at];
+          int32_t sum = in.sum[at];
           if constexpr (C::kLinks == 2) {
             // Halves of a block have no stored sum: take it from the codes.
             sum = 0;
@@ -432,20 +442,19 @@ MICRO_FN void PanelTimesTokens(const RowSpan& span, int64_t row, const Panel& pa
               _mm256_sub_epi32(dot[t], _mm256_slli_epi32(_mm256_set1_epi32(sum), C::kOffsetBits));
         }
         a[t] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot[t]),
-                               _mm256_mul_ps(scale, _mm256_broadcast_ss(x.d + at)), a[t]);
-      }
-    }
+                               _mm256_mul_ps(scale, _mm256_broadcast_ss(in.d + at)), a[t]);
+      });
+    });
     if constexpr (C::kMin) {
       const __m256 min = _mm256_load_ps(panel.min + b * 8);
-#pragma GCC unroll 8
-      for (int t = 0; t < kTokens; ++t) {
-        m[t] = _mm256_fmadd_ps(min, _mm256_broadcast_ss(x.s + (t0 + t) * x.blocks + b), m[t]);
-      }
+      Unroll<kTokens>([&](auto t) MICRO_LAMBDA {
+        m[t] = _mm256_fmadd_ps(min, _mm256_broadcast_ss(in.s + t * blocks + b), m[t]);
+      });
     }
   }
-  for (int t = 0; t < kTokens; ++t) {
+  Unroll<kTokens>([&](auto t) MICRO_LAMBDA {
     StoreRows(span, row, t0 + t, C::kMin ? _mm256_add_ps(a[t], m[t]) : a[t]);
-  }
+  });
 }
 
 template <DType kType>
@@ -572,7 +581,7 @@ MICRO_FN void OneTokenRows(const RowSpan& span, int64_t row, const uint8_t* cons
                            const float* x, int64_t K) {
   using R = Reader<kType>;
   __m256 s[kRows];
-  for (int i = 0; i < kRows; ++i) s[i] = _mm256_setzero_ps();
+  Unroll<kRows>([&](auto i) MICRO_LAMBDA { s[i] = _mm256_setzero_ps(); });
   const int64_t steps = K / R::kStep;
   constexpr int64_t kStepBytes = kType == DType::kF32                            ? 32
                                  : kType == DType::kF16 || kType == DType::kBF16 ? 16
@@ -582,21 +591,23 @@ MICRO_FN void OneTokenRows(const RowSpan& span, int64_t row, const uint8_t* cons
   for (int64_t k = 0; k < steps; ++k) {
     PrefetchAhead(p[0] + k * kStepBytes * kRows, kStepBytes * kRows);
     __m256 xs[R::kVectors];
-    for (int v = 0; v < R::kVectors; ++v) xs[v] = _mm256_loadu_ps(x + k * R::kStep + 8 * v);
-#pragma GCC unroll 8
-    for (int i = 0; i < kRows; ++i) {
+    Unroll<R::kVectors>([&](auto v)
+                            MICRO_LAMBDA { xs[v] = _mm256_loadu_ps(x + k * R::kStep + 8 * v); });
+    Unroll<kRows>([&](auto i) MICRO_LAMBDA {
       __m256 w[R::kVectors];
       R::Read(p[i], k, w);
-      for (int v = 0; v < R::kVectors; ++v) s[i] = _mm256_fmadd_ps(w[v], xs[v], s[i]);
-    }
+      Unroll<R::kVectors>([&](auto v) MICRO_LAMBDA { s[i] = _mm256_fmadd_ps(w[v], xs[v], s[i]); });
+    });
   }
   if (const int64_t tail = K - steps * R::kStep; R::kStep == 8 && tail > 0) {
     const __m256 xs = ReadTail(x + K - tail, tail);
-    for (int i = 0; i < kRows; ++i) {
+    Unroll<kRows>([&](auto i) MICRO_LAMBDA {
       s[i] = _mm256_fmadd_ps(ReadWeightTail<kType>(p[i], K), xs, s[i]);
-    }
+    });
   }
-  for (int i = 0; i < kRows && row + i < span.rows; ++i) StoreOne(span, row + i, 0, SumF32(s[i]));
+  Unroll<kRows>([&](auto i) MICRO_LAMBDA {
+    if (row + i < span.rows) StoreOne(span, row + i, 0, SumF32(s[i]));
+  });
 }
 
 template <DType kType>
@@ -663,35 +674,33 @@ constexpr int kTileRows = 4;  // with 3 tokens: 12 sums, 3 inputs and a weight f
 template <int kTokens>
 MICRO_FN void TileF32(const RowSpan& span, int64_t row, const float* w, int64_t w_stride,
                       const float* x, int64_t x_stride, int64_t K, int64_t t0) {
-  __m256 s[kTileRows][kTokens];
-  for (int i = 0; i < kTileRows; ++i) {
-    for (int t = 0; t < kTokens; ++t) s[i][t] = _mm256_setzero_ps();
-  }
+  __m256 s[kTileRows * kTokens];
+  Unroll<kTileRows * kTokens>([&](auto i) MICRO_LAMBDA { s[i] = _mm256_setzero_ps(); });
+  const auto add = [&](int64_t k, const __m256* xs) MICRO_LAMBDA {
+    Unroll<kTileRows>([&](auto i) MICRO_LAMBDA {
+      const __m256 ws = _mm256_loadu_ps(w + i * w_stride + k);
+      Unroll<kTokens>([&](auto t) MICRO_LAMBDA {
+        s[i * kTokens + t] = _mm256_fmadd_ps(ws, xs[t], s[i * kTokens + t]);
+      });
+    });
+  };
+  const float* in = x + t0 * x_stride;
   const int64_t whole = K / 8 * 8;
   for (int64_t k = 0; k < whole; k += 8) {
     __m256 xs[kTokens];
-#pragma GCC unroll 4
-    for (int t = 0; t < kTokens; ++t) xs[t] = _mm256_loadu_ps(x + (t0 + t) * x_stride + k);
-#pragma GCC unroll 4
-    for (int i = 0; i < kTileRows; ++i) {
-      const __m256 ws = _mm256_loadu_ps(w + i * w_stride + k);
-#pragma GCC unroll 4
-      for (int t = 0; t < kTokens; ++t) s[i][t] = _mm256_fmadd_ps(ws, xs[t], s[i][t]);
-    }
+    Unroll<kTokens>([&](auto t) MICRO_LAMBDA { xs[t] = _mm256_loadu_ps(in + t * x_stride + k); });
+    add(k, xs);
   }
   if (whole < K) {
-    for (int t = 0; t < kTokens; ++t) {
-      const __m256 xs = ReadTail(x + (t0 + t) * x_stride + whole, K - whole);
-      for (int i = 0; i < kTileRows; ++i) {
-        s[i][t] = _mm256_fmadd_ps(_mm256_loadu_ps(w + i * w_stride + whole), xs, s[i][t]);
-      }
-    }
+    __m256 xs[kTokens];
+    Unroll<kTokens>([&](auto t)
+                        MICRO_LAMBDA { xs[t] = ReadTail(in + t * x_stride + whole, K - whole); });
+    add(whole, xs);
   }
-  for (int t = 0; t < kTokens; ++t) {
-    for (int i = 0; i < kTileRows && row + i < span.rows; ++i) {
-      StoreOne(span, row + i, t0 + t, SumF32(s[i][t]));
-    }
-  }
+  Unroll<kTileRows * kTokens>([&](auto i) MICRO_LAMBDA {
+    const int64_t r = i / kTokens;
+    if (row + r < span.rows) StoreOne(span, row + r, t0 + i % kTokens, SumF32(s[i]));
+  });
 }
 
 MICRO_FN void ManyTokensF32(const RowSpan& span, const float* x, int64_t x_stride, int64_t T,
@@ -740,3 +749,4 @@ constexpr MatMulMicro kMicro = {QuantizeRow, RowsF32, RowsInt8};
 
 #undef MICRO_FN
 #undef MICRO_INLINE
+#undef MICRO_LAMBDA

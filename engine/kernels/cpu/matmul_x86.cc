@@ -7,6 +7,8 @@
 #include <cassert>
 #include <cstring>
 #include <limits>
+#include <type_traits>
+#include <utility>
 
 #include "engine/kernels/cpu/matmul_micro.h"
 #include "engine/kernels/dequantize.h"
