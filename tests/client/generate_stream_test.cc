@@ -83,13 +83,15 @@ TEST_F(GenerateStreamTest, DestructionCancels) {
 
 TEST_F(GenerateStreamTest, AssignmentCancelsTheOldStream) {
   ScriptEndless();
-  auto stream = client_->Generate({});
-  v1::GenerateResponse event;
-  ASSERT_TRUE(stream->Next(&event));
-  server_.generation.on_Generate = [](auto&, const auto&, auto& writer) {
+  server_.generation.on_Generate = [this, endless = server_.generation.on_Generate](
+                                       auto& context, const auto& request, auto& writer) {
+    if (++calls_ == 1) return endless(context, request, writer);
     WriteTurn(writer, {"b"});
     return grpc::Status::OK;
   };
+  auto stream = client_->Generate({});
+  v1::GenerateResponse event;
+  ASSERT_TRUE(stream->Next(&event));
   *stream = *client_->Generate({});
   EXPECT_TRUE(WaitForCancel());
   EXPECT_TRUE(stream->Finish().ok());

@@ -1,0 +1,459 @@
+// The real `mneme` as a child process against a scripted server: exit codes, stdout, stderr, JSON.
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <spawn.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <filesystem>
+#include <fstream>
+#include <mutex>
+#include <nlohmann/json.hpp>
+#include <sstream>
+#include <thread>
+
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
+#include "tests/client/fake_server.h"
+
+extern char** environ;
+
+namespace mneme::client {
+namespace {
+
+using nlohmann::json;
+
+struct Result {
+  int code;
+  std::string out, err;
+};
+
+std::string Slurp(const std::filesystem::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+std::vector<json> Lines(const std::string& text) {
+  std::vector<json> lines;
+  std::istringstream in(text);
+  for (std::string line; std::getline(in, line);) lines.push_back(json::parse(line));
+  return lines;
+}
+
+class CliTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    char folder[] = "/tmp/mneme-cli-XXXXXX";
+    ASSERT_NE(mkdtemp(folder), nullptr);
+    folder_ = folder;
+    server_.Start();
+    server_.models.on_GetModel = [](auto&, const auto& request, auto& model) {
+      model.set_name(request.name());
+      model.set_has_chat_template(true);
+      return grpc::Status::OK;
+    };
+    server_.sessions.on_GetSession = [this](auto&, const auto& request, auto& session) {
+      std::lock_guard lock(mutex_);
+      asked_name_ = request.name();
+      if (!exists_) {
+        return FakeError(grpc::StatusCode::NOT_FOUND, "SESSION_NOT_FOUND", "no such session");
+      }
+      session.set_name(request.name());
+      session.set_model("models/m");
+      session.set_position_tokens(position_);
+      return grpc::Status::OK;
+    };
+    server_.sessions.on_CreateSession = [this](auto&, const auto& request, auto& session) {
+      std::lock_guard lock(mutex_);
+      exists_ = true;
+      session = request.session();
+      session.set_name(request.parent() + "/sessions/" + request.session_id());
+      session.set_model("models/m");
+      return grpc::Status::OK;
+    };
+    server_.generation.on_Generate = [this](auto&, const auto& request, auto& writer) {
+      std::lock_guard lock(mutex_);
+      requests_.push_back(request);
+      WriteTurn(writer, {"Hel", "lo\x1b[31m"});
+      return grpc::Status::OK;
+    };
+  }
+  void TearDown() override {
+    server_.Stop();
+    std::filesystem::remove_all(folder_);
+  }
+
+  pid_t Spawn(std::vector<std::string> args, const std::string& input = "") {
+    std::ofstream(folder_ / "in", std::ios::binary) << input;
+    args.insert(args.begin(), MNEME_CLI);
+    std::vector<char*> argv;
+    for (auto& a : args) argv.push_back(a.data());
+    argv.push_back(nullptr);
+    std::vector<std::string> env = {"MNEME_SERVER=" + server_.address(),
+                                    "HOME=" + folder_.string()};
+    for (char** e = environ; *e != nullptr; ++e) {
+      const std::string variable = *e;
+      if (variable.rfind("MNEME_", 0) != 0 && variable.rfind("HOME=", 0) != 0) {
+        env.push_back(variable);
+      }
+    }
+    std::vector<char*> envp;
+    for (auto& e : env) envp.push_back(e.data());
+    envp.push_back(nullptr);
+    posix_spawn_file_actions_t actions;
+    posix_spawn_file_actions_init(&actions);
+    const int create = O_WRONLY | O_CREAT | O_TRUNC;
+    const std::string in = folder_ / "in", out = folder_ / "out", err = folder_ / "err";
+    posix_spawn_file_actions_addopen(&actions, 0, in.c_str(), O_RDONLY, 0);
+    posix_spawn_file_actions_addopen(&actions, 1, out.c_str(), create, 0600);
+    posix_spawn_file_actions_addopen(&actions, 2, err.c_str(), create, 0600);
+    pid_t pid = -1;
+    EXPECT_EQ(posix_spawn(&pid, MNEME_CLI, &actions, nullptr, argv.data(), envp.data()), 0);
+    posix_spawn_file_actions_destroy(&actions);
+    return pid;
+  }
+  Result Wait(pid_t pid) {
+    int status = 0;
+    waitpid(pid, &status, 0);
+    return {WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status),
+            Slurp(folder_ / "out"), Slurp(folder_ / "err")};
+  }
+  Result Run(std::vector<std::string> args, const std::string& input = "") {
+    return Wait(Spawn(std::move(args), input));
+  }
+
+  FakeServer server_;
+  std::filesystem::path folder_;
+  std::mutex mutex_;
+  bool exists_ = true;
+  int64_t position_ = 0;
+  std::string asked_name_;
+  std::vector<v1::GenerateRequest> requests_;
+};
+
+TEST_F(CliTest, UsageErrorsExitWith2) {
+  const std::vector<std::vector<std::string>> wrong = {
+      {},
+      {"nonsense"},
+      {"models", "--bogus"},
+      {"sessions"},
+      {"sessions", "get"},
+      {"sessions", "list", "-o", "yaml"},
+      {"generate", "x", "--max-tokens", "many"},
+      {"generate", "x", "--logprobs", "2"},
+      {"generate", "x", "--max-duration", "soon"},
+      {"sessions", "rewind", "s"},
+      {"sessions", "create", "s", "--label", "novalue"},
+      {"bench", "--concurrency", "0"}};
+  for (const auto& args : wrong) {
+    Result r = Run(args);
+    EXPECT_EQ(r.code, 2) << ::testing::PrintToString(args) << r.err;
+    EXPECT_NE(r.err, "");
+    EXPECT_EQ(r.out, "");
+  }
+}
+
+TEST_F(CliTest, HelpAndVersionNeedNoServer) {
+  server_.Stop();
+  const std::vector<std::vector<std::string>> commands = {{},           {"chat"},     {"generate"},
+                                                          {"ingest"},   {"sessions"}, {"models"},
+                                                          {"tokenize"}, {"score"},    {"bench"}};
+  for (auto args : commands) {
+    args.push_back("--help");
+    Result r = Run(args);
+    EXPECT_EQ(r.code, 0) << r.err;
+    EXPECT_NE(r.out.find("\n  mneme "), std::string::npos) << "no example:\n" << r.out;
+  }
+  EXPECT_NE(Run({"--help"}).out.find("Exit codes"), std::string::npos);
+  EXPECT_EQ(Run({"--version"}).out.substr(0, 6), "mneme ");
+}
+
+TEST_F(CliTest, ExitCodesFollowTheStatus) {
+  const std::pair<grpc::StatusCode, int> cases[] = {{grpc::StatusCode::NOT_FOUND, 3},
+                                                    {grpc::StatusCode::ABORTED, 4},
+                                                    {grpc::StatusCode::ALREADY_EXISTS, 4},
+                                                    {grpc::StatusCode::UNAVAILABLE, 5},
+                                                    {grpc::StatusCode::DEADLINE_EXCEEDED, 5},
+                                                    {grpc::StatusCode::RESOURCE_EXHAUSTED, 5},
+                                                    {grpc::StatusCode::INVALID_ARGUMENT, 6},
+                                                    {grpc::StatusCode::OUT_OF_RANGE, 6},
+                                                    {grpc::StatusCode::FAILED_PRECONDITION, 6},
+                                                    {grpc::StatusCode::INTERNAL, 1},
+                                                    {grpc::StatusCode::DATA_LOSS, 1}};
+  for (auto [code, exit_code] : cases) {
+    server_.sessions.on_UndeleteSession = [code = code](auto&, const auto&, auto&) {
+      return FakeError(code, "SOME_REASON", "it went wrong");
+    };
+    Result r = Run({"sessions", "undelete", "s"});
+    EXPECT_EQ(r.code, exit_code) << code;
+    EXPECT_NE(r.err.find("it went wrong"), std::string::npos) << r.err;
+    EXPECT_NE(r.err.find("SOME_REASON"), std::string::npos) << r.err;
+  }
+}
+
+TEST_F(CliTest, NoServerExitsWith5AndSaysWhatToDo) {
+  server_.Stop();
+  Result r = Run({"models", "--connect-timeout", "0.2"});
+  EXPECT_EQ(r.code, 5);
+  EXPECT_NE(r.err.find("no server answers"), std::string::npos);
+  EXPECT_NE(r.err.find("hint:"), std::string::npos);
+}
+
+TEST_F(CliTest, ErrorsNameTheField) {
+  server_.generation.on_Generate = [](auto&, const auto&, auto&) {
+    return FakeError(grpc::StatusCode::INVALID_ARGUMENT, "FIELD_OUT_OF_RANGE", "bad request",
+                     "limit", "1", "sampling.top_p");
+  };
+  Result r = Run({"generate", "x", "--top-p", "7"});
+  EXPECT_EQ(r.code, 6);
+  EXPECT_NE(r.err.find("field sampling.top_p: must be in (0, 1]"), std::string::npos) << r.err;
+  r = Run({"generate", "x", "--top-p", "7", "--json"});
+  EXPECT_EQ(r.code, 6);
+  const json error = json::parse(r.err)["error"];
+  EXPECT_EQ(error["code"], "INVALID_ARGUMENT");
+  EXPECT_EQ(error["reason"], "FIELD_OUT_OF_RANGE");
+  EXPECT_EQ(error["fields"][0]["field"], "sampling.top_p");
+  EXPECT_EQ(error["metadata"]["limit"], "1");
+}
+
+TEST_F(CliTest, NamesAreExpanded) {
+  EXPECT_EQ(Run({"sessions", "get", "diary"}).code, 0);
+  EXPECT_EQ(asked_name_, "tenants/default/sessions/diary");
+  EXPECT_EQ(Run({"sessions", "get", "diary", "--tenant", "acme"}).code, 0);
+  EXPECT_EQ(asked_name_, "tenants/acme/sessions/diary");
+  EXPECT_EQ(Run({"sessions", "get", "tenants/t/sessions/x"}).code, 0);
+  EXPECT_EQ(asked_name_, "tenants/t/sessions/x");
+  Result r = Run({"sessions", "get", "Bad Name"});
+  EXPECT_EQ(r.code, 6);
+  EXPECT_NE(r.err.find("bad session name"), std::string::npos);
+}
+
+TEST_F(CliTest, SessionsListAsTableJsonAndNames) {
+  server_.sessions.on_ListSessions = [](auto&, const auto& request, auto& response) {
+    // Two pages.
+    const bool first = request.page_token().empty();
+    auto& s = *response.add_sessions();
+    s.set_name(std::string("tenants/default/sessions/") + (first ? "a" : "b"));
+    s.set_version(5);
+    s.set_position_tokens(1234567);
+    if (first) response.set_next_page_token("more");
+    return grpc::Status::OK;
+  };
+  Result r = Run({"sessions", "list"});
+  EXPECT_EQ(r.code, 0);
+  EXPECT_EQ(r.out.substr(0, 4), "NAME");
+  EXPECT_NE(r.out.find("\na "), std::string::npos);
+  EXPECT_NE(r.out.find("\nb "), std::string::npos);
+  r = Run({"--json", "sessions", "list"});
+  const json list = json::parse(r.out);
+  ASSERT_EQ(list["sessions"].size(), 2u);
+  EXPECT_EQ(list["sessions"][1]["position_tokens"], 1234567);  // a number, not a string
+  EXPECT_EQ(Run({"sessions", "list", "-o", "name"}).out,
+            "tenants/default/sessions/a\ntenants/default/sessions/b\n");
+}
+
+TEST_F(CliTest, GenerateWritesExactBytesIntoAPipe) {
+  Result r =
+      Run({"generate", "Say", "--temperature", "0", "--stop", "a", "--stop", "b", "-n", "5"});
+  EXPECT_EQ(r.code, 0) << r.err;
+  EXPECT_EQ(r.out, "Hello\x1b[31m");
+  EXPECT_EQ(r.err, "");
+  ASSERT_EQ(requests_.size(), 1u);
+  EXPECT_EQ(requests_[0].text(), "Say");
+  EXPECT_TRUE(requests_[0].sampling().has_temperature());
+  EXPECT_FALSE(requests_[0].sampling().has_top_p());
+  EXPECT_EQ(requests_[0].stop_sequences_size(), 2);
+  EXPECT_EQ(requests_[0].max_output_tokens(), 5);
+}
+
+TEST_F(CliTest, GenerateJsonIsOneEventALine) {
+  Result r =
+      Run({"generate", "-", "--json", "--logprobs", "2", "--system", "Be kind."}, "From a pipe");
+  EXPECT_EQ(r.code, 0) << r.err;
+  const auto lines = Lines(r.out);
+  ASSERT_EQ(lines.size(), 4u);
+  EXPECT_EQ(lines[0]["started"]["seed"], "18446744073709551615");
+  EXPECT_EQ(lines[1]["delta"]["text"], "Hel");
+  EXPECT_EQ(lines[3]["final"]["finish_reason"], "EOS");
+  EXPECT_EQ(lines[3]["final"]["usage"]["recomputed_tokens"], 0);
+  ASSERT_EQ(requests_[0].messages().messages_size(), 2);
+  EXPECT_EQ(requests_[0].messages().messages(0).role(), "system");
+  EXPECT_EQ(requests_[0].messages().messages(1).content(), "From a pipe");
+  EXPECT_EQ(requests_[0].logprobs(), 2);
+}
+
+TEST_F(CliTest, GenerateOnASessionMayHaveNoInput) {
+  EXPECT_EQ(Run({"generate", "-s", "diary"}).code, 0);
+  EXPECT_EQ(requests_.at(0).input_case(), v1::GenerateRequest::INPUT_NOT_SET);
+  EXPECT_EQ(requests_.at(0).session(), "tenants/default/sessions/diary");
+}
+
+TEST_F(CliTest, ChatCreatesTheSessionAndEachLineIsATurn) {
+  exists_ = false;
+  Result r =
+      Run({"chat", "talk", "--system", "Be brief."}, "Hi\n\nlong \\\nline\n//slash\n/quit\nno\n");
+  EXPECT_EQ(r.code, 0) << r.err;
+  EXPECT_TRUE(exists_);
+  ASSERT_EQ(requests_.size(), 3u);
+  EXPECT_EQ(requests_[0].session(), "tenants/default/sessions/talk");
+  ASSERT_EQ(requests_[0].messages().messages_size(), 2);
+  EXPECT_EQ(requests_[0].messages().messages(0).content(), "Be brief.");
+  ASSERT_EQ(requests_[1].messages().messages_size(), 1);  // the session has read the system message
+  EXPECT_EQ(requests_[1].messages().messages(0).content(), "long \nline");
+  EXPECT_EQ(requests_[2].messages().messages(0).content(), "/slash");
+  EXPECT_EQ(r.out, "Hello\x1b[31m\nHello\x1b[31m\nHello\x1b[31m\n");
+}
+
+TEST_F(CliTest, ChatCommandsCallTheServer) {
+  std::vector<int64_t> positions;
+  std::string child;
+  server_.sessions.on_RewindSession = [&](auto&, const auto& request, auto& response) {
+    positions.push_back(request.position_tokens());
+    response.mutable_session()->set_name(request.name());
+    response.mutable_session()->set_position_tokens(request.position_tokens());
+    return grpc::Status::OK;
+  };
+  server_.sessions.on_ForkSession = [&](auto&, const auto& request, auto& response) {
+    child = request.session_ids(0);
+    response.add_sessions();
+    return grpc::Status::OK;
+  };
+  position_ = 11;
+  Result r =
+      Run({"chat", "talk"}, "One\nTwo\n/rewind 2\n/rewind @5\nThree\n/regenerate\n/fork copy\n");
+  EXPECT_EQ(r.code, 0) << r.err;
+  EXPECT_EQ(positions, (std::vector<int64_t>{11, 5, 5}));
+  EXPECT_EQ(child, "copy");
+  ASSERT_EQ(requests_.size(), 4u);
+  EXPECT_EQ(requests_[3].messages().messages(0).content(), "Three");
+  EXPECT_EQ(Run({"chat", "talk"}, "/nonsense\nOne\n").code, 2);
+}
+
+TEST_F(CliTest, ChatInAScriptEndsWithTheFirstFailure) {
+  server_.generation.on_Generate = [this](auto&, const auto&, auto&) {
+    std::lock_guard lock(mutex_);
+    requests_.emplace_back();
+    return FakeError(grpc::StatusCode::ABORTED, "SESSION_BUSY", "busy", "current_version", "3");
+  };
+  Result r = Run({"chat", "talk"}, "One\nTwo\n");
+  EXPECT_EQ(r.code, 4);
+  EXPECT_EQ(requests_.size(), 1u);
+}
+
+TEST_F(CliTest, InterruptCancelsTheGenerationWellAndExitsWith130) {
+  std::atomic<bool> cancelled{false}, writing{false};
+  std::string generation;
+  server_.generation.on_CancelGeneration = [&](auto&, const auto& request, auto&) {
+    generation = request.name();
+    cancelled = true;
+    return grpc::Status::OK;
+  };
+  server_.generation.on_Generate = [&](auto& context, const auto&, auto& writer) {
+    v1::GenerateResponse event;
+    event.set_sequence(1);
+    event.mutable_started()->set_generation("tenants/default/generations/g-9");
+    writer.Write(event);
+    event.Clear();
+    event.set_sequence(2);
+    event.mutable_delta()->set_text("so far");
+    writer.Write(event);
+    writing = true;
+    while (!cancelled && !context.IsCancelled()) absl::SleepFor(absl::Milliseconds(2));
+    event.Clear();
+    event.set_sequence(3);
+    event.mutable_final()->set_finish_reason(v1::CANCELLED);
+    event.mutable_final()->set_committed(true);
+    writer.Write(event);
+    return grpc::Status::OK;
+  };
+  const pid_t pid = Spawn({"generate", "-s", "diary", "Go", "--json"});
+  // The second event has been seen by the tool once it is in its output.
+  for (int i = 0; i < 5000 && Slurp(folder_ / "out").find("so far") == std::string::npos; ++i) {
+    absl::SleepFor(absl::Milliseconds(2));
+  }
+  ASSERT_TRUE(writing);
+  kill(pid, SIGINT);
+  Result r = Wait(pid);
+  EXPECT_EQ(r.code, 130);
+  EXPECT_EQ(generation, "tenants/default/generations/g-9");
+  EXPECT_EQ(Lines(r.out).back()["final"]["finish_reason"], "CANCELLED");
+}
+
+class CliIngestTest : public CliTest {
+ protected:
+  void SetUp() override {
+    CliTest::SetUp();
+    std::ofstream(folder_ / "book", std::ios::binary) << std::string(300'000, 'a') << "end";
+    server_.sessions.on_IngestSession = [this](auto&, auto& stream) {
+      v1::IngestRequest request;
+      stream.Read(&request);
+      ids_.push_back(request.start().ingest_id());
+      v1::IngestProgress progress;
+      progress.set_durable_bytes(static_cast<int64_t>(durable_.size()));
+      stream.Write(progress);
+      while (stream.Read(&request)) {
+        EXPECT_EQ(request.data().offset_bytes(), static_cast<int64_t>(durable_.size()));
+        durable_ += request.data().data();
+        if (break_once_ && durable_.size() > 200'000) {
+          break_once_ = false;
+          return grpc::Status(grpc::StatusCode::UNAVAILABLE, "connection reset");
+        }
+        progress.set_durable_bytes(static_cast<int64_t>(durable_.size()));
+        progress.set_received_bytes(progress.durable_bytes());
+        progress.set_read_tokens(progress.durable_bytes() / 4);
+        progress.set_done(request.data().last());
+        stream.Write(progress);
+        if (request.data().last()) break;
+      }
+      return grpc::Status::OK;
+    };
+  }
+
+  std::string durable_;
+  std::vector<std::string> ids_;
+  bool break_once_ = false;
+};
+
+TEST_F(CliIngestTest, ResumesAndReports) {
+  break_once_ = true;
+  Result r = Run({"ingest", folder_ / "book", "-s", "reader"});
+  EXPECT_EQ(r.code, 0) << r.err;
+  EXPECT_EQ(durable_, Slurp(folder_ / "book"));
+  EXPECT_NE(r.out.find("Ingested 293.0 KiB"), std::string::npos) << r.out;
+  EXPECT_NE(r.err.find("connection lost"), std::string::npos) << r.err;
+  ASSERT_EQ(ids_.size(), 2u);
+  EXPECT_EQ(ids_[0], ids_[1]);
+}
+
+TEST_F(CliIngestTest, TheIdFollowsSessionAndContent) {
+  auto ingest = [&](std::vector<std::string> more, const std::string& session) {
+    durable_.clear();
+    std::vector<std::string> args = {"ingest", folder_ / "book", "-s", session, "--json"};
+    args.insert(args.end(), more.begin(), more.end());
+    Result r = Run(args);
+    EXPECT_EQ(r.code, 0) << r.err;
+    EXPECT_EQ(Lines(r.out).back()["done"], true);
+    return ids_.back();
+  };
+  const std::string id = ingest({}, "reader");
+  EXPECT_LE(id.size(), 64u);
+  EXPECT_EQ(ingest({}, "reader"), id);
+  EXPECT_NE(ingest({}, "other"), id);
+  EXPECT_NE(ingest({"--again"}, "reader"), id);
+  EXPECT_EQ(ingest({"--ingest-id", "mine"}, "reader"), "mine");
+  std::ofstream(folder_ / "book", std::ios::app) << "more";
+  EXPECT_NE(ingest({}, "reader"), id);
+}
+
+TEST_F(CliIngestTest, StdinAndMissingFiles) {
+  Result r = Run({"ingest", "-", "-s", "reader"}, "some text");
+  EXPECT_EQ(r.code, 0) << r.err;
+  EXPECT_EQ(durable_, "some text");
+  EXPECT_EQ(Run({"ingest", folder_ / "none", "-s", "reader"}).code, 1);
+  EXPECT_EQ(Run({"ingest", folder_, "-s", "reader"}).code, 1);
+}
+
+}  // namespace
+}  // namespace mneme::client
