@@ -195,6 +195,14 @@ class CoreTest : public ::testing::Test {
     return -1;
   }
 
+  double Counter(const std::string& name) {
+    for (const auto& family : core->metrics().registry()->Collect()) {
+      if (family.name == name) return family.metric.at(0).counter.value;
+    }
+    ADD_FAILURE() << "no metric " << name;
+    return -1;
+  }
+
   Config config;
   std::shared_ptr<TestStore::Shared> store = std::make_shared<TestStore::Shared>();
   std::unique_ptr<ServerCore> core;
