@@ -45,11 +45,11 @@ class RpcTest : public testing::Test {
   template <typename Detail>
   static Detail DetailOf(const grpc::Status& status) {
     Detail detail;
-    for (const google::protobuf::Any& any : DetailsOf(status).details()) {
+    const google::rpc::Status details = DetailsOf(status);
+    for (const google::protobuf::Any& any : details.details()) {
       if (any.UnpackTo(&detail)) return detail;
     }
-    ADD_FAILURE() << "no " << Detail::descriptor()->full_name() << " in "
-                  << DetailsOf(status).DebugString();
+    ADD_FAILURE() << "no " << Detail::descriptor()->full_name() << " in " << details.DebugString();
     return detail;
   }
   static std::string ReasonIn(const grpc::Status& status) {
