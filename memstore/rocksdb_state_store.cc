@@ -24,6 +24,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "memstore/log_scan.h"
 #include "memstore/mutex.h"
 #include "memstore/record_codec.h"
 #include "memstore/state_store.h"
@@ -35,7 +36,6 @@ namespace {
 constexpr char kFormatKey[] = "mformat";
 constexpr char kProbeKey[] = "mprobe";
 constexpr std::chrono::milliseconds kLogSyncPeriod{500};
-constexpr int kSyncPeriodsPerGcCheck = 60;
 
 std::string_view View(const rocksdb::Slice& slice) { return {slice.data(), slice.size()}; }
 
@@ -208,6 +208,7 @@ class RocksDbStateStore : public StateStore {
 
   // Opens, reads or writes the format record, counts what is there. With db_mutex_ held alone.
   absl::Status OpenDatabase();
+  absl::Status CheckLog() const;
   absl::Status CheckFormat(rocksdb::DB& db) const;
   void Count(rocksdb::DB& db);
   absl::Status Reopen() ABSL_EXCLUSIVE_LOCKS_REQUIRED(log_mutex_);
@@ -242,6 +243,9 @@ class RocksDbStateStore : public StateStore {
   // writes come from the queue's leader one after the other anyhow.
   Mutex log_mutex_;
   bool log_is_dirty_ ABSL_GUARDED_BY(log_mutex_) = false;
+  // All writes up to this sequence number survive a power loss. Changes with log_mutex_ held.
+  std::atomic<uint64_t> durable_sequence_{0};
+  uint64_t marked_sequence_ ABSL_GUARDED_BY(log_mutex_) = 0;  // the log's last mark (log_scan.h)
 
   std::atomic<bool> cancel_collection_{false};
 
@@ -252,15 +256,44 @@ class RocksDbStateStore : public StateStore {
 };
 
 absl::Status RocksDbStateStore::OpenDatabase() {
+  if (absl::Status status = CheckLog(); !status.ok()) return status;
   rocksdb::DB* raw = nullptr;
   const rocksdb::Status opened = rocksdb::DB::Open(db_options_, options_.store.path, &raw);
   if (!opened.ok()) return ToOpenStatus(opened, options_.store.path);
   std::unique_ptr<rocksdb::DB> db(raw);
   if (absl::Status status = CheckFormat(*db); !status.ok()) return status;
   Count(*db);
+  durable_sequence_ = db->GetLatestSequenceNumber();  // recovery wrote all of the log to tables
   db_ = std::move(db);
   read_only_ = false;
   return absl::OkStatus();
+}
+
+// Before recovery, which overwrites the evidence: will it find all that was durable?
+absl::Status RocksDbStateStore::CheckLog() const {
+  const std::string& path = options_.store.path;
+  if (!env_->FileExists(path + "/CURRENT").ok()) return absl::OkStatus();
+  rocksdb::FileLock* file_lock = nullptr;
+  if (!env_->LockFile(path + "/LOCK", &file_lock).ok()) return absl::OkStatus();  // Open tells why
+  absl::Status status;
+  const absl::StatusOr<LogScan> scan = ScanLogs(*env_, path);
+  if (!scan.ok()) {
+    status = scan.status();
+  } else if (!scan->whole) {
+    rocksdb::DB* raw = nullptr;
+    const rocksdb::Status opened = rocksdb::DB::OpenForReadOnly(db_options_, path, &raw);
+    const std::unique_ptr<rocksdb::DB> db(raw);
+    if (!opened.ok()) {
+      status = ToOpenStatus(opened, path);
+    } else if (db->GetLatestSequenceNumber() < scan->durable_sequence) {
+      status = absl::DataLossError(absl::StrCat(
+          "the write-ahead log of store ", path, " is damaged: ", scan->durable_sequence,
+          " writes were durable, ", db->GetLatestSequenceNumber(),
+          " can be recovered. Nothing was changed; restore the directory from a copy"));
+    }
+  }
+  env_->UnlockFile(file_lock).PermitUncheckedError();
+  return status;
 }
 
 absl::Status RocksDbStateStore::CheckFormat(rocksdb::DB& db) const {
@@ -433,6 +466,7 @@ absl::Status RocksDbStateStore::Commit(const Transaction& transaction) {
 void RocksDbStateStore::CommitGroup(const std::vector<Committer*>& group) {
   Overlay overlay;
   rocksdb::WriteBatch batch;
+  PutDurableMark(durable_sequence_, batch);
   std::vector<Committer*> accepted;
   for (Committer* committer : group) {
     committer->result = CheckFreeSpace(committer->puts.empty() ? 0 : committer->size_bytes);
@@ -590,6 +624,7 @@ absl::Status RocksDbStateStore::Write(rocksdb::WriteBatch& batch, bool sync) {
   {
     const Use db(this);
     written = db->Write(write_options, &batch);
+    if (written.ok() && sync) durable_sequence_ = db->GetLatestSequenceNumber();
   }
   if (written.ok()) {
     log_is_dirty_ = !sync;
@@ -703,6 +738,7 @@ absl::Status RocksDbStateStore::Probe() {
   MutexLock lock(&probe_mutex_);  // overlapping probes would read each other's number
   const std::string number = absl::StrCat(++probes_);
   rocksdb::WriteBatch batch;
+  PutDurableMark(durable_sequence_, batch);
   batch.Put(kProbeKey, number);
   if (absl::Status status = Write(batch, /*sync=*/true); !status.ok()) return status;
   const Use db(this);
@@ -722,20 +758,31 @@ void RocksDbStateStore::Keep() {
       if (stop_) return;
     }
     SyncLog();
-    if (period % kSyncPeriodsPerGcCheck == 0) CollectDeadBlobs();
+    if (period % options_.sync_periods_per_gc_check == 0) CollectDeadBlobs();
   }
 }
 
 void RocksDbStateStore::SyncLog() {
   MutexLock lock(&log_mutex_);
-  if (!log_is_dirty_) return;
-  bool failed = false;
+  if (!log_is_dirty_ && marked_sequence_ == durable_sequence_) return;
+  rocksdb::Status status;
   {
     const Use db(this);
-    failed = !db.closed() && !read_only_ && !db->SyncWAL().ok();
+    if (db.closed() || read_only_) return;
+    if (log_is_dirty_) {
+      status = db->SyncWAL();
+      if (status.ok()) durable_sequence_ = db->GetLatestSequenceNumber();
+    }
+    log_is_dirty_ = false;
+    // The last commit before a pause has no later one that would tell of it.
+    if (status.ok() && marked_sequence_ != durable_sequence_) {
+      rocksdb::WriteBatch batch;
+      PutDurableMark(durable_sequence_, batch);
+      marked_sequence_ = durable_sequence_;
+      status = db->Write(rocksdb::WriteOptions(), &batch);
+    }
   }
-  log_is_dirty_ = false;
-  if (failed) Reopen().IgnoreError();  // which writes out what the log may have lost
+  if (!status.ok()) Reopen().IgnoreError();  // which writes out what the log may have lost
 }
 
 void RocksDbStateStore::CollectDeadBlobs() {
@@ -761,7 +808,7 @@ rocksdb::Options DatabaseOptions(const RocksDbInternalOptions& options, rocksdb:
   db_options.env = env;
   db_options.create_if_missing = true;
   db_options.paranoid_checks = true;
-  db_options.wal_recovery_mode = rocksdb::WALRecoveryMode::kPointInTimeRecovery;
+  db_options.wal_recovery_mode = rocksdb::WALRecoveryMode::kPointInTimeRecovery;  // see log_scan.h
   db_options.listeners.push_back(std::make_shared<NoAutomaticRecovery>());
   db_options.max_bgerror_resume_count = 0;
   db_options.max_background_jobs = 2;
