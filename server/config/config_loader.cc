@@ -220,7 +220,17 @@ absl::StatusOr<CommandLine> ReadArguments(const std::vector<std::string>& argume
     option->default_str(shown.empty() ? "\"\"" : shown);
     option->group(section == setting.key ? "Options" : section);
   }
-  std::vector<std::string> reversed(arguments.rbegin(), arguments.rend());
+  // The parser wants its arguments last first, and takes "--key=" for a key without a value, whose
+  // value is then the next argument; to us it means the empty text.
+  std::vector<std::string> reversed;
+  for (auto argument = arguments.rbegin(); argument != arguments.rend(); ++argument) {
+    if (absl::StartsWith(*argument, "--") && argument->find('=') == argument->size() - 1) {
+      reversed.emplace_back();
+      reversed.push_back(argument->substr(0, argument->size() - 1));
+    } else {
+      reversed.push_back(*argument);
+    }
+  }
   try {
     app.parse(std::move(reversed));
   } catch (const CLI::ParseError& e) {

@@ -148,11 +148,18 @@ TEST_F(ConfigLoaderTest, UnitsAreUnderstood) {
   EXPECT_THAT(ErrorOf(Load({"--drain.timeout=inf"})), HasSubstr("must be a time"));
 }
 
+TEST_F(ConfigLoaderTest, AnEmptyValueDoesNotSwallowTheNextFlag) {
+  auto loaded = Load({"--listen.metrics_address=", "--engine.threads=3"});
+  ASSERT_TRUE(loaded.ok()) << loaded.status();
+  EXPECT_EQ(loaded->config.listen.metrics_address, "");
+  EXPECT_EQ(loaded->config.engine.threads, 3);
+}
+
 TEST_F(ConfigLoaderTest, ImpossibleCombinationsAreRefused) {
   EXPECT_THAT(ErrorOf(LoadConfig({}, {})), HasSubstr("no model to serve"));
   EXPECT_THAT(ErrorOf(Load({"--model=m=other.gguf"})), HasSubstr("\"m\" is given twice"));
   EXPECT_THAT(ErrorOf(Load({"--model=Bad_Name=x.gguf"})), HasSubstr("model name"));
-  EXPECT_THAT(ErrorOf(Load({"--store.path="})), HasSubstr("store.path"));
+  EXPECT_THAT(ErrorOf(Load({"--store.path="})), HasSubstr("store.path must not be empty"));
   EXPECT_THAT(ErrorOf(Load({"--limits.max_step_tokens=16"})),
               HasSubstr("limits.prefill_chunk_tokens (256)"));
   EXPECT_THAT(ErrorOf(Load({"--engine.window_tokens=4"})), HasSubstr("engine.sink_tokens (4)"));
