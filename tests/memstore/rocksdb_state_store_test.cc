@@ -109,6 +109,7 @@ TEST(RocksDbStateStoreTest, KillLosesNothingAcknowledged) {
     const pid_t child = fork();
     ASSERT_GE(child, 0);
     if (child == 0) {
+      close(acks[0]);
       // Nothing but exec: threads of a forked process that had threads confuse ThreadSanitizer.
       execl("/proc/self/exe", "kill_child", "--gtest_also_run_disabled_tests",
             "--gtest_filter=RocksDbStateStoreTest.DISABLED_CommitUntilKilled", nullptr);
