@@ -1,0 +1,49 @@
+// A real mneme-server as a child process, on a free port, with its sessions in a folder of the
+// caller's: for tests that kill it.
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "tests/support/child_process.h"
+
+namespace mneme::test {
+
+class ServerProcess {
+ public:
+  struct Options {
+    std::string binary;              // of mneme-server
+    std::string model;               // NAME=PATH
+    std::filesystem::path folder;    // the store goes to <folder>/store, logs beside it
+    std::vector<std::string> flags;  // further ones; the last of a kind wins
+    std::string address = "127.0.0.1:0";
+    absl::Duration start_timeout = absl::Seconds(120);
+  };
+  // Waits until it listens. An error quotes what it printed.
+  static absl::StatusOr<std::unique_ptr<ServerProcess>> Start(const Options& options);
+  // The command that Start runs, for servers that are expected to leave at once.
+  static std::vector<std::string> Command(const Options& options);
+
+  const std::string& address() const { return address_; }
+  const std::string& metrics_address() const { return metrics_address_; }
+  // SIGKILL, and waits: the port and the store are free afterwards.
+  void Kill();
+  void Signal(int signal) { child_->Signal(signal); }
+  ChildProcess::Result Wait(absl::Duration timeout = absl::Seconds(120)) {
+    return child_->Wait(timeout);
+  }
+  // Its log so far.
+  std::string Log() const { return child_->Err(); }
+
+ private:
+  explicit ServerProcess(std::unique_ptr<ChildProcess> child) : child_(std::move(child)) {}
+
+  std::unique_ptr<ChildProcess> child_;
+  std::string address_, metrics_address_;
+};
+
+}  // namespace mneme::test
