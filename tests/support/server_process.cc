@@ -35,7 +35,7 @@ std::vector<std::string> ServerProcess::Command(const Options& options) {
                                       "--listen.address",
                                       options.address,
                                       "--listen.metrics_address",
-                                      "127.0.0.1:0",
+                                      options.metrics_address,
                                       "--engine.threads",
                                       "1"};
   command.insert(command.end(), options.flags.begin(), options.flags.end());

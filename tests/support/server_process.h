@@ -19,8 +19,9 @@ class ServerProcess {
     std::string binary;              // of mneme-server
     std::string model;               // NAME=PATH
     std::filesystem::path folder;    // the store goes to <folder>/store, logs beside it
-    std::vector<std::string> flags;  // further ones; the last of a kind wins
+    std::vector<std::string> flags;  // further ones
     std::string address = "127.0.0.1:0";
+    std::string metrics_address = "127.0.0.1:0";
     absl::Duration start_timeout = absl::Seconds(120);
   };
   // Waits until it listens. An error quotes what it printed.

@@ -1,0 +1,246 @@
+// The life of a real mneme-server: start, exit codes, drain, metrics, damage on its disk.
+#include <gtest/gtest.h>
+#include <signal.h>
+
+#include <filesystem>
+#include <fstream>
+#include <map>
+
+#include "absl/strings/str_cat.h"
+#include "client/client.h"
+#include "tests/support/server_process.h"
+
+namespace mneme::test {
+namespace {
+
+class ServerTest : public ::testing::Test {
+ protected:
+  ServerProcess::Options Options(std::vector<std::string> flags = {}) {
+    flags.insert(flags.begin(), {"--drain.pre_stop_delay", "0s"});
+    return {.binary = MNEME_SERVER_BINARY,
+            .model = absl::StrCat("tiny=", MNEME_TINY_MODEL),
+            .folder = folder_.path(),
+            .flags = std::move(flags)};
+  }
+  // A server that is expected to leave by itself.
+  ChildProcess::Result RunServer(const ServerProcess::Options& options) {
+    return ChildProcess::Run(
+        {.command = ServerProcess::Command(options), .folder = folder_.path(), .name = "short"});
+  }
+  std::unique_ptr<ServerProcess> Start(const ServerProcess::Options& options) {
+    auto server = ServerProcess::Start(options);
+    EXPECT_TRUE(server.ok()) << server.status();
+    return server.ok() ? *std::move(server) : nullptr;
+  }
+  static client::Client Connect(const ServerProcess& server) {
+    auto client =
+        client::Client::Connect({.server = server.address(), .work_timeout = absl::Seconds(120)});
+    EXPECT_TRUE(client.ok()) << client.status();
+    return *client;
+  }
+  static void Create(client::Client& client, const std::string& id) {
+    v1::CreateSessionRequest request;
+    request.set_session_id(id);
+    ASSERT_TRUE(client.CreateSession(request).ok());
+  }
+  static v1::GenerateRequest Turn(const std::string& session, const std::string& text, int tokens) {
+    v1::GenerateRequest request;
+    request.set_session(session);
+    request.set_text(text);
+    request.set_max_output_tokens(tokens);
+    request.set_ignore_eos(true);
+    request.mutable_sampling()->set_seed(11);
+    return request;
+  }
+
+  TemporaryFolder folder_;
+};
+
+TEST_F(ServerTest, ExitCodesTellWhatWasWrong) {
+  auto flag = RunServer(Options({"--engine.thread", "2"}));
+  EXPECT_EQ(flag.code, 2) << flag.err;
+  EXPECT_NE(flag.err.find("engine.threads"), std::string::npos) << flag.err;  // the nearest key
+
+  std::ofstream(folder_.path() / "bad.gguf") << "this is no checkpoint";
+  auto options = Options();
+  options.model = absl::StrCat("tiny=", (folder_.path() / "bad.gguf").string());
+  auto model = RunServer(options);
+  EXPECT_EQ(model.code, 3) << model.err;
+  EXPECT_NE(model.err.find("bad.gguf"), std::string::npos) << model.err;
+
+  auto server = Start(Options());
+  ASSERT_NE(server, nullptr);
+  auto store = RunServer(Options());  // the same folder
+  EXPECT_EQ(store.code, 4) << store.err;
+
+  options = Options({"--store.kind", "memory"});
+  options.address = server->address();
+  auto port = RunServer(options);
+  EXPECT_EQ(port.code, 5) << port.err;
+  options.address = "127.0.0.1:0";
+  options.metrics_address = server->metrics_address();
+  auto metrics_port = RunServer(options);
+  EXPECT_EQ(metrics_port.code, 5) << metrics_port.err;
+}
+
+TEST_F(ServerTest, ADrainEndsARunningTurnWithFinalAndKeepsIt) {
+  auto server = Start(Options({"--drain.timeout", "200ms"}));
+  ASSERT_NE(server, nullptr);
+  auto client = Connect(*server);
+  Create(client, "s");
+  auto stream = client.Generate(Turn("s", "The lighthouse", 65536));
+  ASSERT_TRUE(stream.ok());
+  v1::GenerateResponse event;
+  std::vector<int32_t> output;
+  while (output.size() < 20 && stream->Next(&event)) {
+    output.insert(output.end(), event.delta().token_ids().begin(), event.delta().token_ids().end());
+  }
+  server->Signal(SIGTERM);
+  while (stream->Next(&event)) {
+    output.insert(output.end(), event.delta().token_ids().begin(), event.delta().token_ids().end());
+  }
+  auto final = stream->final();
+  ASSERT_TRUE(final.has_value()) << stream->Finish().status();
+  EXPECT_EQ(final->finish_reason(), v1::PREEMPTED);
+  EXPECT_TRUE(final->committed());
+  EXPECT_EQ(final->usage().output_tokens(), static_cast<int64_t>(output.size()));
+  EXPECT_EQ(server->Wait().code, 0) << server->Log();
+
+  server = Start(Options());
+  ASSERT_NE(server, nullptr);
+  auto again = Connect(*server);
+  auto session = again.GetSession("s");
+  ASSERT_TRUE(session.ok()) << session.status();
+  EXPECT_EQ(session->version(), final->version());
+  EXPECT_EQ(session->position_tokens(), final->position_tokens());
+}
+
+TEST_F(ServerTest, ARestartChangesNoToken) {
+  std::vector<int32_t> without, with;
+  for (const bool restart : {false, true}) {
+    const std::string id = restart ? "restarted" : "steady";
+    auto server = Start(Options());
+    ASSERT_NE(server, nullptr);
+    auto client = Connect(*server);
+    Create(client, id);
+    ASSERT_TRUE(client.Complete(Turn(id, "The visitor went to the light", 300)).ok());
+    if (restart) {
+      server->Signal(SIGTERM);
+      ASSERT_EQ(server->Wait().code, 0);
+      server = Start(Options());
+      ASSERT_NE(server, nullptr);
+      client = Connect(*server);
+    }
+    auto turn = client.Complete(Turn(id, " and then", 300));
+    ASSERT_TRUE(turn.ok()) << turn.status();
+    EXPECT_EQ(turn->final().usage().recomputed_tokens(), 0);
+    (restart ? with : without).assign(turn->token_ids().begin(), turn->token_ids().end());
+  }
+  EXPECT_EQ(with.size(), 300u);
+  EXPECT_EQ(with, without);
+}
+
+TEST_F(ServerTest, PromtoolLikesTheMetrics) {
+  if (system("command -v promtool >/dev/null") != 0) GTEST_SKIP() << "promtool is not installed";
+  auto server = Start(Options());
+  ASSERT_NE(server, nullptr);
+  auto client = Connect(*server);
+  Create(client, "s");
+  ASSERT_TRUE(client.Complete(Turn("s", "The", 20)).ok());
+  ASSERT_TRUE(client.Complete(Turn("", "The", 5)).ok());
+  EXPECT_FALSE(client.GetSession("nobody").ok());
+  const std::string fetch =
+      absl::StrCat("import urllib.request,sys; sys.stdout.write(urllib.request.urlopen('http://",
+                   server->metrics_address(), "/metrics').read().decode())");
+  auto metrics = ChildProcess::Run(
+      {.command = {"/usr/bin/python3", "-c", fetch}, .folder = folder_.path(), .name = "fetch"});
+  ASSERT_EQ(metrics.code, 0) << metrics.err;
+  EXPECT_NE(metrics.out.find("mneme_output_tokens_total"), std::string::npos) << metrics.out;
+  auto lint = ChildProcess::Run({.command = {"/bin/sh", "-c", "promtool check metrics"},
+                                 .input = metrics.out,
+                                 .folder = folder_.path(),
+                                 .name = "promtool"});
+  EXPECT_EQ(lint.code, 0) << lint.out << lint.err;
+}
+
+// Flips a byte in every stored file in turn that holds session data, and looks at what is said.
+TEST_F(ServerTest, DamageOnDiskIsReportedAndNeverRead) {
+  {
+    auto server = Start(Options());
+    ASSERT_NE(server, nullptr);
+    auto client = Connect(*server);
+    for (const char* id : {"a", "b"}) {
+      Create(client, id);
+      ASSERT_TRUE(client.Complete(Turn(id, absl::StrCat(id, " lighthouse"), 100)).ok());
+    }
+    server->Signal(SIGTERM);
+    ASSERT_EQ(server->Wait().code, 0);
+  }
+  const std::filesystem::path store = folder_.path() / "store", good = folder_.path() / "good";
+  std::filesystem::copy(store, good, std::filesystem::copy_options::recursive);
+  const auto ask = [&](bool* started) {
+    std::map<std::string, absl::StatusOr<std::vector<int32_t>>> answers;
+    auto server = ServerProcess::Start(Options());
+    *started = server.ok();
+    if (!server.ok()) {
+      EXPECT_NE(server.status().message().find("exit code 4"), std::string::npos)
+          << server.status();
+      return answers;
+    }
+    auto client = Connect(**server);
+    for (const char* id : {"a", "b"}) {
+      auto turn = client.Complete(Turn(id, " and", 20));
+      if (turn.ok()) {
+        answers[id] = std::vector<int32_t>(turn->token_ids().begin(), turn->token_ids().end());
+      } else {
+        answers[id] = turn.status();
+      }
+    }
+    (*server)->Kill();
+    return answers;
+  };
+  bool started = false;
+  const auto expected = ask(&started);
+  ASSERT_TRUE(started);
+  int noticed = 0, tried = 0;
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(good)) {
+    const std::string extension = entry.path().extension();
+    if (!entry.is_regular_file() || entry.file_size() < 1000 ||
+        (extension != ".sst" && extension != ".blob" && extension != ".log")) {
+      continue;
+    }
+    ++tried;
+    SCOPED_TRACE(entry.path().filename());
+    std::filesystem::remove_all(store);
+    std::filesystem::copy(good, store, std::filesystem::copy_options::recursive);
+    {
+      std::fstream file(store / std::filesystem::relative(entry.path(), good),
+                        std::ios::in | std::ios::out | std::ios::binary);
+      const auto middle = static_cast<std::streamoff>(entry.file_size() / 2);
+      file.seekg(middle);
+      const int byte = file.get();
+      file.seekp(middle);
+      file.put(static_cast<char>(byte ^ 0x20));
+    }
+    const auto answers = ask(&started);
+    if (!started) {
+      ++noticed;
+      continue;
+    }
+    for (const auto& [id, answer] : answers) {
+      if (answer.ok()) {
+        EXPECT_EQ(*answer, *expected.at(id)) << "wrong bytes were used";
+      } else {
+        ++noticed;
+        EXPECT_TRUE(answer.status().code() == absl::StatusCode::kDataLoss ||
+                    client::ErrorOf(answer.status()).reason == "SESSION_DAMAGED")
+            << answer.status();
+      }
+    }
+  }
+  EXPECT_GT(tried, 0);
+  EXPECT_GT(noticed, 0);
+}
+
+}  // namespace
+}  // namespace mneme::test
