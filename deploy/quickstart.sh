@@ -4,77 +4,92 @@
 #   deploy/quickstart.sh          (as root, or with sudo installed)
 #
 # Installs what is missing, builds, fetches SmolLM2-135M-Instruct, starts the server with RocksDB under
-# data/quickstart, streams a chat turn, lets the session read a long document, kills the server with
-# SIGKILL, starts it again, and asks the same session to go on.
+# data/quickstart, streams a chat turn, lets a session read a long document, kills the server with
+# SIGKILL, starts it again, and asks the same session to go on. Each run makes a session of its own.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 data=data/quickstart
-server_log=$data/server.log
-session=demo
+server_out=$data/server.out   # what it tells people
+server_log=$data/server.log   # JSON lines
+session=demo-$(date +%m%d-%H%M%S)
 model=models/SmolLM2-135M-Instruct.Q4_1.gguf
 bin=build-release
 server_pid=
+port=
 
 say() { printf '\n\033[1m== %s\033[0m\n' "$*"; }
-mneme() { echo "\$ mneme $*"; "$bin/client/mneme" --server "127.0.0.1:$port" "$@"; }
+fail() { printf '\nquickstart: %s\n' "$*" >&2; exit 1; }
+mneme() { "$bin/client/mneme" --server "127.0.0.1:$port" "$@"; }
+show() { printf '\033[2m$ mneme %s\033[0m\n' "${*@Q}"; mneme "$@"; }
 
 start_server() {
-  : >"$server_log"
+  : >"$server_out"
   "$bin/server/mneme-server" --model "smollm2=$model" --engine.window_tokens 2048 \
     --store.path "$data/store" --listen.address 127.0.0.1:0 --listen.metrics_address 127.0.0.1:0 \
-    >"$server_log" 2>&1 &
+    --drain.pre_stop_delay 0s >"$server_out" 2>>"$server_log" &
   server_pid=$!
-  for _ in $(seq 300); do
-    port=$(sed -n 's/^listening on .*:\([0-9]*\)$/\1/p' "$server_log")
-    [[ -n $port ]] && return
-    kill -0 "$server_pid" 2>/dev/null || { cat "$server_log" >&2; exit 1; }
+  port=
+  for _ in $(seq 600); do
+    port=$(sed -n 's/^listening on .*:\([0-9]*\)$/\1/p' "$server_out")
+    if [[ -n $port ]]; then return; fi
+    kill -0 "$server_pid" 2>/dev/null || { tail -n 20 "$server_log" >&2; fail "the server did not start; its last words are above"; }
     sleep 0.1
   done
-  echo "the server did not start within 30 s; its log:" >&2
-  cat "$server_log" >&2
-  exit 1
+  tail -n 20 "$server_log" >&2
+  fail "the server did not listen within 60 s; the end of its log is above"
 }
-stop_server() { [[ -z $server_pid ]] || { kill -"$1" "$server_pid" 2>/dev/null || true; wait "$server_pid" 2>/dev/null || true; server_pid=; }; }
+stop_server() {
+  [[ -n $server_pid ]] || return 0
+  kill -"$1" "$server_pid" 2>/dev/null || true
+  wait "$server_pid" 2>/dev/null || true
+  server_pid=
+}
 trap 'stop_server TERM' EXIT
 
 say "packages"
 deploy/install_packages.sh test
 say "build"
 cmake --preset release >/dev/null
-cmake --build --preset release --parallel "$(nproc)" --target mneme-server mneme-cli
+cmake --build --preset release --parallel "$(nproc)" --target mneme-server mneme
 say "model"
 deploy/fetch_smollm2.sh
 mkdir -p "$data"
-[[ -s $data/genesis.txt ]] || bible gen1:1-gen30:43 </dev/null >"$data/genesis.txt"
+if [[ ! -s $data/genesis.txt ]]; then
+  bible gen1:1-gen30:43 </dev/null >"$data/genesis.new"
+  mv "$data/genesis.new" "$data/genesis.txt"
+fi
 
-say "server: one model, sessions in RocksDB under $data/store"
+say "a server: one model, sessions in RocksDB under $data/store"
 start_server
-grep -v '^{' "$server_log" || true
-mneme models
+cat "$server_out"
+show models
 
-say "a new session; its first chat turn streams"
-mneme sessions delete "$session" --purge >/dev/null 2>&1 || true
-mneme chat "$session" --temperature 0 <<<"In one sentence: what is a long-context language model?"
+say "a new session; its first answer streams"
+show chat "$session" --temperature 0 --max-tokens 100 -v <<<"In one sentence: what is a language model?"
 
-say "the session reads $(wc -c <"$data/genesis.txt") bytes; its state does not grow"
-mneme ingest "$data/genesis.txt" --session "$session"
-mneme sessions get "$session"
+say "the session reads $(wc -c <"$data/genesis.txt") bytes; its state keeps its size"
+show ingest "$data/genesis.txt" --session "$session"
+show sessions get "$session"
 
-say "kill -9 the server, start it again: the same session goes on"
-echo "\$ kill -9 $server_pid"
-stop_server KILL
+say "kill -9; then the server starts again"
+printf '\033[2m$ kill -9 %s\033[0m\n' "$server_pid"
+stop_server KILL 2>/dev/null
 start_server
-mneme sessions get "$session"
-mneme generate --session "$session" --chat --temperature 0 --max-tokens 80 --usage \
-  "Thank you for reading. Who is Jacob?"
+show sessions get "$session"
+
+say "the same session goes on: nothing is read again"
+show chat "$session" --temperature 0 --max-tokens 80 -v <<<"Thank you for reading. Who is Jacob?"
+# The same claim, checked: a turn's usage says what was recomputed.
+usage=$(mneme generate --session "$session" --max-tokens 1 --temperature 0 --json | tail -n 1)
+grep -q '"recomputed_tokens":0,' <<<"$usage" || fail "tokens were recomputed: $usage"
 
 stop_server TERM
 trap - EXIT
 say "done. Go on by hand:"
-cat <<EOF
+cat <<END
   $bin/server/mneme-server --model smollm2=$model --engine.window_tokens 2048 --store.path $data/store &
-  $bin/client/mneme chat $session            # the conversation above, continued
-  $bin/client/mneme sessions fork $session --id other
+  $bin/client/mneme chat $session               # the conversation above, continued
+  $bin/client/mneme sessions fork $session other
   $bin/client/mneme --help
-EOF
+END
