@@ -31,7 +31,7 @@ struct IngestOptions {
   int64_t expected_version = 0;     // 0: any; checked when the ingest starts, not when it resumes
   int64_t commit_every_tokens = 0;  // 0: the server's default
   bool parse_special_tokens = false;
-  size_t frame_bytes = 128 << 10;  // at most kMaxFrameBytes
+  size_t frame_bytes = 4 << 10;  // at most kMaxFrameBytes; the server reports after each
   // Gives up after so long without a new durable byte while the connection keeps failing.
   absl::Duration max_outage = absl::Seconds(60);
   // Called on the calling thread, in order. May be null.

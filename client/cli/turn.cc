@@ -70,8 +70,9 @@ std::string TurnSummary(const v1::GenerateResponse::Final& final) {
                           static_cast<double>(usage.output_tokens()) * 1000 / usage.decode_ms());
   }
   absl::StrAppendFormat(&text, ", first after %.0f ms", usage.first_token_ms());
-  if (usage.recomputed_tokens() > 0) {
-    absl::StrAppend(&text, ", recomputed ", usage.recomputed_tokens());
+  if (final.version() > 0) {  // a session's turn
+    absl::StrAppend(&text, ", reused ", usage.reused_input_tokens(), ", recomputed ",
+                    usage.recomputed_tokens());
   }
   absl::StrAppend(&text, ", ", absl::AsciiStrToLower(v1::FinishReason_Name(final.finish_reason())));
   if (final.version() > 0) {

@@ -23,7 +23,7 @@ constexpr auto kCommitInterval = std::chrono::seconds(10);
 constexpr size_t kMaxFrameBytes = 1 << 20;
 constexpr size_t kMaxIngestIdBytes = 64;
 // Read at once, so that the commit interval is looked at often enough.
-constexpr int64_t kReadTokens = 1024;
+constexpr int64_t kReadTokens = 512;
 
 class IngestImpl final : public Ingest {
  public:

@@ -19,7 +19,10 @@ std::string IngestText::NextPiece(bool last) {
   const std::string_view pending = std::string_view(text_).substr(begin_);
   if (pending.empty()) return "";
   size_t cut = 0;
-  if (pending.size() >= kMaxRunBytes) {
+  if (pending.size() > kPieceBytes) cut = tokenizer_.SafeSplit(pending.substr(0, kPieceBytes));
+  if (cut > 0) {
+    // Small enough.
+  } else if (pending.size() >= kMaxRunBytes) {
     const std::string_view window = pending.substr(0, kMaxRunBytes);
     cut = tokenizer_.SafeSplit(window);
     if (cut == 0) cut = ScanUtf8(window).valid_bytes;

@@ -18,6 +18,9 @@ namespace mneme::server {
 class IngestText {
  public:
   static constexpr size_t kMaxRunBytes = 64 << 10;
+  // Pieces are no longer than this where the text allows it: progress and commits happen between
+  // pieces.
+  static constexpr size_t kPieceBytes = 2 << 10;
 
   // `offset`: of the first byte that will come, in the whole text; a place where a piece ended.
   IngestText(const engine::Tokenizer& tokenizer, int64_t offset)
