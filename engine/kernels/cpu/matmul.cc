@@ -3,6 +3,8 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
+#include <new>
 
 #include "engine/kernels/cpu/cpu.h"
 #include "engine/kernels/cpu/matmul_micro.h"
@@ -20,6 +22,12 @@ constexpr int64_t kRowStep = 8;  // rows a micro-kernel works on at once
 // or 48 of 6 KiB, are 200-300 KiB.
 constexpr int64_t kTokenTileInt8 = 128;
 constexpr int64_t kTokenTileF32 = 48;
+
+// Pieces one thread takes first; at the head of its scratch.
+struct alignas(64) Range {
+  std::atomic<int64_t> next;
+  int64_t end;
+};
 
 const MatMulMicro& CurrentMicro() {
 #if defined(__x86_64__)
@@ -106,27 +114,62 @@ void MatMulSome(Exec& exec, std::span<const MatMulTask> tasks, const float* x, i
     pieces += plan.across * ((T + plan.tile - 1) / plan.tile);
   }
 
-  const size_t scratch_bytes = RoundUp(MicroScratchBytes(K), 64);
-  std::byte* scratch = exec.Scratch(Exec::kMatMulWorkers, scratch_bytes * pool.num_threads());
-  pool.Run(pieces, [&](int64_t piece, int worker) {
+  // Every thread has a range of pieces of its own and takes from the others' when it is done: it
+  // reads one stretch of each weight from end to end, and none waits for a slow one.
+  const int threads = pool.num_threads();
+  const size_t scratch_bytes = RoundUp(MicroScratchBytes(K), 64) + sizeof(Range);
+  std::byte* scratch = exec.Scratch(Exec::kMatMulWorkers, scratch_bytes * threads);
+  const auto range_of = [&](int i) {
+    return reinterpret_cast<Range*>(scratch + i * scratch_bytes);
+  };
+  for (int i = 0; i < threads; ++i) {
+    new (range_of(i)) Range{{pieces * i / threads}, pieces * (i + 1) / threads};
+  }
+  const auto task_of = [&](int64_t piece) {
     size_t i = 0;
     while (i + 1 < tasks.size() && piece >= plans[i + 1].begin) ++i;
+    return i;
+  };
+  const auto first_row = [&](size_t i, int64_t piece) {
+    return (piece - plans[i].begin) % plans[i].across * plans[i].rows;
+  };
+  const auto run_piece = [&](int64_t piece, int64_t range_end, std::byte* mine) {
+    const size_t i = task_of(piece);
     const Plan& plan = plans[i];
     const MatMulTask& task = tasks[i];
     const int64_t t = (piece - plan.begin) / plan.across * plan.tile;
-    const int64_t row = (piece - plan.begin) % plan.across * plan.rows;
+    const int64_t row = first_row(i, piece);
     const int64_t tokens = std::min(plan.tile, T - t);
-    const RowSpan span = {&task.weight,
-                          row,
-                          std::min(plan.rows, task.weight.rows - row),
-                          task.y + t * task.y_stride + row,
-                          task.y_stride,
-                          task.accumulate};
-    std::byte* mine = scratch + worker * scratch_bytes;
+    RowSpan span = {&task.weight,
+                    row,
+                    std::min(plan.rows, task.weight.rows - row),
+                    task.y + t * task.y_stride + row,
+                    task.y_stride,
+                    task.accumulate,
+                    task.weight.rows,
+                    nullptr};
+    const int64_t pieces_left = plan.across - (piece - plan.begin) % plan.across;
+    if (piece + pieces_left >= range_end) {
+      span.stream_end = std::min(task.weight.rows, row + (range_end - piece) * plan.rows);
+    } else {
+      const size_t after = task_of(piece + pieces_left);
+      span.next = tasks[after].weight.data;
+    }
     if (is_int8(task)) {
       micro.rows_int8(span, quantized.From(t), tokens, mine);
     } else {
       micro.rows_f32(span, x + t * x_stride, x_stride, tokens, mine);
+    }
+  };
+  pool.Run(threads, [&](int64_t own, int worker) {
+    std::byte* mine = scratch + worker * scratch_bytes + sizeof(Range);
+    for (int i = 0; i < threads; ++i) {
+      Range& range = *range_of((own + i) % threads);
+      for (;;) {
+        const int64_t piece = range.next.fetch_add(1, std::memory_order_relaxed);
+        if (piece >= range.end) break;
+        run_piece(piece, range.end, mine);
+      }
     }
   });
 }

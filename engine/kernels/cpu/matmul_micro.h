@@ -5,6 +5,7 @@
 // vector of eight lanes is what makes every machine with AVX2 or later give the same bits.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 
@@ -34,7 +35,16 @@ struct RowSpan {
   float* y;
   int64_t y_stride;
   bool accumulate;
+  // What this thread is likely to read afterwards: rows up to `stream_end` of the same weight, then
+  // from `next` (may be null). For prefetching only.
+  int64_t stream_end;
+  const std::byte* next;
 };
+
+// How far ahead of a step of eight rows weights are asked for.
+inline size_t PrefetchDistance(size_t row_bytes) {
+  return std::min<size_t>(8 * row_bytes, 16 << 10) + 2048;
+}
 
 struct MatMulMicro {
   void (*quantize_row)(const float* x, const QuantizedRows& out);  // into row 0 of `out`

@@ -153,15 +153,43 @@ MICRO_INLINE void RowPointers(const RowSpan& span, int64_t row, const uint8_t** 
   }
 }
 
-// Weights are read once, in order: ask for what comes a few microseconds later. The hardware's own
-// prefetch stops at the page.
-constexpr int64_t kPrefetchBytes = 3072;
-
-MICRO_INLINE void PrefetchAhead(const uint8_t* p, int64_t count_bytes) {
-  for (int64_t i = 0; i < count_bytes; i += 64) {
-    _mm_prefetch(reinterpret_cast<const char*>(p + kPrefetchBytes + i), _MM_HINT_T0);
+// Asks for the weights of later steps. A step reads eight rows side by side, so the request runs a
+// whole step ahead, in the order of memory, and a little more: the last row's beginning is the
+// nearest to its use. The hardware's own prefetch stops at the page and knows nothing of the next
+// range.
+class Prefetcher {
+ public:
+  // For a span that reads on from `row` of it.
+  MICRO_INLINE explicit Prefetcher(const RowSpan& span) {
+    const size_t row_bytes = span.weight->row_bytes();
+    const auto* data = reinterpret_cast<const uint8_t*>(span.weight->data);
+    end_ = data + span.stream_end * row_bytes;
+    next_ = reinterpret_cast<const uint8_t*>(span.next);
+    at_ = data + span.row * row_bytes + PrefetchDistance(row_bytes);
+    Follow();
   }
-}
+
+  // Asks for the next `count_bytes`.
+  MICRO_INLINE void Step(int64_t count_bytes) {
+    for (int64_t i = 0; i < count_bytes; i += 64) {
+      _mm_prefetch(reinterpret_cast<const char*>(at_ + i), _MM_HINT_T0);
+    }
+    at_ += count_bytes;
+  }
+
+  // To be called now and then: where one range ends another begins.
+  MICRO_INLINE void Follow() {
+    if (at_ >= end_ && next_ != nullptr) {
+      at_ = next_ + (at_ - end_);
+      next_ = nullptr;
+    }
+  }
+
+ private:
+  const uint8_t* at_;
+  const uint8_t* end_;
+  const uint8_t* next_;
+};
 
 // ---------------------------------------------------------------------------------------------
 // kInt8, one token: dot products of one block of eight rows, one row per lane
@@ -215,13 +243,15 @@ template <DType kType>
 MICRO_FN void OneTokenInt8(const RowSpan& span, const QuantizedRows& x) {
   constexpr bool kMin = kType == DType::kQ4_1;
   constexpr int64_t kBytes = kType == DType::kQ8_0 ? 34 : kMin ? 20 : 18;
+  Prefetcher prefetcher(span);
   for (int64_t row = 0; row < span.rows; row += kRows) {
     const uint8_t* p[kRows];
     RowPointers(span, row, p);
+    prefetcher.Follow();
     __m256 a = _mm256_setzero_ps();
     __m256 m = _mm256_setzero_ps();
     for (int64_t b = 0; b < x.blocks; ++b) {
-      PrefetchAhead(p[0] + b * kBytes * kRows, kBytes * kRows);
+      prefetcher.Step(kBytes * kRows);
       const int64_t at = b * kBytes;
       const int8_t* q = x.q + b * kCodeBlock;
       __m256i dot;
@@ -286,13 +316,15 @@ MICRO_INLINE void Transpose8x8(__m256i* v) {
 }
 
 template <DType kType>
-MICRO_FN void FillPanel(const RowSpan& span, int64_t row, int64_t blocks, const Panel& panel) {
+MICRO_FN void FillPanel(const RowSpan& span, int64_t row, int64_t blocks, const Panel& panel,
+                        Prefetcher& prefetcher) {
   const uint8_t* p[kRows];
   RowPointers(span, row, p);
+  prefetcher.Follow();
   for (int64_t b = 0; b < blocks; ++b) {
     __m256i v[kRows];
     if constexpr (kType == DType::kQ8_0) {
-      PrefetchAhead(p[0] + b * 34 * kRows, 34 * kRows);
+      prefetcher.Step(34 * kRows);
       for (int i = 0; i < kRows; ++i) {
         v[i] = Load256(p[i] + b * 34 + 2);
 #if MICRO_VNNI
@@ -304,7 +336,7 @@ MICRO_FN void FillPanel(const RowSpan& span, int64_t row, int64_t blocks, const 
     } else if constexpr (kType == DType::kQ4_0 || kType == DType::kQ4_1) {
       constexpr bool kMin = kType == DType::kQ4_1;
       constexpr int64_t kBytes = kMin ? 20 : 18;
-      PrefetchAhead(p[0] + b * kBytes * kRows, kBytes * kRows);
+      prefetcher.Step(kBytes * kRows);
       for (int i = 0; i < kRows; ++i) {
         const __m128i packed = Load128(p[i] + b * kBytes + (kMin ? 4 : 2));
         const __m256i both =
@@ -464,8 +496,9 @@ MICRO_FN void ManyTokensInt8(const RowSpan& span, const QuantizedRows& x, int64_
   panel.codes = reinterpret_cast<uint8_t*>(scratch);
   panel.scale = reinterpret_cast<float*>(scratch + x.blocks * 256);
   panel.min = panel.scale + x.blocks * 16;
+  Prefetcher prefetcher(span);
   for (int64_t row = 0; row < span.rows; row += kRows) {
-    FillPanel<kType>(span, row, x.blocks, panel);
+    FillPanel<kType>(span, row, x.blocks, panel, prefetcher);
     int64_t t = 0;
     for (; t + 4 <= T; t += 4) PanelTimesTokens<kType, 4>(span, row, panel, x, t);
     if (T - t == 3) PanelTimesTokens<kType, 3>(span, row, panel, x, t);
@@ -578,7 +611,7 @@ MICRO_INLINE void StoreOne(const RowSpan& span, int64_t row, int64_t t, float va
 
 template <DType kType>
 MICRO_FN void OneTokenRows(const RowSpan& span, int64_t row, const uint8_t* const* p,
-                           const float* x, int64_t K) {
+                           const float* x, int64_t K, Prefetcher* prefetcher) {
   using R = Reader<kType>;
   __m256 s[kRows];
   Unroll<kRows>([&](auto i) MICRO_LAMBDA { s[i] = _mm256_setzero_ps(); });
@@ -589,7 +622,7 @@ MICRO_FN void OneTokenRows(const RowSpan& span, int64_t row, const uint8_t* cons
                                  : kType == DType::kQ4_1                         ? 20
                                                                                  : 18;
   for (int64_t k = 0; k < steps; ++k) {
-    PrefetchAhead(p[0] + k * kStepBytes * kRows, kStepBytes * kRows);
+    if (prefetcher != nullptr) prefetcher->Step(kStepBytes * kRows);
     __m256 xs[R::kVectors];
     Unroll<R::kVectors>([&](auto v)
                             MICRO_LAMBDA { xs[v] = _mm256_loadu_ps(x + k * R::kStep + 8 * v); });
@@ -612,10 +645,12 @@ MICRO_FN void OneTokenRows(const RowSpan& span, int64_t row, const uint8_t* cons
 
 template <DType kType>
 MICRO_FN void OneTokenF32(const RowSpan& span, const float* x) {
+  Prefetcher prefetcher(span);
   for (int64_t row = 0; row < span.rows; row += kRows) {
     const uint8_t* p[kRows];
     RowPointers(span, row, p);
-    OneTokenRows<kType>(span, row, p, x, span.weight->columns);
+    prefetcher.Follow();
+    OneTokenRows<kType>(span, row, p, x, span.weight->columns, &prefetcher);
   }
 }
 
@@ -632,7 +667,7 @@ MICRO_FN void OneTokenUnpackedF32(const RowSpan& span, const float* x, float* sc
       }
       p[i] = reinterpret_cast<const uint8_t*>(row + i < span.rows ? unpacked : scratch);
     }
-    OneTokenRows<DType::kF32>(span, row, p, x, K);
+    OneTokenRows<DType::kF32>(span, row, p, x, K, nullptr);
   }
 }
 
