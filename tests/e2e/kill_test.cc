@@ -111,8 +111,10 @@ class Worker {
       const std::string address = place_.Next(&generation);
       // After Stop the last server stays, so a call that broke has been settled by then.
       if (address.empty()) return;
-      auto client = client::Client::Connect(
-          {.server = address, .timeout = absl::Seconds(60), .work_timeout = absl::Seconds(60)});
+      auto client = client::Client::Connect({.server = address,
+                                             .connect_timeout = absl::Milliseconds(500),
+                                             .timeout = absl::Seconds(60),
+                                             .work_timeout = absl::Seconds(60)});
       absl::Status status = client.status();
       if (status.ok()) status = Settle(*client);
       while (status.ok() && !Failed() && !place_.stopped()) status = Step(*client);
