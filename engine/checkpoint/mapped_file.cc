@@ -70,6 +70,10 @@ absl::StatusOr<std::unique_ptr<MappedFile>> MappedFile::OpenAt(int folder_fd,
     return absl::InvalidArgumentError(
         absl::StrCat(path, ": cannot be mapped: ", std::strerror(errno)));
   }
+  // Every token reads all weights: with 4 KiB pages address translation costs a quarter of the
+  // memory's speed. Where the file system has large folios (ext4 from Linux 6.16, xfs) and the file
+  // is not cached in small pages yet, it is now read and mapped in 2 MiB pages. Best effort.
+  ::madvise(data, size, MADV_HUGEPAGE);
   return std::unique_ptr<MappedFile>(
       new MappedFile(static_cast<const std::byte*>(data), size, std::move(path)));
 }
