@@ -315,6 +315,16 @@ MICRO_INLINE void Transpose8x8(__m256i* v) {
   }
 }
 
+// Bit e of `bits` as 16 in byte e.
+MICRO_INLINE __m256i FifthBits(int32_t bits) {
+  const __m256i byte_of_element =
+      _mm256_setr_epi64x(0, 0x0101010101010101, 0x0202020202020202, 0x0303030303030303);
+  const __m256i bit_of_element = _mm256_set1_epi64x(static_cast<int64_t>(0x8040201008040201u));
+  const __m256i spread = _mm256_shuffle_epi8(_mm256_set1_epi32(bits), byte_of_element);
+  const __m256i set = _mm256_cmpeq_epi8(_mm256_and_si256(spread, bit_of_element), bit_of_element);
+  return _mm256_and_si256(set, _mm256_set1_epi8(16));
+}
+
 template <DType kType>
 MICRO_FN void FillPanel(const RowSpan& span, int64_t row, int64_t blocks, const Panel& panel,
                         Prefetcher& prefetcher) {
@@ -333,15 +343,21 @@ MICRO_FN void FillPanel(const RowSpan& span, int64_t row, int64_t blocks, const 
       }
       const __m256 scale = GatherHalfs(p, b * 34);
       _mm256_store_ps(panel.scale + b * 16, scale);
-    } else if constexpr (kType == DType::kQ4_0 || kType == DType::kQ4_1) {
-      constexpr bool kMin = kType == DType::kQ4_1;
-      constexpr int64_t kBytes = kMin ? 20 : 18;
+    } else if constexpr (kType == DType::kQ4_0 || kType == DType::kQ4_1 || kType == DType::kQ5_0 ||
+                         kType == DType::kQ5_1) {
+      constexpr bool kMin = kType == DType::kQ4_1 || kType == DType::kQ5_1;
+      constexpr bool kFifth = kType == DType::kQ5_0 || kType == DType::kQ5_1;
+      constexpr int64_t kHalfs = kMin ? 4 : 2;
+      constexpr int64_t kCodes = kHalfs + (kFifth ? 4 : 0);
+      constexpr int64_t kBytes = kCodes + 16;
       prefetcher.Step(kBytes * kRows);
       for (int i = 0; i < kRows; ++i) {
-        const __m128i packed = Load128(p[i] + b * kBytes + (kMin ? 4 : 2));
+        const uint8_t* block = p[i] + b * kBytes;
+        const __m128i packed = Load128(block + kCodes);
         const __m256i both =
             _mm256_inserti128_si256(_mm256_castsi128_si256(packed), _mm_srli_epi16(packed, 4), 1);
         v[i] = _mm256_and_si256(both, _mm256_set1_epi8(15));
+        if constexpr (kFifth) v[i] = _mm256_or_si256(v[i], FifthBits(Load32(block + kHalfs)));
       }
       if constexpr (kMin) {
         __m256 scale, min;
