@@ -98,7 +98,8 @@ absl::Status IngestReactor::Serve() {
   MNEME_ASSIGN_OR_RETURN(std::unique_ptr<Ingest> ingest,
                          env_.core.StartIngest(record_.context(), frame.start()));
   queue_.PushLatest(ingest->progress());
-  while (true) {
+  // Done from the beginning if its last answer was lost: the client has nothing more to send.
+  while (!ingest->progress().done()) {
     MNEME_ASSIGN_OR_RETURN(more, NextFrame(&frame));
     if (!more) {
       return FrameError("data.last",
@@ -110,8 +111,9 @@ absl::Status IngestReactor::Serve() {
     }
     MNEME_RETURN_IF_ERROR(ingest->Write(frame.data()));
     queue_.PushLatest(ingest->progress());
-    if (frame.data().last()) return absl::OkStatus();
+    if (frame.data().last()) break;
   }
+  return absl::OkStatus();
 }
 
 }  // namespace mneme::server
