@@ -20,7 +20,7 @@ build=(
 # promtool (prometheus) checks /metrics; bible-kjv prints the quickstart's document; pip fetches the model.
 test=(python3 python3-pip prometheus bible-kjv bible-kjv-text procps)
 runtime=(
-  libgrpc++1.51 libprotobuf32 libabsl20220623 librocksdb7.8 libhwy1 libpcre2-8-0 libsentencepiece0
+  libgrpc++1.51 libprotobuf32 libabsl20220623 librocksdb7.8 libhwy1 libpcre2-8-0
   libisal2 libspdlog1.10 libssl3 libedit2 libyaml-cpp0.7 libicu72 libprometheus-cpp-core1.0
   libprometheus-cpp-pull1.0
 )
