@@ -24,7 +24,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "memstore/log_scan.h"
+#include "memstore/rocksdb_log_scan.h"
 #include "memstore/mutex.h"
 #include "memstore/record_codec.h"
 #include "memstore/state_store.h"

@@ -1,4 +1,4 @@
-#include "memstore/log_scan.h"
+#include "memstore/rocksdb_log_scan.h"
 
 #include <rocksdb/env.h>
 #include <rocksdb/write_batch.h>
