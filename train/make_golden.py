@@ -34,6 +34,7 @@ RECURRENT = {
     "rwkv4": ("rwkv", "rwkv.reference", 96),
     "rwkv5": ("rwkv5", "rwkv.reference", 96),
     "rwkv6": ("rwkv6", "rwkv.reference", 96),
+    "titans": ("titans", "titans.reference", 80),
 }
 
 LLAMA_TOKENS = 72  # beyond one attention tile of 64 keys

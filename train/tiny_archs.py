@@ -156,6 +156,54 @@ def rwkv_4_to_6(random, name, version, C, S, L, F, R=0, Rd=0):
     return c, w
 
 
+def titans(random, name, **options):
+    c = {"model_type": "titans", "mneme_config_version": 1, "vocab_size": 256, "rms_norm_eps": 1e-6,
+         "theta_max": 1.0, "eta_max": 0.95, "gate_floor": 0.02, "gradient_clip": 1.0, "conv_taps": 4,
+         "tie_word_embeddings": False, **options}
+    w = Weights(random, name)
+    embedding_and_head(w, c)
+    d, F, H, e, K = (c[k] for k in ("hidden_size", "intermediate_size", "memory_heads", "memory_head_dim", "conv_taps"))
+    D, variant = c["memory_depth"], c["variant"]
+    for i in range(c["num_hidden_layers"]):
+        p = f"model.layers.{i}."
+        w.norm(p + "input_layernorm", d)
+        w.norm(p + "post_attention_layernorm", d)
+        w.matrix(p + "mlp.gate_proj.weight", F, d, 1.5)
+        w.matrix(p + "mlp.up_proj.weight", F, d)
+        w.matrix(p + "mlp.down_proj.weight", d, F, 1.5)
+        m = p + "memory."
+        for stream in ["q", "k", "v"] + ["q2"] * (variant == "mac"):
+            w.matrix(m + stream + "_proj.weight", H * e, d, 1.5)
+            w.normal(m + stream + "_conv.weight", (H * e, K), 0.3, 0.4)
+        w.matrix(m + "gate.weight", 3 * H, d, 1.5)
+        bias = np.repeat(np.array([-0.5, 0.5, -2.5]), H)
+        w.put(m + "gate.bias", bias + random(name + p).normal((3 * H,), 0.5))
+        widths = [e] + [c["memory_hidden_dim"]] * (D - 1) + [e] if D > 1 else [e, e]
+        for l, (rows, columns) in enumerate(zip(widths, widths[1:])):
+            w.normal(m + f"init.{l}", (H, rows, columns), 0.0, 0.7 / np.sqrt(np.float64(rows)))
+        if c.get("memory_norm", "none") != "none":
+            w.normal(m + "norm.weight", (H, e), 0.7, 0.2)
+        for which in ["", "2"] if variant == "mac" else [""]:
+            w.normal(m + f"output_norm{which}.weight", (e,), 1.0, 0.1)
+            w.matrix(m + f"output_gate{which}.weight", H * e, d, 1.5)
+            # h of MAC becomes keys without a norm: keep their size near that of the other keys.
+            w.matrix(m + f"o{which}_proj.weight", d, H * e, 1.2 if variant == "mac" and not which else 3.0)
+        if variant == "mac":
+            w.norm(m + "input_norm", d)
+        if variant != "lmm":
+            for f in "qkvo":
+                w.matrix(p + f"self_attn.{f}_proj.weight", d, d, 1.5)
+            if c["persistent_tokens"]:
+                w.normal(p + "self_attn.persistent", (c["persistent_tokens"], d))
+        if variant == "mal":
+            w.norm(p + "attention_layernorm", d)
+        if variant in ("mac", "mag"):
+            w.norm(p + "mix.attention_norm", d)
+            w.norm(p + "mix.memory_norm", d)
+            w.matrix(p + "mix.o_proj.weight", d, d, 3.0)
+    return c, w
+
+
 def files(random, safetensors):
     """{path: bytes}. Widths and lengths are multiples neither of a vector nor of each other."""
     out = {}
@@ -183,4 +231,26 @@ def files(random, safetensors):
     add("tiny-rwkv52-b", rwkv_4_to_6, "BF16", version="5.2", C=60, S=20, L=2, F=68)
     add("tiny-rwkv6-a", rwkv_4_to_6, version="6", C=36, S=12, L=3, F=92, R=5, Rd=7)
     add("tiny-rwkv6-b", rwkv_4_to_6, "BF16", version="6", C=60, S=20, L=2, F=68, R=6, Rd=10)
+    small = dict(hidden_size=36, num_hidden_layers=2, intermediate_size=44, memory_heads=2, memory_head_dim=10)
+    other = dict(hidden_size=30, num_hidden_layers=3, intermediate_size=38, memory_heads=3, memory_head_dim=7)
+    two = dict(memory_depth=2, memory_hidden_dim=14)
+    attention = dict(num_attention_heads=3, persistent_tokens=3)
+    plain = dict(num_attention_heads=3, persistent_tokens=0)
+    add("tiny-titans-lmm-a", titans, variant="lmm", **small, **two, memory_chunk_tokens=7, read_mode="token")
+    add("tiny-titans-lmm-b", titans, "BF16", variant="lmm", **other, memory_depth=1, memory_residual=False,
+        memory_chunk_tokens=5, read_mode="chunk", decay_to="zero", conv_taps=3)
+    add("tiny-titans-mag-a", titans, variant="mag", **small, **two, **attention, memory_chunk_tokens=6,
+        window_tokens=9, read_mode="chunk")
+    add("tiny-titans-mag-b", titans, "BF16", variant="mag", **other, memory_depth=3, memory_hidden_dim=11,
+        memory_activation="gelu_tanh", memory_norm="rms", **plain, memory_chunk_tokens=5, window_tokens=14,
+        read_mode="token", decay_to="init", gate_mix="sigmoid")
+    add("tiny-titans-mal-a", titans, variant="mal", **small, **two, **attention, memory_chunk_tokens=6,
+        window_tokens=9, read_mode="chunk", forget=False)
+    add("tiny-titans-mal-b", titans, "BF16", variant="mal", **other, memory_depth=1, **attention,
+        memory_chunk_tokens=11, window_tokens=6, read_mode="token", decay_to="zero", eta_max=0.0)
+    add("tiny-titans-mac-a", titans, variant="mac", **small, **two, **attention, memory_chunk_tokens=6,
+        segment_tokens=6)
+    add("tiny-titans-mac-b", titans, "BF16", variant="mac", **other, memory_depth=2, memory_hidden_dim=9,
+        memory_activation="gelu_erf", memory_norm="layer", **plain, memory_chunk_tokens=11, segment_tokens=11,
+        gate_mix="sigmoid", gradient_clip=0.0, theta_max=0.25)
     return out
