@@ -35,11 +35,17 @@ RECURRENT = {
     "rwkv5": ("rwkv5", "rwkv.reference", 96),
     "rwkv6": ("rwkv6", "rwkv.reference", 96),
     "titans": ("titans", "titans.reference", 80),
+    "fam": ("fam", "fam.reference", 96),
 }
 
-LLAMA_TOKENS = 72  # beyond one attention tile of 64 keys
+# Attention over a window: model_type and module.
+WINDOWED = {
+    "llama": ("llama", "llama.reference"),
+    "pangu-pi": ("pangu-pi", "pangu_pi.reference"),
+}
+WINDOWED_TOKENS = 72  # beyond one attention tile of 64 keys
 # (name, sinks, window_tokens): the whole text, and a window smaller than the text.
-LLAMA_WINDOWS = [("full", 4, 0), ("window", 4, 24)]
+WINDOWS = [("full", 4, 0), ("window", 4, 24)]
 
 
 def checkpoints(model_type):
@@ -67,14 +73,13 @@ def sha256(array):
     return hashlib.sha256(array.tobytes()).hexdigest()
 
 
-def llama_cases():
+def windowed_cases(architecture):
     """(entry of the manifest, {file: array})"""
-    from llama import reference
-
-    for name, path in checkpoints("llama"):
-        model = reference.load(path, torch.float64)
-        tokens = random_tokens(name, model.vocab_size, LLAMA_TOKENS)
-        for window, sinks, total in LLAMA_WINDOWS:
+    model_type, module = WINDOWED[architecture]
+    for name, path in checkpoints(model_type):
+        model = importlib.import_module(module).load(path, torch.float64)
+        tokens = random_tokens(name, model.vocab_size, WINDOWED_TOKENS)
+        for window, sinks, total in WINDOWS:
             recents = total - sinks if total else None
             logits = as_f32(model.logits(tokens, sinks=sinks, recents=recents))
             stem = name.removesuffix(".gguf") + "-" + window
@@ -102,11 +107,11 @@ def recurrent_cases(architecture):
 
 
 def cases(architecture):
-    return llama_cases() if architecture == "llama" else recurrent_cases(architecture)
+    return windowed_cases(architecture) if architecture in WINDOWED else recurrent_cases(architecture)
 
 
 def reference_path(architecture):
-    module = "llama.reference" if architecture == "llama" else RECURRENT[architecture][1]
+    module = {**WINDOWED, **RECURRENT}[architecture][1]
     return "train/" + module.replace(".", "/") + ".py"
 
 
@@ -125,7 +130,7 @@ def write(architecture, out):
         "engine": {"contract": "f32", "kv_dtype": "f32"},
         "tolerance": TOLERANCE,
     }
-    if architecture != "llama":
+    if architecture in RECURRENT:
         manifest["state_dtype"] = "f32, little-endian: the tensors after the last token, one behind the other"
     manifest["cases"] = entries
     with open(os.path.join(out, "manifest.json"), "w") as f:
@@ -156,7 +161,7 @@ def check(architecture, out):
 
 
 if __name__ == "__main__":
-    names = ["llama", *RECURRENT]
+    names = [*WINDOWED, *RECURRENT]
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")

@@ -204,6 +204,44 @@ def titans(random, name, **options):
     return c, w
 
 
+def fam(random, name, **options):
+    c = {"model_type": "fam", "mneme_config_version": 1, "vocab_size": 256, "rms_norm_eps": 1e-6,
+         "rope_theta": 10000.0, **options}
+    w = Weights(random, name)
+    embedding_and_head(w, c)
+    if c["fam_tokens"]:
+        w.normal("model.fam_prompt", (c["fam_tokens"], c["hidden_size"]))
+    for i in range(c["num_hidden_layers"]):
+        host_block(w, f"model.layers.{i}.", c, c["head_dim"])
+    return c, w
+
+
+def pangu_pi(random, name, **options):
+    c = {"model_type": "pangu-pi", "vocab_size": 256, "rms_norm_eps": 1e-6, "rope_theta": 10000.0,
+         "hidden_act": "silu", "max_position_embeddings": 256, "tie_word_embeddings": False, **options}
+    w = Weights(random, name)
+    embedding_and_head(w, c)
+    d, F, n = c["hidden_size"], c["intermediate_size"], c["siaf_n"]
+    for i in range(c["num_hidden_layers"]):
+        p = f"model.layers.{i}."
+        host_block(w, p, c, c["head_dim"])
+        if c.get("siaf_mode") == "projected":
+            w.tensors = [(t, a) for t, a in w.tensors if t != p + "mlp.gate_proj.weight"]
+            for j in range(n):
+                w.matrix(p + f"mlp.gate_proj.{j}.weight", F, d, 1.5)
+        else:
+            w.normal(p + "mlp.siaf.scale", (n, F), 0.7, 0.5)
+            w.normal(p + "mlp.siaf.bias", (n, F), 0.0, 0.5)
+        for j in range(c["aug_count"]):
+            q, narrow = p + f"self_attn.aug.{j}.", d // c["aug_ratio"]
+            w.matrix(q + "down.weight", narrow, d, 1.5)
+            w.matrix(q + "up.weight", d, narrow, 1.5)
+            if c.get("aug_bias"):
+                w.normal(q + "down.bias", (narrow,), 0.0, 0.5)
+                w.normal(q + "up.bias", (d,), 0.0, 0.5)
+    return c, w
+
+
 def files(random, safetensors):
     """{path: bytes}. Widths and lengths are multiples neither of a vector nor of each other."""
     out = {}
@@ -253,4 +291,19 @@ def files(random, safetensors):
     add("tiny-titans-mac-b", titans, "BF16", variant="mac", **other, memory_depth=2, memory_hidden_dim=9,
         memory_activation="gelu_erf", memory_norm="layer", **plain, memory_chunk_tokens=11, segment_tokens=11,
         gate_mix="sigmoid", gradient_clip=0.0, theta_max=0.25)
+    add("tiny-fam-a", fam, hidden_size=36, num_hidden_layers=2, num_attention_heads=3, num_key_value_heads=1,
+        head_dim=12, intermediate_size=52, block_tokens=11, memory_blocks=1, fam_tokens=3, fam_query_pos="prev",
+        fam_feedback_norm=False, rope_pairing="half", tie_word_embeddings=False)
+    add("tiny-fam-b", fam, "BF16", hidden_size=44, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2,
+        head_dim=10, intermediate_size=60, block_tokens=7, memory_blocks=0, fam_tokens=5, fam_query_pos="cur",
+        fam_feedback_norm=True, rope_pairing="interleaved", tie_word_embeddings=True)
+    add("tiny-bswa-a", fam, hidden_size=36, num_hidden_layers=2, num_attention_heads=3, num_key_value_heads=3,
+        head_dim=14, intermediate_size=44, block_tokens=9, memory_blocks=2, fam_tokens=0, rope_pairing="half",
+        tie_word_embeddings=True)
+    add("tiny-pangu-a", pangu_pi, hidden_size=40, num_hidden_layers=2, num_attention_heads=5, num_key_value_heads=1,
+        head_dim=8, intermediate_size=52, siaf_n=2, aug_count=1, aug_ratio=4)
+    add("tiny-pangu-b", pangu_pi, "BF16", hidden_size=36, num_hidden_layers=3, num_attention_heads=3,
+        num_key_value_heads=3, head_dim=12, intermediate_size=44, siaf_n=3, siaf_mode="projected",
+        siaf_act=["silu", "gelu_erf", "tanh"], aug_count=2, aug_ratio=3, aug_input="raw", aug_act="gelu_tanh",
+        aug_bias=True)
     return out
