@@ -33,19 +33,20 @@ def folder(name, config, weights, safetensors, kind):
             f"{name}/model.safetensors": safetensors(weights.tensors, kind)}
 
 
-def host_block(w, p, c, dv):
-    """A Llama-like layer: sharper queries and keys than a model has at its start."""
+def host_block(w, p, c, dv, gain=1.0):
+    """A Llama-like layer: sharper queries and keys than a model has at its start. `gain` is lowered where
+    a state feeds back into itself: random weights of full size make that chaotic, and f32 drifts away."""
     d, H, Hk, dk, F = (c[k] for k in ("hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim",
                                       "intermediate_size"))
     w.norm(p + "input_layernorm", d)
-    w.matrix(p + "self_attn.q_proj.weight", H * dk, d, 1.5)
-    w.matrix(p + "self_attn.k_proj.weight", Hk * dk, d, 1.5)
+    w.matrix(p + "self_attn.q_proj.weight", H * dk, d, 1.5 * gain)
+    w.matrix(p + "self_attn.k_proj.weight", Hk * dk, d, 1.5 * gain)
     w.matrix(p + "self_attn.v_proj.weight", Hk * dv, d)
-    w.matrix(p + "self_attn.o_proj.weight", d, H * dv, 2.0)
+    w.matrix(p + "self_attn.o_proj.weight", d, H * dv, 2.0 * gain)
     w.norm(p + "post_attention_layernorm", d)
     w.matrix(p + "mlp.gate_proj.weight", F, d, 1.5)
     w.matrix(p + "mlp.up_proj.weight", F, d)
-    w.matrix(p + "mlp.down_proj.weight", d, F, 1.5)
+    w.matrix(p + "mlp.down_proj.weight", d, F, 1.5 * gain)
 
 
 def embedding_and_head(w, c):
@@ -176,23 +177,25 @@ def titans(random, name, **options):
             w.matrix(m + stream + "_proj.weight", H * e, d, 1.5)
             w.normal(m + stream + "_conv.weight", (H * e, K), 0.3, 0.4)
         w.matrix(m + "gate.weight", 3 * H, d, 1.5)
-        bias = np.repeat(np.array([-0.5, 0.5, -2.5]), H)
+        bias = np.repeat(np.array([-1.0, 0.0, -2.5]), H)
         w.put(m + "gate.bias", bias + random(name + p).normal((3 * H,), 0.5))
         widths = [e] + [c["memory_hidden_dim"]] * (D - 1) + [e] if D > 1 else [e, e]
         for l, (rows, columns) in enumerate(zip(widths, widths[1:])):
-            w.normal(m + f"init.{l}", (H, rows, columns), 0.0, 0.7 / np.sqrt(np.float64(rows)))
+            # A norm of a small f would be steep.
+            gain = 2.0 if c.get("memory_norm", "none") != "none" else 0.7
+            w.normal(m + f"init.{l}", (H, rows, columns), 0.0, gain / np.sqrt(np.float64(rows)))
         if c.get("memory_norm", "none") != "none":
             w.normal(m + "norm.weight", (H, e), 0.7, 0.2)
         for which in ["", "2"] if variant == "mac" else [""]:
             w.normal(m + f"output_norm{which}.weight", (e,), 1.0, 0.1)
             w.matrix(m + f"output_gate{which}.weight", H * e, d, 1.5)
             # h of MAC becomes keys without a norm: keep their size near that of the other keys.
-            w.matrix(m + f"o{which}_proj.weight", d, H * e, 1.2 if variant == "mac" and not which else 3.0)
+            w.matrix(m + f"o{which}_proj.weight", d, H * e, 1.2 if variant == "mac" and not which else 2.0)
         if variant == "mac":
             w.norm(m + "input_norm", d)
         if variant != "lmm":
             for f in "qkvo":
-                w.matrix(p + f"self_attn.{f}_proj.weight", d, d, 1.5)
+                w.matrix(p + f"self_attn.{f}_proj.weight", d, d, 1.2)
             if c["persistent_tokens"]:
                 w.normal(p + "self_attn.persistent", (c["persistent_tokens"], d))
         if variant == "mal":
@@ -200,7 +203,7 @@ def titans(random, name, **options):
         if variant in ("mac", "mag"):
             w.norm(p + "mix.attention_norm", d)
             w.norm(p + "mix.memory_norm", d)
-            w.matrix(p + "mix.o_proj.weight", d, d, 3.0)
+            w.matrix(p + "mix.o_proj.weight", d, d, 2.0)
     return c, w
 
 
@@ -212,7 +215,7 @@ def fam(random, name, **options):
     if c["fam_tokens"]:
         w.normal("model.fam_prompt", (c["fam_tokens"], c["hidden_size"]))
     for i in range(c["num_hidden_layers"]):
-        host_block(w, f"model.layers.{i}.", c, c["head_dim"])
+        host_block(w, f"model.layers.{i}.", c, c["head_dim"], 0.7)
     return c, w
 
 
@@ -285,18 +288,19 @@ def files(random, safetensors):
     add("tiny-titans-mal-a", titans, variant="mal", **small, **two, **attention, memory_chunk_tokens=6,
         window_tokens=9, read_mode="chunk", forget=False)
     add("tiny-titans-mal-b", titans, "BF16", variant="mal", **other, memory_depth=1, **attention,
-        memory_chunk_tokens=11, window_tokens=6, read_mode="token", decay_to="zero", eta_max=0.0)
+        memory_chunk_tokens=11, window_tokens=6, read_mode="token", decay_to="zero", eta_max=0.0,
+        gradient_clip=0.0, theta_max=0.5)
     add("tiny-titans-mac-a", titans, variant="mac", **small, **two, **attention, memory_chunk_tokens=6,
         segment_tokens=6)
     add("tiny-titans-mac-b", titans, "BF16", variant="mac", **other, memory_depth=2, memory_hidden_dim=9,
         memory_activation="gelu_erf", memory_norm="layer", **plain, memory_chunk_tokens=11, segment_tokens=11,
-        gate_mix="sigmoid", gradient_clip=0.0, theta_max=0.25)
+        gate_mix="sigmoid", gradient_clip=0.5)
     add("tiny-fam-a", fam, hidden_size=36, num_hidden_layers=2, num_attention_heads=3, num_key_value_heads=1,
         head_dim=12, intermediate_size=52, block_tokens=11, memory_blocks=1, fam_tokens=3, fam_query_pos="prev",
         fam_feedback_norm=False, rope_pairing="half", tie_word_embeddings=False)
     add("tiny-fam-b", fam, "BF16", hidden_size=44, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2,
         head_dim=10, intermediate_size=60, block_tokens=7, memory_blocks=0, fam_tokens=5, fam_query_pos="cur",
-        fam_feedback_norm=True, rope_pairing="interleaved", tie_word_embeddings=True)
+        fam_feedback_norm=True, rope_pairing="interleaved", tie_word_embeddings=False)
     add("tiny-bswa-a", fam, hidden_size=36, num_hidden_layers=2, num_attention_heads=3, num_key_value_heads=3,
         head_dim=14, intermediate_size=44, block_tokens=9, memory_blocks=2, fam_tokens=0, rope_pairing="half",
         tie_word_embeddings=True)
