@@ -41,7 +41,7 @@ RECURRENT = {
 # Attention over a window: model_type and module.
 WINDOWED = {
     "llama": ("llama", "llama.reference"),
-    "pangu-pi": ("pangu-pi", "pangu_pi.reference"),
+    "pangu_pi": ("pangu_pi", "pangu_pi.reference"),
 }
 WINDOWED_TOKENS = 72  # beyond one attention tile of 64 keys
 # (name, sinks, window_tokens): the whole text, and a window smaller than the text.

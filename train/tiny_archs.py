@@ -220,7 +220,7 @@ def fam(random, name, **options):
 
 
 def pangu_pi(random, name, **options):
-    c = {"model_type": "pangu-pi", "vocab_size": 256, "rms_norm_eps": 1e-6, "rope_theta": 10000.0,
+    c = {"model_type": "pangu_pi", "vocab_size": 256, "rms_norm_eps": 1e-6, "rope_theta": 10000.0,
          "hidden_act": "silu", "max_position_embeddings": 256, "tie_word_embeddings": False, **options}
     w = Weights(random, name)
     embedding_and_head(w, c)
@@ -262,7 +262,8 @@ def files(random, safetensors):
         tie_word_embeddings=True)
     add("tiny-infini-local", infini, hidden_size=20, num_hidden_layers=2, num_attention_heads=2,
         num_key_value_heads=2, head_dim=6, value_head_dim=5, intermediate_size=28, segment_tokens=19,
-        memory_update="linear", first_segment="local", rope_pairing="half", tie_word_embeddings=True)
+        memory_update="linear", first_segment="local", rope_pairing="half", tie_word_embeddings=True,
+        memory_eps=0.5)
     add("tiny-rwkv7-a", rwkv7, C=36, S=12, L=3, F=100, ranks=dict(w=6, a=5, v=4, g=10))
     add("tiny-rwkv7-b", rwkv7, "BF16", C=60, S=20, L=2, F=140, ranks=dict(w=9, a=7, v=3, g=13))
     add("tiny-rwkv4-a", rwkv_4_to_6, version="4", C=36, S=36, L=3, F=100)
