@@ -192,8 +192,11 @@ class Rwkv:
 # ---- Hugging Face layouts
 
 
-def hf_names(version, L):
-    """[(original name, Hugging Face name, whether one is the transpose of the other)] for L layers."""
+def hf_names(version, L, gate=None):
+    """[(original name, Hugging Face name, whether one is the transpose of the other)] for L layers.
+    `gate`: whether time mix has one (None: as the version usually has)."""
+    if gate is None:
+        gate = version in ("5.2", "6")
     if version == "7":
         return _hf_names_7(L)
     names = [("emb.weight", "rwkv.embeddings.weight"), ("head.weight", "head.weight")]
@@ -210,10 +213,10 @@ def hf_names(version, L):
             ffn += ["time_maa_k", "time_maa_r"]
         else:
             att += ["time_faaaa" if version == "5.2" else "time_first"]
-            shifts = "kvrg" if version == "5.2" else "kvr"
+            shifts = "kvrg" if gate else "kvr"
             names += [(p + "att.time_mix_" + f, q + "attention.time_mix_" + long[f]) for f in shifts]
             names += [(p + "ffn.time_mix_" + f, q + "feed_forward.time_mix_" + long[f]) for f in "kr"]
-        if version in ("5.2", "6"):
+        if gate:
             matrices.append("gate")
         if version != "4":
             norms += [(p + "att.ln_x", q + "attention.ln_x")]
@@ -255,7 +258,8 @@ def load(path, dtype=torch.float64):
     if version is None:
         version = "5.2" if "rwkv.blocks.0.attention.time_faaaa" in tensors else "5.1"
     w = {}
-    for name, hf, transpose in hf_names(version, L):
+    gate = "rwkv.blocks.0.attention.gate.weight" in tensors
+    for name, hf, transpose in hf_names(version, L, gate):
         w[name] = tensors.pop(hf).T.contiguous() if transpose else tensors.pop(hf)
     assert not tensors, sorted(tensors)
     if version == "7":
