@@ -1,100 +1,174 @@
 #!/usr/bin/env python3
-"""Writes tests/golden/llama/: logits of the tiny checkpoints after every token, as the independent
-PyTorch reference computes them in f64 and f32 stores them.
+"""Writes tests/golden/<architecture>/: logits of the tiny checkpoints after every token, and for the
+recurrent architectures the state after the last one, as the independent PyTorch references compute
+them in f64 and f32 stores them.
 
-Needs python3-torch and the PyPI package `gguf` (for the quantised types).
+Needs python3-torch and, for llama alone, the PyPI package `gguf` (for the quantised types).
 
-  train/make_golden.py            writes manifest.json and one <case>.f32 per case
-  train/make_golden.py --check    computes again and compares with what is committed (1e-6 relative)
+  train/make_golden.py [ARCHITECTURE ...]            writes manifest.json and the cases' files
+  train/make_golden.py --check [ARCHITECTURE ...]    computes again and compares with what is committed
+                                                     (1e-6 relative)
 """
 
 import argparse
 import hashlib
+import importlib
 import json
 import os
 import random
+import re
 import sys
 
 import numpy as np
 import torch
 
-from llama import reference
-
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 TINY = os.path.join(ROOT, "tests", "golden", "tiny")
-OUT = os.path.join(ROOT, "tests", "golden", "llama")
 SEED = 20240611
-TOKENS = 72  # beyond one attention tile of 64 keys
+TOLERANCE = {"absolute": 1e-4, "relative": 1e-4}
+
+# Architecture: model_type of its folders, module of its reference, tokens of a case.
+RECURRENT = {
+    "infini": ("infini", "infini.reference", 96),
+    "rwkv7": ("rwkv7", "rwkv.reference", 96),
+    "rwkv4": ("rwkv", "rwkv.reference", 96),
+    "rwkv5": ("rwkv5", "rwkv.reference", 96),
+    "rwkv6": ("rwkv6", "rwkv.reference", 96),
+    "titans": ("titans", "titans.reference", 80),
+    "fam": ("fam", "fam.reference", 96),
+}
+
+# Attention over a window: model_type and module.
+WINDOWED = {
+    "llama": ("llama", "llama.reference"),
+    "pangu_pi": ("pangu_pi", "pangu_pi.reference"),
+}
+WINDOWED_TOKENS = 72  # beyond one attention tile of 64 keys
 # (name, sinks, window_tokens): the whole text, and a window smaller than the text.
 WINDOWS = [("full", 4, 0), ("window", 4, 24)]
 
 
-def checkpoints():
+def checkpoints(model_type):
+    """(name, path) of the folders of this type and, for llama, of the .gguf files."""
     for name in sorted(os.listdir(TINY)):
         path = os.path.join(TINY, name)
-        if name.endswith(".gguf") or os.path.exists(os.path.join(path, "config.json")):
+        if name.endswith(".gguf") and model_type == "llama":
             yield name, path
+        elif os.path.exists(os.path.join(path, "config.json")):
+            with open(os.path.join(path, "config.json")) as f:
+                if json.load(f)["model_type"] == model_type:
+                    yield name, path
 
 
-def cases():
-    """(case for the manifest, logits [T, V] f32)"""
-    for name, path in checkpoints():
-        model = reference.load(path, torch.float64)
-        rng = random.Random(f"{SEED}/{name}")
-        tokens = [rng.randrange(model.vocab_size) for _ in range(TOKENS)]
+def random_tokens(name, vocab_size, count):
+    rng = random.Random(f"{SEED}/{name}")
+    return [rng.randrange(vocab_size) for _ in range(count)]
+
+
+def as_f32(tensor):
+    return tensor.float().numpy().astype("<f4")
+
+
+def sha256(array):
+    return hashlib.sha256(array.tobytes()).hexdigest()
+
+
+def windowed_cases(architecture):
+    """(entry of the manifest, {file: array})"""
+    model_type, module = WINDOWED[architecture]
+    for name, path in checkpoints(model_type):
+        model = importlib.import_module(module).load(path, torch.float64)
+        tokens = random_tokens(name, model.vocab_size, WINDOWED_TOKENS)
         for window, sinks, total in WINDOWS:
             recents = total - sinks if total else None
-            logits = model.logits(tokens, sinks=sinks, recents=recents).float().numpy()
+            logits = as_f32(model.logits(tokens, sinks=sinks, recents=recents))
             stem = name.removesuffix(".gguf") + "-" + window
             yield {"name": stem, "checkpoint": name, "sink_tokens": sinks, "window_tokens": total,
                    "tokens": tokens, "vocab_size": model.vocab_size, "logits": stem + ".f32",
-                   "sha256": hashlib.sha256(logits.astype("<f4").tobytes()).hexdigest()}, logits
+                   "sha256": sha256(logits)}, {stem + ".f32": logits}
 
 
-def write():
-    os.makedirs(OUT, exist_ok=True)
+def recurrent_cases(architecture):
+    model_type, module, count = RECURRENT[architecture]
+    for name, path in checkpoints(model_type):
+        model = importlib.import_module(module).load(path, torch.float64)
+        tokens = random_tokens(name, model.vocab_size, count)
+        state = model.initial_state()
+        logits = as_f32(model.forward(state, tokens))
+        schema = list(model.schema())
+        values = np.concatenate([as_f32(state[i, n]).reshape(-1) for i, n, _ in schema])
+        assert np.isfinite(logits).all() and np.isfinite(values).all()
+        tensors = [{"layer": i, "name": n, "shape": list(shape)} for i, n, shape in schema]
+        yield {"name": name, "checkpoint": name, "sink_tokens": 4, "window_tokens": 0,
+               "tokens": tokens, "vocab_size": model.vocab_size,
+               "logits": name + ".f32", "sha256": sha256(logits),
+               "state": tensors, "state_values": name + ".state.f32",
+               "state_sha256": sha256(values)}, {name + ".f32": logits, name + ".state.f32": values}
+
+
+def cases(architecture):
+    return windowed_cases(architecture) if architecture in WINDOWED else recurrent_cases(architecture)
+
+
+def reference_path(architecture):
+    module = {**WINDOWED, **RECURRENT}[architecture][1]
+    return "train/" + module.replace(".", "/") + ".py"
+
+
+def write(architecture, out):
+    os.makedirs(out, exist_ok=True)
     entries = []
-    for case, logits in cases():
-        logits.astype("<f4").tofile(os.path.join(OUT, case["logits"]))
-        entries.append(case)
+    for entry, files in cases(architecture):
+        for name, array in files.items():
+            array.tofile(os.path.join(out, name))
+        entries.append(entry)
     manifest = {
-        "generator": "train/make_golden.py (reference: train/llama/reference.py)",
+        "generator": f"train/make_golden.py (reference: {reference_path(architecture)})",
         "seed": SEED,
         "computed_in": "float64",
         "dtype": "f32, little-endian, row-major [tokens, vocab_size]",
         "engine": {"contract": "f32", "kv_dtype": "f32"},
-        "tolerance": {"absolute": 1e-4, "relative": 1e-4},
-        "cases": entries,
+        "tolerance": TOLERANCE,
     }
-    with open(os.path.join(OUT, "manifest.json"), "w") as f:
-        f.write(json.dumps(manifest, indent=1).replace(",\n    ", ", ") + "\n")
-    print(f"wrote {len(entries)} cases to {OUT}")
+    if architecture in RECURRENT:
+        manifest["state_dtype"] = "f32, little-endian: the tensors after the last token, one behind the other"
+    manifest["cases"] = entries
+    with open(os.path.join(out, "manifest.json"), "w") as f:
+        f.write(re.sub(r",\n {4,}", ", ", json.dumps(manifest, indent=1)) + "\n")
+    print(f"wrote {len(entries)} cases to {out}")
 
 
-def check():
-    with open(os.path.join(OUT, "manifest.json")) as f:
-        manifest = json.load(f)
-    committed = {case["name"]: case for case in manifest["cases"]}
+def check(architecture, out):
+    with open(os.path.join(out, "manifest.json")) as f:
+        committed = {entry["name"]: entry for entry in json.load(f)["cases"]}
     worst = 0.0
-    for case, logits in cases():
-        old = committed.pop(case["name"], None)
+    for entry, files in cases(architecture):
+        old = committed.pop(entry["name"], None)
         if old is None:
-            sys.exit(f"{case['name']} is not in the manifest: run without --check")
-        for key in case.keys() - {"sha256"}:
-            if old[key] != case[key]:
-                sys.exit(f"{case['name']}: {key} differs")
-        stored = np.fromfile(os.path.join(OUT, old["logits"]), "<f4").reshape(logits.shape)
-        error = np.abs(stored - logits) / np.maximum(np.abs(logits), 1.0)
-        worst = max(worst, float(error.max()))
-        if not error.max() <= 1e-6:
-            sys.exit(f"{case['name']}: worst relative difference {error.max():.3g}")
+            sys.exit(f"{entry['name']} is not in the manifest: run without --check")
+        for key in entry.keys() - {"sha256", "state_sha256"}:
+            if old[key] != entry[key]:
+                sys.exit(f"{entry['name']}: {key} differs")
+        for name, array in files.items():
+            stored = np.fromfile(os.path.join(out, name), "<f4").reshape(array.shape)
+            error = np.abs(stored - array) / np.maximum(np.abs(array), 1.0)
+            worst = max(worst, float(error.max()))
+            if not error.max() <= 1e-6:
+                sys.exit(f"{name}: worst relative difference {error.max():.3g}")
     if committed:
-        sys.exit(f"the manifest has cases that nothing makes: {sorted(committed)}")
-    print(f"all cases agree, worst relative difference {worst:.3g}")
+        sys.exit(f"no longer generated: {sorted(committed)}")
+    print(f"{architecture}: ok, worst relative difference {worst:.3g}")
 
 
 if __name__ == "__main__":
+    names = [*WINDOWED, *RECURRENT]
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
-    check() if parser.parse_args().check else write()
+    parser.add_argument("architectures", nargs="*", metavar="ARCHITECTURE", help=", ".join(names))
+    args = parser.parse_args()
+    for wanted in args.architectures or names:
+        if wanted not in names:
+            parser.error(f"{wanted} is none of {names}")
+        folder = os.path.join(ROOT, "tests", "golden", wanted)
+        check(wanted, folder) if args.check else write(wanted, folder)

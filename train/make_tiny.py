@@ -25,6 +25,8 @@ import tempfile
 
 import numpy as np
 
+import tiny_archs
+
 SEED = 20240607
 
 TEXT = """
@@ -491,12 +493,12 @@ def hf_name(name):
     return HF_NAMES[parts[0]] + ".weight"
 
 
-def safetensors(tensors):
-    """tensors: (name, array), stored as BF16."""
+def safetensors(tensors, kind="BF16"):
+    """tensors: (name, array), all stored as `kind`."""
     header, body = {"__metadata__": {"format": "pt"}}, b""
     for name, array in tensors:
-        data = encode("BF16", array)
-        header[name] = {"dtype": "BF16", "shape": list(array.shape),
+        data = encode(kind, array)
+        header[name] = {"dtype": kind, "shape": list(array.shape),
                         "data_offsets": [len(body), len(body) + len(data)]}
         body += data
     text = json.dumps(header, separators=(",", ":")).encode()
@@ -565,6 +567,7 @@ def generate(folder):
         "tiny-llama-q.gguf": tiny_q(),
         "tiny-llama-k.gguf": tiny_k(),
         **{f"tiny-llama-hf/{name}": data for name, data in tiny_hf().items()},
+        **tiny_archs.files(Random, safetensors),
     }
     manifest = {
         "generator": "train/make_tiny.py",

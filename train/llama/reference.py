@@ -60,7 +60,7 @@ def _load_gguf(path, dtype):
                  tied="output.weight" not in tensors, dtype=dtype)
 
 
-def _load_hf(folder, dtype):
+def _load_hf(folder, dtype, cls=None):
     with open(os.path.join(folder, "config.json")) as f:
         config = json.load(f)
     heads = config["num_attention_heads"]
@@ -84,10 +84,13 @@ def _load_hf(folder, dtype):
     for name in sorted(os.listdir(folder)):
         if name.endswith(".safetensors"):
             tensors.update(_read_safetensors(os.path.join(folder, name)))
-    return Llama(tensors, names, layers=config["num_hidden_layers"], heads=heads,
-                 kv_heads=config.get("num_key_value_heads") or heads, head_dim=head_dim,
-                 rotary=head_dim, eps=config.get("rms_norm_eps", 1e-6), theta=theta,
-                 interleaved=False, tied=config.get("tie_word_embeddings", False), dtype=dtype)
+    model = (cls or Llama)(
+        tensors, names, layers=config["num_hidden_layers"], heads=heads,
+        kv_heads=config.get("num_key_value_heads") or heads, head_dim=head_dim, rotary=head_dim,
+        eps=config.get("rms_norm_eps", 1e-6), theta=theta, interleaved=False,
+        tied=config.get("tie_word_embeddings", False), dtype=dtype)
+    model.config = config
+    return model
 
 
 def _read_safetensors(path):
@@ -195,6 +198,13 @@ class Llama:
             out[p] = torch.einsum("hk,khd->hd", scores.softmax(-1), v[visible])
         return out
 
+    def _gate(self, p, c):
+        return torch.nn.functional.silu(self._linear(p + self.names["gate"], c))
+
+    def _shortcuts(self, p, x, a):
+        """What else a descendant adds beside attention: x the residual, a its norm."""
+        return 0.0
+
     @torch.no_grad()
     def hidden(self, tokens, sinks=0, recents=None, kv_f16=False):
         """[T, D] after the final norm. With `recents`, a query sees the first `sinks` tokens and
@@ -210,10 +220,9 @@ class Llama:
             k = self._linear(p + n["k"], a).view(T, self.Hk, self.Dh)
             v = self._linear(p + n["v"], a).view(T, self.Hk, self.Dh)
             mixed = self._attend(q, k, v, sinks, recents, round_kv)
-            x = x + self._linear(p + n["o"], mixed.reshape(T, -1))
+            x = x + self._linear(p + n["o"], mixed.reshape(T, -1)) + self._shortcuts(p, x, a)
             c = self._norm(p + n["norm2"], x)
-            gate = torch.nn.functional.silu(self._linear(p + n["gate"], c))
-            x = x + self._linear(p + n["down"], gate * self._linear(p + n["up"], c))
+            x = x + self._linear(p + n["down"], self._gate(p, c) * self._linear(p + n["up"], c))
         return self._norm(n["norm"], x)
 
     @torch.no_grad()
