@@ -56,7 +56,7 @@ say "model"
 deploy/fetch_smollm2.sh
 mkdir -p "$data"
 if [[ ! -s $data/genesis.txt ]]; then
-  bible gen1:1-gen30:43 </dev/null >"$data/genesis.new"
+  bible gen1:1-gen27:46 </dev/null >"$data/genesis.new"
   mv "$data/genesis.new" "$data/genesis.txt"
 fi
 
