@@ -35,6 +35,11 @@ std::string OwnName(const Checkpoint& checkpoint) {
     const auto* names = std::get_if<std::vector<std::string>>(&it->second);
     if (names != nullptr && !names->empty()) return names->front();
   }
+  // Our own formats have no "architectures".
+  it = checkpoint.metadata().find("model_type");
+  if (!gguf && it != checkpoint.metadata().end()) {
+    if (const auto* name = std::get_if<std::string>(&it->second)) return *name;
+  }
   return absl::StrCat("unknown (no key '", absl::string_view(key.data(), key.size()), "')");
 }
 
