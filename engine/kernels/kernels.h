@@ -10,12 +10,16 @@
 #include <string_view>
 #include <vector>
 
+#include "engine/kernels/activation.h"
 #include "engine/kernels/attention.h"
 #include "engine/kernels/elementwise.h"
 #include "engine/kernels/embedding.h"
+#include "engine/kernels/layer_norm.h"
 #include "engine/kernels/matmul.h"
 #include "engine/kernels/rms_norm.h"
 #include "engine/kernels/rope.h"
+#include "engine/kernels/token_shift.h"
+#include "engine/kernels/wkv.h"
 
 namespace mneme::engine {
 
@@ -28,6 +32,16 @@ struct Kernels {
   AttentionFn attention;
   SiluMulFn silu_mul;
   AddFn add;
+  MulFn mul;
+  ActivateFn activate;
+  LayerNormFn layer_norm;
+  TokenShiftFn token_shift;
+  LerpFn lerp;
+  Wkv4Fn wkv4;
+  Wkv6Fn wkv6;
+  Wkv7PrepareFn wkv7_prepare;
+  Wkv7Fn wkv7;
+  Wkv7BonusFn wkv7_bonus;
   // The instruction set in use, e.g. "avx2", "avx3"; part of numerics_id.
   std::string (*simd_target)();
 };

@@ -10,6 +10,7 @@
 
 #include "engine/kernels/cpu/cpu.h"
 #include "engine/kernels/cpu/exp-inl.h"
+#include "engine/kernels/cpu/recurrent.h"
 #include "engine/kernels/cpu/simd_target.h"
 #include "engine/kernels/exec.h"
 #include "hwy/highway.h"
@@ -210,6 +211,16 @@ const Kernels& cpu_kernels() {
       .attention = cpu::Attention,
       .silu_mul = cpu::SiluMul,
       .add = cpu::Add,
+      .mul = cpu::Mul,
+      .activate = cpu::Activate,
+      .layer_norm = cpu::LayerNorm,
+      .token_shift = cpu::TokenShift,
+      .lerp = cpu::Lerp,
+      .wkv4 = cpu::Wkv4,
+      .wkv6 = cpu::Wkv6,
+      .wkv7_prepare = cpu::Wkv7Prepare,
+      .wkv7 = cpu::Wkv7,
+      .wkv7_bonus = cpu::Wkv7Bonus,
       .simd_target = cpu::SimdTargetName,
   };
   return kKernels;

@@ -4,6 +4,7 @@
 
 #include "engine/kernels/dequantize.h"
 #include "engine/kernels/exec.h"
+#include "engine/kernels/reference/recurrent.h"
 
 namespace mneme::engine {
 namespace reference {
@@ -66,6 +67,16 @@ const Kernels& reference_kernels() {
       .attention = reference::Attention,
       .silu_mul = reference::SiluMul,
       .add = reference::Add,
+      .mul = reference::Mul,
+      .activate = reference::Activate,
+      .layer_norm = reference::LayerNorm,
+      .token_shift = reference::TokenShift,
+      .lerp = reference::Lerp,
+      .wkv4 = reference::Wkv4,
+      .wkv6 = reference::Wkv6,
+      .wkv7_prepare = reference::Wkv7Prepare,
+      .wkv7 = reference::Wkv7,
+      .wkv7_bonus = reference::Wkv7Bonus,
       .simd_target = [] { return std::string("scalar"); },
   };
   return kKernels;

@@ -1,0 +1,114 @@
+#include "engine/arch/weight_reader.h"
+
+#include <algorithm>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "engine/checkpoint/finite.h"
+#include "engine/core/status_macros.h"
+#include "engine/kernels/dequantize.h"
+
+namespace mneme::engine {
+
+absl::StatusOr<std::vector<int64_t>> WeightReader::Shape(const std::string& name,
+                                                         std::string_view expected) {
+  const auto it = checkpoint_.tensors().find(name);
+  if (it != checkpoint_.tensors().end()) return it->second.shape;
+  return absl::NotFoundError(absl::StrCat(checkpoint_.path(), ": tensor \"", name,
+                                          "\" is missing, expected shape ", std::string(expected)));
+}
+
+absl::StatusOr<Weight> WeightReader::Matrix(const std::string& name, int64_t rows,
+                                            int64_t columns) {
+  MNEME_ASSIGN_OR_RETURN(const Weight weight, checkpoint_.GetWeight(name, rows, columns));
+  used_.insert(name);
+  CountMatrix(weight);
+  return weight;
+}
+
+absl::StatusOr<OwnedMatrix> WeightReader::Transposed(const std::string& name, int64_t rows,
+                                                     int64_t columns) {
+  MNEME_ASSIGN_OR_RETURN(const std::vector<float> stored, Floats(name, {{columns, rows}}));
+  // Counted as a matrix, which is how it is used.
+  bytes_ -= rows * columns * static_cast<int64_t>(sizeof(float));
+  parameters_ -= rows * columns;
+  OwnedMatrix matrix;
+  matrix.values.resize(stored.size());
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t c = 0; c < columns; ++c) {
+      matrix.values[r * columns + c] = stored[c * rows + r];
+    }
+  }
+  matrix.weight = {DType::kF32, rows, columns,
+                   reinterpret_cast<const std::byte*>(matrix.values.data())};
+  CountMatrix(matrix.weight);
+  return matrix;
+}
+
+absl::StatusOr<std::vector<float>> WeightReader::Floats(const std::string& name,
+                                                        std::vector<std::vector<int64_t>> shapes) {
+  const std::vector<int64_t>* shape = &shapes.front();
+  const auto it = checkpoint_.tensors().find(name);
+  if (it != checkpoint_.tensors().end()) {
+    for (const std::vector<int64_t>& accepted : shapes) {
+      if (accepted == it->second.shape) shape = &accepted;
+    }
+  }
+  MNEME_ASSIGN_OR_RETURN(const Tensor* tensor, checkpoint_.GetTensor(name, *shape));
+  if (IsQuantized(tensor->dtype)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(checkpoint_.path(), ": tensor \"", name, "\" has type ",
+                     std::string(Traits(tensor->dtype).name), ", expected F32, F16 or BF16"));
+  }
+  if (!AllFinite(tensor->dtype, {tensor->data, tensor->size_bytes})) {
+    return absl::InvalidArgumentError(absl::StrCat(checkpoint_.path(), ": tensor \"", name,
+                                                   "\" holds a NaN or infinity, expected finite"));
+  }
+  int64_t size = 1;
+  for (const int64_t n : *shape) size *= n;
+  std::vector<float> values(size);
+  DequantizeRow(tensor->dtype, tensor->data, size, values.data());
+  used_.insert(name);
+  bytes_ += size * static_cast<int64_t>(sizeof(float));
+  parameters_ += size;
+  return values;
+}
+
+absl::Status WeightReader::RefuseUnused() const {
+  for (const auto& [name, tensor] : checkpoint_.tensors()) {
+    if (used_.contains(name)) continue;
+    const bool ignored = std::any_of(
+        ignored_.begin(), ignored_.end(),
+        [&name = name](const std::string& prefix) { return absl::StartsWith(name, prefix); });
+    if (ignored) continue;
+    return absl::InvalidArgumentError(absl::StrCat(checkpoint_.path(), ": tensor \"", name,
+                                                   "\" is not part of the ", architecture_,
+                                                   " architecture"));
+  }
+  return absl::OkStatus();
+}
+
+void WeightReader::FillInfo(ArchInfo* info) const {
+  info->parameters = parameters_;
+  info->weight_bytes = bytes_;
+  int64_t most = -1;
+  for (int i = 0; i < kNumDTypes; ++i) {
+    if (bytes_by_dtype_[i] > most) {
+      most = bytes_by_dtype_[i];
+      info->weight_dtype = static_cast<DType>(i);
+    }
+    if (bytes_by_dtype_[i] > 0 && IsQuantized(static_cast<DType>(i))) {
+      info->has_quantized_weights = true;
+    }
+  }
+}
+
+void WeightReader::CountMatrix(const Weight& weight) {
+  bytes_ += static_cast<int64_t>(weight.size_bytes());
+  parameters_ += weight.rows * weight.columns;
+  matrix_parameters_ += weight.rows * weight.columns;
+  bytes_by_dtype_[static_cast<size_t>(weight.dtype)] += static_cast<int64_t>(weight.size_bytes());
+}
+
+}  // namespace mneme::engine

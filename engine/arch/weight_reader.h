@@ -1,0 +1,72 @@
+// Takes a checkpoint's tensors by name and shape, counts them, and refuses what nobody asked for.
+//
+// Used while an architecture is created, by one thread. Every failure names the tensor and what was
+// expected.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <set>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "engine/arch/arch.h"
+#include "engine/checkpoint/checkpoint.h"
+#include "engine/core/dtype.h"
+
+namespace mneme::engine {
+
+// A matrix that had to be transposed, in f32. Moving it keeps `weight` valid.
+struct OwnedMatrix {
+  std::vector<float> values;
+  Weight weight;  // points into `values`, or into the checkpoint if it was stored as needed
+};
+
+class WeightReader {
+ public:
+  WeightReader(const Checkpoint& checkpoint, std::string_view architecture)
+      : checkpoint_(checkpoint), architecture_(architecture) {}
+
+  bool Has(std::string_view name) const { return checkpoint_.tensors().contains(name); }
+  // The tensor's shape; NOT_FOUND if it is missing, with `expected` ("[R, 36]") in the message.
+  absl::StatusOr<std::vector<int64_t>> Shape(const std::string& name, std::string_view expected);
+
+  // A matrix [rows, columns] where it lies.
+  absl::StatusOr<Weight> Matrix(const std::string& name, int64_t rows, int64_t columns);
+  // A matrix stored as [columns, rows], used as [rows, columns]. Float types only.
+  absl::StatusOr<OwnedMatrix> Transposed(const std::string& name, int64_t rows, int64_t columns);
+  // A float tensor of one of `shapes`, as f32; all values finite. The message names the first one.
+  absl::StatusOr<std::vector<float>> Floats(const std::string& name,
+                                            std::vector<std::vector<int64_t>> shapes);
+  // [size] or [1, 1, size], as public files write vectors.
+  absl::StatusOr<std::vector<float>> Vector(const std::string& name, int64_t size) {
+    return Floats(name, {{size}, {1, 1, size}});
+  }
+
+  // Every tensor below `prefix` may be there and is not used.
+  void Ignore(std::string prefix) { ignored_.push_back(std::move(prefix)); }
+  // INVALID_ARGUMENT for the first tensor that nobody took.
+  absl::Status RefuseUnused() const;
+
+  // Bytes and parameters of matrices so far, to tell the layers from embedding and head.
+  int64_t bytes() const { return bytes_; }
+  int64_t matrix_parameters() const { return matrix_parameters_; }
+  // parameters, weight_bytes, weight_dtype and has_quantized_weights.
+  void FillInfo(ArchInfo* info) const;
+
+ private:
+  void CountMatrix(const Weight& weight);
+
+  const Checkpoint& checkpoint_;
+  const std::string architecture_;
+  std::set<std::string, std::less<>> used_;
+  std::vector<std::string> ignored_;
+  int64_t bytes_ = 0;
+  int64_t parameters_ = 0;
+  int64_t matrix_parameters_ = 0;
+  std::array<int64_t, kNumDTypes> bytes_by_dtype_{};
+};
+
+}  // namespace mneme::engine

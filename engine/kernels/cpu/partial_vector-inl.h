@@ -1,0 +1,37 @@
+// The last elements of a row that fill no whole vector. Per-target header of Highway.
+#if defined(MNEME_ENGINE_KERNELS_CPU_PARTIAL_VECTOR_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef MNEME_ENGINE_KERNELS_CPU_PARTIAL_VECTOR_INL_H_
+#undef MNEME_ENGINE_KERNELS_CPU_PARTIAL_VECTOR_INL_H_
+#else
+#define MNEME_ENGINE_KERNELS_CPU_PARTIAL_VECTOR_INL_H_
+#endif
+
+#include "engine/kernels/cpu/exp-inl.h"
+#include "hwy/highway.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace mneme::engine::cpu::HWY_NAMESPACE {
+
+// Loads min(count, Lanes(d)) elements; the other lanes are zero. The same arithmetic then runs on
+// a full vector, so an element's bits do not depend on where it lies.
+HWY_INLINE Vec LoadUpTo(F32 d, const float* p, size_t count) {
+  const size_t lanes = hn::Lanes(d);
+  if (HWY_LIKELY(count >= lanes)) return hn::LoadU(d, p);
+  HWY_ALIGN float buffer[8] = {};
+  for (size_t i = 0; i < count; ++i) buffer[i] = p[i];
+  return hn::Load(d, buffer);
+}
+
+HWY_INLINE void StoreUpTo(F32 d, Vec v, float* p, size_t count) {
+  const size_t lanes = hn::Lanes(d);
+  if (HWY_LIKELY(count >= lanes)) return hn::StoreU(v, d, p);
+  HWY_ALIGN float buffer[8];
+  hn::Store(v, d, buffer);
+  for (size_t i = 0; i < count; ++i) p[i] = buffer[i];
+}
+
+// NOLINTNEXTLINE(google-readability-namespace-comments)
+}  // namespace mneme::engine::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif  // per-target include guard

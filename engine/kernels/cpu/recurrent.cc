@@ -1,0 +1,203 @@
+// Layer and group norm, activations and token shift.
+#define HWY_DISABLED_TARGETS HWY_SSSE3
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "engine/kernels/cpu/recurrent.cc"
+#include "hwy/foreach_target.h"
+// After foreach_target.h:
+#include <algorithm>
+#include <cmath>
+
+#include "engine/kernels/cpu/exp-inl.h"
+#include "engine/kernels/cpu/partial_vector-inl.h"
+#include "engine/kernels/cpu/recurrent.h"
+#include "engine/kernels/cpu/simd_target.h"
+#include "engine/kernels/exec.h"
+#include "hwy/highway.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace mneme::engine::cpu::HWY_NAMESPACE {
+
+// One group of `n` elements.
+void LayerNormGroup(const float* x, const float* w, const float* b, float eps, size_t n, float* y) {
+  const F32 d;
+  const size_t lanes = hn::Lanes(d);
+  Vec s0 = hn::Zero(d), s1 = hn::Zero(d);
+  size_t i = 0;
+  for (; i + 2 * lanes <= n; i += 2 * lanes) {
+    s0 = hn::Add(s0, hn::LoadU(d, x + i));
+    s1 = hn::Add(s1, hn::LoadU(d, x + i + lanes));
+  }
+  for (; i < n; i += lanes) s0 = hn::Add(s0, LoadUpTo(d, x + i, n - i));
+  const float mean = hn::GetLane(hn::SumOfLanes(d, hn::Add(s0, s1))) / static_cast<float>(n);
+  const Vec vmean = hn::Set(d, mean);
+  s0 = s1 = hn::Zero(d);
+  for (i = 0; i + 2 * lanes <= n; i += 2 * lanes) {
+    const Vec c0 = hn::Sub(hn::LoadU(d, x + i), vmean);
+    const Vec c1 = hn::Sub(hn::LoadU(d, x + i + lanes), vmean);
+    s0 = hn::MulAdd(c0, c0, s0);
+    s1 = hn::MulAdd(c1, c1, s1);
+  }
+  for (; i + lanes <= n; i += lanes) {
+    const Vec c = hn::Sub(hn::LoadU(d, x + i), vmean);
+    s0 = hn::MulAdd(c, c, s0);
+  }
+  float squares = hn::GetLane(hn::SumOfLanes(d, hn::Add(s0, s1)));
+  // Absent lanes would count as -mean.
+  for (; i < n; ++i) squares += (x[i] - mean) * (x[i] - mean);
+  const Vec scale = hn::Set(d, 1.0f / std::sqrt(squares / static_cast<float>(n) + eps));
+  for (i = 0; i < n; i += lanes) {
+    const size_t count = n - i;
+    const Vec c = hn::Mul(hn::Sub(LoadUpTo(d, x + i, count), vmean), scale);
+    StoreUpTo(d, hn::MulAdd(c, LoadUpTo(d, w + i, count), LoadUpTo(d, b + i, count)), y + i, count);
+  }
+}
+
+HWY_INLINE Vec ActivateVec(F32 d, Activation f, Vec x) {
+  const Vec one = hn::Set(d, 1.0f);
+  switch (f) {
+    case Activation::kSigmoid:
+      return hn::Div(one, hn::Add(one, Exp(d, hn::Neg(x))));
+    case Activation::kTanh: {
+      const Vec e = Exp(d, hn::Mul(hn::Set(d, 2.0f), hn::Abs(x)));
+      const Vec y = hn::Sub(one, hn::Div(hn::Set(d, 2.0f), hn::Add(e, one)));
+      return hn::CopySign(y, x);
+    }
+    case Activation::kReluSquared: {
+      // The comparison is false for NaN, which stays.
+      const Vec positive = hn::IfThenElse(hn::Lt(x, hn::Zero(d)), hn::Zero(d), x);
+      return hn::Mul(positive, positive);
+    }
+    case Activation::kDecay:
+      return Exp(d, hn::Neg(Exp(d, x)));
+  }
+  return x;
+}
+
+void ActivateRange(Activation f, const float* x, size_t n, float* y) {
+  const F32 d;
+  const size_t lanes = hn::Lanes(d);
+  for (size_t i = 0; i < n; i += lanes) {
+    StoreUpTo(d, ActivateVec(d, f, LoadUpTo(d, x + i, n - i)), y + i, n - i);
+  }
+}
+
+void MulRange(const float* x, size_t n, float* y) {
+  const F32 d;
+  const size_t lanes = hn::Lanes(d);
+  size_t i = 0;
+  for (; i + lanes <= n; i += lanes) {
+    hn::StoreU(hn::Mul(hn::LoadU(d, y + i), hn::LoadU(d, x + i)), d, y + i);
+  }
+  for (; i < n; ++i) y[i] *= x[i];
+}
+
+void SubRow(const float* a, const float* b, size_t n, float* y) {
+  const F32 d;
+  const size_t lanes = hn::Lanes(d);
+  size_t i = 0;
+  for (; i + lanes <= n; i += lanes) {
+    hn::StoreU(hn::Sub(hn::LoadU(d, a + i), hn::LoadU(d, b + i)), d, y + i);
+  }
+  for (; i < n; ++i) y[i] = a[i] - b[i];
+}
+
+// `dynamic` may be null.
+void LerpRow(const float* x, const float* delta, const float* mu, const float* dynamic, size_t n,
+             float* y) {
+  const F32 d;
+  const size_t lanes = hn::Lanes(d);
+  for (size_t i = 0; i < n; i += lanes) {
+    const size_t count = n - i;
+    Vec m = LoadUpTo(d, mu + i, count);
+    if (dynamic != nullptr) m = hn::Add(m, LoadUpTo(d, dynamic + i, count));
+    const Vec out = hn::MulAdd(LoadUpTo(d, delta + i, count), m, LoadUpTo(d, x + i, count));
+    StoreUpTo(d, out, y + i, count);
+  }
+}
+
+// NOLINTNEXTLINE(google-readability-namespace-comments)
+}  // namespace mneme::engine::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace mneme::engine::cpu {
+namespace {
+
+HWY_EXPORT(LayerNormGroup);
+HWY_EXPORT(ActivateRange);
+HWY_EXPORT(MulRange);
+HWY_EXPORT(SubRow);
+HWY_EXPORT(LerpRow);
+
+// Below this a fork costs more than it saves.
+constexpr int64_t kElementsPerPiece = 8192;
+
+// Calls fn(begin, end) for pieces of [0, rows), rows of `width` elements.
+template <typename Fn>
+void ForEachPiece(Exec& exec, int64_t rows, int64_t width, Fn fn) {
+  const int64_t per_piece = std::max<int64_t>(1, kElementsPerPiece / width);
+  exec.pool().Run((rows + per_piece - 1) / per_piece, [&](int64_t piece, int) {
+    fn(piece * per_piece, std::min(rows, (piece + 1) * per_piece));
+  });
+}
+
+}  // namespace
+
+void LayerNorm(Exec& exec, const LayerNormArgs& args) {
+  CurrentSimdTarget();
+  const auto norm = HWY_DYNAMIC_DISPATCH(LayerNormGroup);
+  const int64_t width = args.D / args.groups;
+  ForEachPiece(exec, args.T * args.groups, width, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t column = i % args.groups * width;
+      norm(args.x + i * width, args.w + column, args.b + column, args.eps, width,
+           args.y + i * width);
+    }
+  });
+}
+
+void Activate(Exec& exec, Activation f, const float* x, int64_t n, float* y) {
+  CurrentSimdTarget();
+  const auto range = HWY_DYNAMIC_DISPATCH(ActivateRange);
+  // An exponential costs as much as several products.
+  ForEachPiece(exec, n, 4,
+               [&](int64_t begin, int64_t end) { range(f, x + begin, end - begin, y + begin); });
+}
+
+void Mul(Exec& exec, const float* x, int64_t n, float* y) {
+  CurrentSimdTarget();
+  const auto range = HWY_DYNAMIC_DISPATCH(MulRange);
+  ForEachPiece(exec, n, 1,
+               [&](int64_t begin, int64_t end) { range(x + begin, end - begin, y + begin); });
+}
+
+void TokenShift(Exec& exec, std::span<const TokenShiftArgs> batch) {
+  CurrentSimdTarget();
+  const auto sub = HWY_DYNAMIC_DISPATCH(SubRow);
+  for (const TokenShiftArgs& args : batch) {
+    const int64_t C = args.C;
+    ForEachPiece(exec, args.T, C, [&](int64_t begin, int64_t end) {
+      for (int64_t t = begin; t < end; ++t) {
+        const float* before = t == 0 ? args.previous : args.x + (t - 1) * C;
+        sub(before, args.x + t * C, C, args.delta + t * C);
+      }
+    });
+    std::copy_n(args.x + (args.T - 1) * C, C, args.previous);
+  }
+}
+
+void Lerp(Exec& exec, const LerpArgs& args) {
+  CurrentSimdTarget();
+  const auto row = HWY_DYNAMIC_DISPATCH(LerpRow);
+  const int64_t C = args.C;
+  ForEachPiece(exec, args.T, C, [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) {
+      const float* dynamic =
+          args.dynamic == nullptr ? nullptr : args.dynamic + t * args.dynamic_stride;
+      row(args.x + t * C, args.delta + t * C, args.mu, dynamic, C, args.y + t * C);
+    }
+  });
+}
+
+}  // namespace mneme::engine::cpu
+#endif  // HWY_ONCE

@@ -1,0 +1,289 @@
+// The recurrences of RWKV (wkv.h), with what leads into and out of them.
+#define HWY_DISABLED_TARGETS HWY_SSSE3
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "engine/kernels/cpu/wkv.cc"
+#include "hwy/foreach_target.h"
+// After foreach_target.h:
+#include <algorithm>
+#include <cmath>
+
+#include "engine/kernels/cpu/exp-inl.h"
+#include "engine/kernels/cpu/partial_vector-inl.h"
+#include "engine/kernels/cpu/recurrent.h"
+#include "engine/kernels/cpu/simd_target.h"
+#include "engine/kernels/exec.h"
+#include "hwy/highway.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace mneme::engine::cpu::HWY_NAMESPACE {
+
+HWY_INLINE Vec Sigmoid(F32 d, Vec x) {
+  const Vec one = hn::Set(d, 1.0f);
+  return hn::Div(one, hn::Add(one, Exp(d, hn::Neg(x))));
+}
+
+// Channels [begin, end) of one sequence.
+void Wkv4Channels(const Wkv4Args& args, int64_t begin, int64_t end) {
+  const F32 d;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  for (int64_t c = begin; c < end; c += lanes) {
+    const size_t n = static_cast<size_t>(std::min(lanes, end - c));
+    Vec a = LoadUpTo(d, args.numerator + c, n);
+    Vec b = LoadUpTo(d, args.denominator + c, n);
+    Vec p = LoadUpTo(d, args.exponent + c, n);
+    const Vec decay = LoadUpTo(d, args.decay + c, n);
+    const Vec bonus = LoadUpTo(d, args.bonus + c, n);
+    for (int64_t t = 0; t < args.T; ++t) {
+      const Vec k = LoadUpTo(d, args.k + t * args.C + c, n);
+      const Vec v = LoadUpTo(d, args.v + t * args.C + c, n);
+      const Vec now = hn::Add(bonus, k);
+      Vec q = hn::Max(p, now);
+      Vec old_weight = Exp(d, hn::Sub(p, q)), new_weight = Exp(d, hn::Sub(now, q));
+      const Vec y = hn::Div(hn::MulAdd(old_weight, a, hn::Mul(new_weight, v)),
+                            hn::MulAdd(old_weight, b, new_weight));
+      StoreUpTo(d, y, args.y + t * args.C + c, n);
+      const Vec faded = hn::Add(p, decay);
+      q = hn::Max(faded, k);
+      old_weight = Exp(d, hn::Sub(faded, q));
+      new_weight = Exp(d, hn::Sub(k, q));
+      a = hn::MulAdd(old_weight, a, hn::Mul(new_weight, v));
+      b = hn::MulAdd(old_weight, b, new_weight);
+      p = q;
+    }
+    StoreUpTo(d, a, args.numerator + c, n);
+    StoreUpTo(d, b, args.denominator + c, n);
+    StoreUpTo(d, p, args.exponent + c, n);
+  }
+}
+
+// `kRows` neighbouring rows of a head share the loads of r, k and the decay; a row's arithmetic
+// does not depend on kRows.
+template <int kRows>
+HWY_INLINE void Wkv6Rows(float* state, const float* r, const float* k, const float* v,
+                         const float* decay, float now, size_t N, float* y) {
+  const F32 d;
+  const size_t lanes = hn::Lanes(d);
+  Vec sum[kRows], value[kRows];
+  for (int i = 0; i < kRows; ++i) {
+    sum[i] = hn::Zero(d);
+    value[i] = hn::Set(d, v[i]);
+  }
+  for (size_t j = 0; j < N; j += lanes) {
+    const size_t n = N - j;
+    const Vec rj = LoadUpTo(d, r + j, n), kj = LoadUpTo(d, k + j, n),
+              dj = LoadUpTo(d, decay + j, n);
+    for (int i = 0; i < kRows; ++i) {
+      const Vec s = LoadUpTo(d, state + i * N + j, n);
+      sum[i] = hn::MulAdd(s, rj, sum[i]);
+      StoreUpTo(d, hn::MulAdd(value[i], kj, hn::Mul(dj, s)), state + i * N + j, n);
+    }
+  }
+  for (int i = 0; i < kRows; ++i) y[i] = hn::GetLane(hn::SumOfLanes(d, sum[i])) + v[i] * now;
+}
+
+void Wkv6Head(const Wkv6Args& args, int64_t h) {
+  const F32 d;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  const int64_t N = args.head_size, C = args.heads * N;
+  for (int64_t t = 0; t < args.T; ++t) {
+    const int64_t at = t * C + h * N;
+    const float* decay = args.decay + t * args.decay_stride + h * N;
+    Vec sum = hn::Zero(d);
+    for (int64_t j = 0; j < N; j += lanes) {
+      const size_t n = static_cast<size_t>(N - j);
+      const Vec uk =
+          hn::Mul(LoadUpTo(d, args.bonus + h * N + j, n), LoadUpTo(d, args.k + at + j, n));
+      sum = hn::MulAdd(uk, LoadUpTo(d, args.r + at + j, n), sum);
+    }
+    const float now = hn::GetLane(hn::SumOfLanes(d, sum));
+    int64_t i = 0;
+    for (; i + 4 <= N; i += 4) {
+      Wkv6Rows<4>(args.state + (h * N + i) * N, args.r + at, args.k + at, args.v + at + i, decay,
+                  now, N, args.y + at + i);
+    }
+    for (; i < N; ++i) {
+      Wkv6Rows<1>(args.state + (h * N + i) * N, args.r + at, args.k + at, args.v + at + i, decay,
+                  now, N, args.y + at + i);
+    }
+  }
+}
+
+// As Wkv6Rows. `at` is the head's first element of the token, `row` the first row.
+template <int kRows>
+HWY_INLINE void Wkv7Rows(const Wkv7Args& args, float* state, int64_t at, int64_t row, size_t N) {
+  const F32 d;
+  const size_t lanes = hn::Lanes(d);
+  const float* kappa = args.kappa + at;
+  const float* decay = args.decay + at;
+  const float* b = args.b + at;
+  const float* k = args.k + at;
+  const float* r = args.r + at;
+  Vec s[kRows], value[kRows], sum[kRows];
+  for (int i = 0; i < kRows; ++i) s[i] = hn::Zero(d);
+  for (size_t j = 0; j < N; j += lanes) {
+    const Vec kappa_j = LoadUpTo(d, kappa + j, N - j);
+    for (int i = 0; i < kRows; ++i) {
+      s[i] = hn::NegMulAdd(LoadUpTo(d, state + i * N + j, N - j), kappa_j, s[i]);
+    }
+  }
+  for (int i = 0; i < kRows; ++i) {
+    s[i] = hn::SumOfLanes(d, s[i]);
+    value[i] = hn::Set(d, args.v[at + row + i]);
+    sum[i] = hn::Zero(d);
+  }
+  for (size_t j = 0; j < N; j += lanes) {
+    const size_t n = N - j;
+    const Vec decay_j = LoadUpTo(d, decay + j, n), b_j = LoadUpTo(d, b + j, n);
+    const Vec k_j = LoadUpTo(d, k + j, n), r_j = LoadUpTo(d, r + j, n);
+    for (int i = 0; i < kRows; ++i) {
+      Vec x = hn::Mul(decay_j, LoadUpTo(d, state + i * N + j, n));
+      x = hn::MulAdd(s[i], b_j, x);
+      x = hn::MulAdd(value[i], k_j, x);
+      StoreUpTo(d, x, state + i * N + j, n);
+      sum[i] = hn::MulAdd(x, r_j, sum[i]);
+    }
+  }
+  for (int i = 0; i < kRows; ++i) {
+    args.y[at + row + i] = hn::GetLane(hn::SumOfLanes(d, sum[i]));
+  }
+}
+
+void Wkv7Head(const Wkv7Args& args, int64_t h) {
+  const int64_t N = args.head_size, C = args.heads * N;
+  for (int64_t t = 0; t < args.T; ++t) {
+    const int64_t at = t * C + h * N;
+    int64_t i = 0;
+    for (; i + 4 <= N; i += 4) Wkv7Rows<4>(args, args.state + (h * N + i) * N, at, i, N);
+    for (; i < N; ++i) Wkv7Rows<1>(args, args.state + (h * N + i) * N, at, i, N);
+  }
+}
+
+// Head h of one token; `begin` is its first element.
+void Wkv7PrepareHead(const Wkv7PrepareArgs& args, int64_t begin) {
+  const F32 d;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  const int64_t N = args.head_size, column = begin % (args.heads * N);
+  Vec squares = hn::Zero(d);
+  for (int64_t j = 0; j < N; j += lanes) {
+    const size_t n = static_cast<size_t>(N - j);
+    const Vec kappa =
+        hn::Mul(LoadUpTo(d, args.k + begin + j, n), LoadUpTo(d, args.k_k + column + j, n));
+    StoreUpTo(d, kappa, args.kappa + begin + j, n);
+    squares = hn::MulAdd(kappa, kappa, squares);
+  }
+  const float norm = std::max(std::sqrt(hn::GetLane(hn::SumOfLanes(d, squares))), 1e-12f);
+  const Vec one = hn::Set(d, 1.0f), divisor = hn::Set(d, norm);
+  const Vec minus_root = hn::Set(d, -0.60653066f);  // -e^(-1/2)
+  for (int64_t j = 0; j < N; j += lanes) {
+    const size_t n = static_cast<size_t>(N - j);
+    const int64_t i = begin + j;
+    const Vec kappa = hn::Div(LoadUpTo(d, args.kappa + i, n), divisor);
+    const Vec a = Sigmoid(d, LoadUpTo(d, args.a + i, n));
+    const Vec k = LoadUpTo(d, args.k + i, n);
+    const Vec scale = hn::MulAdd(hn::Sub(a, one), LoadUpTo(d, args.k_a + column + j, n), one);
+    StoreUpTo(d, kappa, args.kappa + i, n);
+    StoreUpTo(d, hn::Mul(kappa, a), args.a + i, n);
+    StoreUpTo(d, hn::Mul(k, scale), args.k + i, n);
+    const Vec w = Sigmoid(d, LoadUpTo(d, args.w + i, n));
+    StoreUpTo(d, Exp(d, hn::Mul(minus_root, w)), args.w + i, n);
+    if (args.mix != nullptr) {
+      const Vec v = LoadUpTo(d, args.v + i, n);
+      const Vec mix = Sigmoid(d, LoadUpTo(d, args.mix + i, n));
+      StoreUpTo(d, hn::MulAdd(hn::Sub(LoadUpTo(d, args.first + i, n), v), mix, v), args.v + i, n);
+    }
+  }
+}
+
+void Wkv7BonusHead(const Wkv7BonusArgs& args, int64_t begin) {
+  const F32 d;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  const int64_t N = args.head_size, column = begin % (args.heads * N);
+  Vec sum = hn::Zero(d);
+  for (int64_t j = 0; j < N; j += lanes) {
+    const size_t n = static_cast<size_t>(N - j);
+    const Vec rk = hn::Mul(LoadUpTo(d, args.r + begin + j, n), LoadUpTo(d, args.k + begin + j, n));
+    sum = hn::MulAdd(rk, LoadUpTo(d, args.r_k + column + j, n), sum);
+  }
+  const Vec bonus = hn::SumOfLanes(d, sum);
+  for (int64_t j = 0; j < N; j += lanes) {
+    const size_t n = static_cast<size_t>(N - j);
+    const int64_t i = begin + j;
+    const Vec y = hn::MulAdd(bonus, LoadUpTo(d, args.v + i, n), LoadUpTo(d, args.y + i, n));
+    StoreUpTo(d, hn::Mul(y, LoadUpTo(d, args.gate + i, n)), args.y + i, n);
+  }
+}
+
+// NOLINTNEXTLINE(google-readability-namespace-comments)
+}  // namespace mneme::engine::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace mneme::engine::cpu {
+namespace {
+
+HWY_EXPORT(Wkv4Channels);
+HWY_EXPORT(Wkv6Head);
+HWY_EXPORT(Wkv7Head);
+HWY_EXPORT(Wkv7PrepareHead);
+HWY_EXPORT(Wkv7BonusHead);
+
+constexpr int64_t kChannelsPerPiece = 64;  // a multiple of every vector's lanes
+// Below this a fork costs more than it saves.
+constexpr int64_t kElementsPerPiece = 2048;
+
+// Calls fn(begin) for the first element of every head of every token, many heads a piece.
+template <typename Fn>
+void ForEachHead(Exec& exec, int64_t heads, int64_t head_size, Fn fn) {
+  const int64_t per_piece = std::max<int64_t>(1, kElementsPerPiece / head_size);
+  exec.pool().Run((heads + per_piece - 1) / per_piece, [&](int64_t piece, int) {
+    const int64_t end = std::min(heads, (piece + 1) * per_piece);
+    for (int64_t head = piece * per_piece; head < end; ++head) fn(head * head_size);
+  });
+}
+
+}  // namespace
+
+void Wkv4(Exec& exec, std::span<const Wkv4Args> batch) {
+  if (batch.empty()) return;
+  CurrentSimdTarget();
+  const auto channels = HWY_DYNAMIC_DISPATCH(Wkv4Channels);
+  const int64_t C = batch[0].C;
+  const int64_t pieces = (C + kChannelsPerPiece - 1) / kChannelsPerPiece;
+  exec.pool().Run(static_cast<int64_t>(batch.size()) * pieces, [&](int64_t task, int) {
+    const int64_t begin = task % pieces * kChannelsPerPiece;
+    channels(batch[task / pieces], begin, std::min(C, begin + kChannelsPerPiece));
+  });
+}
+
+void Wkv6(Exec& exec, std::span<const Wkv6Args> batch) {
+  if (batch.empty()) return;
+  CurrentSimdTarget();
+  const auto head = HWY_DYNAMIC_DISPATCH(Wkv6Head);
+  const int64_t heads = batch[0].heads;
+  exec.pool().Run(static_cast<int64_t>(batch.size()) * heads,
+                  [&](int64_t task, int) { head(batch[task / heads], task % heads); });
+}
+
+void Wkv7(Exec& exec, std::span<const Wkv7Args> batch) {
+  if (batch.empty()) return;
+  CurrentSimdTarget();
+  const auto head = HWY_DYNAMIC_DISPATCH(Wkv7Head);
+  const int64_t heads = batch[0].heads;
+  exec.pool().Run(static_cast<int64_t>(batch.size()) * heads,
+                  [&](int64_t task, int) { head(batch[task / heads], task % heads); });
+}
+
+void Wkv7Prepare(Exec& exec, const Wkv7PrepareArgs& args) {
+  CurrentSimdTarget();
+  const auto head = HWY_DYNAMIC_DISPATCH(Wkv7PrepareHead);
+  ForEachHead(exec, args.T * args.heads, args.head_size, [&](int64_t at) { head(args, at); });
+}
+
+void Wkv7Bonus(Exec& exec, const Wkv7BonusArgs& args) {
+  CurrentSimdTarget();
+  const auto head = HWY_DYNAMIC_DISPATCH(Wkv7BonusHead);
+  ForEachHead(exec, args.T * args.heads, args.head_size, [&](int64_t at) { head(args, at); });
+}
+
+}  // namespace mneme::engine::cpu
+#endif  // HWY_ONCE
