@@ -24,9 +24,9 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "memstore/rocksdb_log_scan.h"
 #include "memstore/mutex.h"
 #include "memstore/record_codec.h"
+#include "memstore/rocksdb_log_scan.h"
 #include "memstore/state_store.h"
 #include "memstore/validate.h"
 
