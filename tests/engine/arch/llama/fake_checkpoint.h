@@ -32,6 +32,8 @@ class FakeCheckpoint final : public Checkpoint {
   void Set(const std::string& key, MetadataValue value) { metadata_[key] = std::move(value); }
   void Unset(const std::string& key) { metadata_.erase(key); }
   void Remove(const std::string& name) { tensors_.erase(name); }
+  // Claims another type; for refusals that look no further.
+  void SetDType(const std::string& name, DType dtype) { tensors_.at(name).dtype = dtype; }
 
   // A tensor of F32, filled with fixed pseudo-random values in [-scale, scale).
   std::vector<float>& Add(const std::string& name, std::vector<int64_t> shape, float scale = 0.5f) {

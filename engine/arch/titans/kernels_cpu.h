@@ -1,0 +1,16 @@
+// SIMD kernels that CpuTitansKernels() lists, as kernels.h describes them.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "engine/arch/titans/kernels.h"
+
+namespace mneme::engine::titans::cpu_kernels {
+
+void Convolve(const float* const* rows, const float* taps, int64_t K, int64_t n, float* y);
+void Normalize(float* x, int64_t heads, int64_t width);
+void Attend(const float* q_plain, const float* q_rotated, std::span<const KeyRun> runs,
+            int64_t head_dim, float scale, float* scores, float* out);
+
+}  // namespace mneme::engine::titans::cpu_kernels

@@ -1,0 +1,330 @@
+#include "engine/arch/titans/titans.h"
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "engine/core/status_macros.h"
+
+namespace mneme::engine::titans {
+
+// Arrays of one pass over T tokens, row-major.
+struct Titans::Activations {
+  float* x = nullptr;       // [T, D] residual stream
+  float* normed = nullptr;  // [T, D]
+  // Memory: a projection before its convolution and after it, the rates, what the heads answer.
+  float* projected_q = nullptr;  // [T, dm]
+  float* projected_k = nullptr;  // [T, dm]
+  float* projected_v = nullptr;  // [T, dm]
+  float* q = nullptr;            // [T, dm]
+  float* k = nullptr;            // [T, dm]
+  float* v = nullptr;            // [T, dm]
+  float* rates = nullptr;        // [T, 3 H]
+  float* answer = nullptr;       // [T, dm]
+  // Attention.
+  float* aq = nullptr;          // [T, D]
+  float* aq_rotated = nullptr;  // [T, D]
+  float* ak = nullptr;          // [T, D]
+  float* av = nullptr;          // [T, D]
+  float* attended = nullptr;    // [T, D]
+  float* y = nullptr;           // [T, D] attention's output
+  float* m = nullptr;           // [T, D] memory's output
+  // mac.
+  float* h = nullptr;    // [T, D]
+  float* h_k = nullptr;  // [T, D]
+  float* h_v = nullptr;  // [T, D]
+  // Feed-forward.
+  float* gate = nullptr;  // [T, F]
+  float* up = nullptr;    // [T, F]
+};
+
+absl::StatusOr<std::unique_ptr<Arch>> Titans::Create(std::shared_ptr<const Checkpoint> checkpoint,
+                                                     const ArchOptions& options) {
+  std::unique_ptr<Titans> arch(new Titans);
+  MNEME_ASSIGN_OR_RETURN(arch->config_, ParseConfig(*checkpoint));
+  ArchInfo& info = arch->info_;
+  MNEME_ASSIGN_OR_RETURN(arch->weights_, LoadWeights(*checkpoint, arch->config_, &info));
+  if (options.kv_dtype != DType::kF16 && options.kv_dtype != DType::kF32) {
+    return absl::InvalidArgumentError(absl::StrCat("kv_dtype must be F16 or F32, not ",
+                                                   std::string(Traits(options.kv_dtype).name)));
+  }
+  absl::StatusOr<StateMap> states = StateMap::Create(arch->config_, options.kv_dtype);
+  if (!states.ok()) {
+    return absl::Status(states.status().code(),
+                        absl::StrCat(checkpoint->path(), ": ", states.status().message()));
+  }
+  arch->states_ = *std::move(states);
+  info.architecture = "titans";
+  info.vocab_size = arch->config_.vocab_size;
+  info.num_layers = arch->config_.num_layers;
+  info.state_formula = arch->states_.formula();
+  arch->checkpoint_ = std::move(checkpoint);
+  return arch;
+}
+
+// A sequence begins with the memory that training left.
+void Titans::InitState(State& state) const {
+  for (int64_t i = 0; i < config_.num_layers; ++i) {
+    for (int64_t l = 0; l < config_.memory.depth; ++l) {
+      const std::vector<float>& init = weights_.layers[i].memory.init[l];
+      const size_t bytes = init.size() * sizeof(float);
+      std::memcpy(states_.Bytes(state, i, states_.tensors().memory[l]), init.data(), bytes);
+      if (config_.token_mode) {
+        std::memcpy(states_.Bytes(state, i, states_.tensors().running[l]), init.data(), bytes);
+      }
+    }
+  }
+}
+
+Titans::Activations Titans::Reserve(int64_t T) {
+  const int64_t dm = T * config_.memory_width();
+  const int64_t D = T * config_.width, F = T * config_.ffn_width;
+  const int64_t attention = config_.HasAttention() ? D : 0;
+  const int64_t context = config_.IsContext() ? D : 0;
+  Activations act;
+  const StepBuffers::Part parts[] = {{&act.x, D},
+                                     {&act.normed, D},
+                                     {&act.projected_q, dm},
+                                     {&act.projected_k, dm},
+                                     {&act.projected_v, dm},
+                                     {&act.q, dm},
+                                     {&act.k, dm},
+                                     {&act.v, dm},
+                                     {&act.rates, T * 3 * config_.memory_heads},
+                                     {&act.answer, dm},
+                                     {&act.aq, attention},
+                                     {&act.aq_rotated, attention},
+                                     {&act.ak, attention},
+                                     {&act.av, attention},
+                                     {&act.attended, attention},
+                                     {&act.y, attention},
+                                     {&act.m, attention},
+                                     {&act.h, context},
+                                     {&act.h_k, context},
+                                     {&act.h_v, context},
+                                     {&act.gate, F},
+                                     {&act.up, F}};
+  buffers_.Reserve(parts);
+  return act;
+}
+
+absl::Status Titans::Forward(Exec& exec, std::span<const ArchSlice> slices) {
+  const TitansKernels* kernels = FindTitansKernels(exec.kernels().name);
+  if (kernels == nullptr) {
+    return absl::UnimplementedError(absl::StrCat("architecture titans has no kernels for backend ",
+                                                 std::string(exec.kernels().name)));
+  }
+  std::vector<ArchSlice> part;
+  std::vector<int64_t> positions;
+  std::vector<int64_t> done(slices.size());
+  // In mac a token's attention reads what the memory said, and what it writes depends on that: a
+  // pass ends where the segment of a sequence ends. The others take the whole step at once.
+  for (;;) {
+    part.clear();
+    positions.clear();
+    for (size_t s = 0; s < slices.size(); ++s) {
+      const ArchSlice& slice = slices[s];
+      const auto total = static_cast<int64_t>(slice.tokens.size());
+      if (done[s] == total) continue;
+      const int64_t position = slice.state->position + done[s];
+      int64_t count = total - done[s];
+      if (config_.IsContext()) {
+        count = std::min(count, config_.chunk_tokens - position % config_.chunk_tokens);
+      }
+      // Logits are wanted from token total - num_logits on.
+      const int64_t silent = std::max<int64_t>(0, total - slice.num_logits - done[s]);
+      const int64_t num_logits = std::max<int64_t>(0, count - silent);
+      const int64_t logits_before = std::max<int64_t>(0, done[s] - (total - slice.num_logits));
+      part.push_back({.state = slice.state,
+                      .tokens = slice.tokens.subspan(done[s], count),
+                      .num_logits = num_logits,
+                      .logits = num_logits == 0
+                                    ? nullptr
+                                    : slice.logits + logits_before * config_.vocab_size});
+      positions.push_back(position);
+      done[s] += count;
+    }
+    if (part.empty()) return absl::OkStatus();
+    Run(exec, *kernels, part, positions);
+  }
+}
+
+void Titans::Run(Exec& exec, const TitansKernels& kernels, std::span<const ArchSlice> slices,
+                 std::span<const int64_t> positions) {
+  FlattenTokens(slices, &tokens_);
+  const auto T = static_cast<int64_t>(tokens_.size());
+  sequences_.clear();
+  int64_t first = 0;
+  for (size_t s = 0; s < slices.size(); ++s) {
+    const auto count = static_cast<int64_t>(slices[s].tokens.size());
+    sequences_.push_back(
+        {.state = slices[s].state, .position = positions[s], .first = first, .count = count});
+    first += count;
+  }
+  const Pass pass{exec, kernels, sequences_, T};
+  const Activations act = Reserve(T);
+  const Kernels& table = exec.kernels();
+  const int64_t D = config_.width;
+  table.embed_rows(exec, weights_.embedding, tokens_, act.x);
+  for (int64_t i = 0; i < config_.num_layers; ++i) {
+    const Layer& layer = weights_.layers[i];
+    table.rms_norm(exec, act.x, layer.norm.data(), config_.rms_eps, T, D, act.normed);
+    switch (config_.variant) {
+      case Variant::kMemory:
+      case Variant::kLayer:
+        MemoryBlock(pass, i, act);
+        break;
+      case Variant::kGate:
+        GateBlock(pass, i, act);
+        break;
+      case Variant::kContext:
+        ContextBlock(pass, i, act);
+        break;
+    }
+    FeedForward(pass, layer, act);
+  }
+  const int64_t rows = head_.Gather(slices, act.x, D, config_.vocab_size, act.normed);
+  if (rows == 0) return;
+  table.rms_norm(exec, act.normed, weights_.final_norm.data(), config_.rms_eps, rows, D,
+                 act.normed);
+  head_.Product(exec, weights_.head, act.normed);
+}
+
+namespace {
+
+// z = bias, to be added to.
+void FillRows(const std::vector<float>& bias, int64_t T, float* z) {
+  for (int64_t t = 0; t < T; ++t) std::copy(bias.begin(), bias.end(), z + t * bias.size());
+}
+
+}  // namespace
+
+void Titans::ReadAndWrite(const Pass& pass, int64_t index, const Activations& act) {
+  const MemoryWeights& weights = weights_.layers[index].memory;
+  const LayerTensors& tensors = states_.tensors();
+  FillRows(weights.rates_bias, pass.T, act.rates);
+  const std::array tasks = {
+      Product(weights.q, act.projected_q), Product(weights.k, act.projected_k),
+      Product(weights.v, act.projected_v), Product(weights.rates, act.rates, /*accumulate=*/true)};
+  pass.exec.kernels().matmul(pass.exec, tasks, act.normed, config_.width, pass.T);
+  memory_.Convolve(pass, index, tensors.conv_q, weights.q_conv, act.projected_q, true, act.q);
+  memory_.Convolve(pass, index, tensors.conv_k, weights.k_conv, act.projected_k, true, act.k);
+  memory_.Convolve(pass, index, tensors.conv_v, weights.v_conv, act.projected_v, false, act.v);
+  memory_.Rates(pass, act.rates);
+  memory_.Apply(pass, index, weights,
+                {.q = act.q, .k = act.k, .v = act.v, .rates = act.rates, .y = act.answer});
+}
+
+void Titans::MemoryBlock(const Pass& pass, int64_t index, const Activations& act) {
+  const Layer& layer = weights_.layers[index];
+  ReadAndWrite(pass, index, act);
+  memory_.Output(pass, layer.memory.output, act.normed, act.answer, act.projected_q, act.x,
+                 /*accumulate=*/true);
+  if (config_.variant == Variant::kMemory) return;
+  pass.exec.kernels().rms_norm(pass.exec, act.x, layer.attention_norm.data(), config_.rms_eps,
+                               pass.T, config_.width, act.normed);
+  Attend(pass, index, act.x, /*accumulate=*/true, act);
+}
+
+void Titans::GateBlock(const Pass& pass, int64_t index, const Activations& act) {
+  const Layer& layer = weights_.layers[index];
+  ReadAndWrite(pass, index, act);
+  memory_.Output(pass, layer.memory.output, act.normed, act.answer, act.projected_q, act.m,
+                 /*accumulate=*/false);
+  Attend(pass, index, act.y, /*accumulate=*/false, act);
+  Mix(pass, layer, act);
+}
+
+void Titans::ContextBlock(const Pass& pass, int64_t index, const Activations& act) {
+  const Kernels& kernels = pass.exec.kernels();
+  const Layer& layer = weights_.layers[index];
+  const MemoryWeights& weights = layer.memory;
+  const LayerTensors& tensors = states_.tensors();
+  const int64_t D = config_.width, T = pass.T;
+  // What the memory says about the tokens, as keys and values.
+  const MatMulTask q = Product(weights.q, act.projected_q);
+  kernels.matmul(pass.exec, {&q, 1}, act.normed, D, T);
+  memory_.Convolve(pass, index, tensors.conv_q, weights.q_conv, act.projected_q, true, act.q);
+  memory_.Apply(pass, index, weights, {.q = act.q, .y = act.answer});
+  memory_.Output(pass, weights.output, act.normed, act.answer, act.projected_q, act.h,
+                 /*accumulate=*/false);
+  const std::array from_memory = {Product(layer.attention.k, act.h_k),
+                                  Product(layer.attention.v, act.h_v)};
+  kernels.matmul(pass.exec, from_memory, act.h, D, T);
+  Attend(pass, index, act.y, /*accumulate=*/false, act);
+
+  // What the memory learns, and says again: yn takes the place of xn.
+  for (int64_t i = 0; i < T * D; ++i) act.normed[i] = act.x[i] + act.y[i];
+  kernels.rms_norm(pass.exec, act.normed, weights.input_norm.data(), config_.rms_eps, T, D,
+                   act.normed);
+  FillRows(weights.rates_bias, T, act.rates);
+  const std::array tasks = {
+      Product(weights.q2, act.projected_q), Product(weights.k, act.projected_k),
+      Product(weights.v, act.projected_v), Product(weights.rates, act.rates, /*accumulate=*/true)};
+  kernels.matmul(pass.exec, tasks, act.normed, D, T);
+  memory_.Convolve(pass, index, tensors.conv_q2, weights.q2_conv, act.projected_q, true, act.q);
+  memory_.Convolve(pass, index, tensors.conv_k, weights.k_conv, act.projected_k, true, act.k);
+  memory_.Convolve(pass, index, tensors.conv_v, weights.v_conv, act.projected_v, false, act.v);
+  memory_.Rates(pass, act.rates);
+  memory_.Apply(pass, index, weights,
+                {.q = act.q, .k = act.k, .v = act.v, .rates = act.rates, .y = act.answer});
+  memory_.Output(pass, weights.output2, act.normed, act.answer, act.projected_q, act.m,
+                 /*accumulate=*/false);
+  Mix(pass, layer, act);
+}
+
+void Titans::Attend(const Pass& pass, int64_t index, float* out, bool accumulate,
+                    const Activations& act) {
+  const Kernels& kernels = pass.exec.kernels();
+  const AttentionWeights& weights = weights_.layers[index].attention;
+  const std::array tasks = {Product(weights.q, act.aq), Product(weights.k, act.ak),
+                            Product(weights.v, act.av)};
+  kernels.matmul(pass.exec, tasks, act.normed, config_.width, pass.T);
+  attention_.Apply(pass, index, weights,
+                   {.q = act.aq,
+                    .q_rotated = act.aq_rotated,
+                    .k = act.ak,
+                    .v = act.av,
+                    .h_k = act.h_k,
+                    .h_v = act.h_v,
+                    .out = act.attended});
+  const MatMulTask output = Product(weights.output, out, accumulate);
+  kernels.matmul(pass.exec, {&output, 1}, act.attended, config_.width, pass.T);
+}
+
+void Titans::Mix(const Pass& pass, const Layer& layer, const Activations& act) {
+  const Kernels& kernels = pass.exec.kernels();
+  const int64_t D = config_.width, T = pass.T;
+  kernels.rms_norm(pass.exec, act.y, layer.mix_attention_norm.data(), config_.rms_eps, T, D, act.y);
+  kernels.rms_norm(pass.exec, act.m, layer.mix_memory_norm.data(), config_.rms_eps, T, D, act.m);
+  if (config_.sigmoid_mix) {
+    kernels.activate(pass.exec, Activation::kSigmoid, act.m, T * D, act.m);
+    kernels.mul(pass.exec, act.m, T * D, act.y);
+  } else {
+    kernels.activate(pass.exec, Activation::kSigmoid, act.y, T * D, act.attended);
+    kernels.mul(pass.exec, act.attended, T * D, act.y);
+    kernels.silu_mul(pass.exec, act.m, act.y, T * D, act.y);
+  }
+  const MatMulTask mix = Product(layer.mix, act.x, /*accumulate=*/true);
+  kernels.matmul(pass.exec, {&mix, 1}, act.y, D, T);
+}
+
+void Titans::FeedForward(const Pass& pass, const Layer& layer, const Activations& act) {
+  const Kernels& kernels = pass.exec.kernels();
+  const int64_t D = config_.width, F = config_.ffn_width, T = pass.T;
+  kernels.rms_norm(pass.exec, act.x, layer.ffn_norm.data(), config_.rms_eps, T, D, act.normed);
+  const std::array gate_up = {Product(layer.gate, act.gate), Product(layer.up, act.up)};
+  kernels.matmul(pass.exec, gate_up, act.normed, D, T);
+  kernels.silu_mul(pass.exec, act.gate, act.up, T * F, act.gate);
+  const MatMulTask down = Product(layer.down, act.x, /*accumulate=*/true);
+  kernels.matmul(pass.exec, {&down, 1}, act.gate, F, T);
+}
+
+absl::StatusOr<std::unique_ptr<Arch>> Create(std::shared_ptr<const Checkpoint> checkpoint,
+                                             const ArchOptions& options) {
+  return Titans::Create(std::move(checkpoint), options);
+}
+
+}  // namespace mneme::engine::titans

@@ -1,0 +1,177 @@
+#include "engine/arch/titans/weights.h"
+
+#include <algorithm>
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "engine/arch/weight_reader.h"
+#include "engine/core/status_macros.h"
+#include "engine/kernels/dequantize.h"
+
+namespace mneme::engine::titans {
+namespace {
+
+class Loader {
+ public:
+  Loader(const Checkpoint& checkpoint, const Config& config)
+      : reader_(checkpoint, "titans"), config_(config) {}
+
+  WeightReader& reader() { return reader_; }
+  absl::StatusOr<std::vector<float>> Vector(const std::string& name, int64_t size) {
+    return reader_.Floats(name, {{size}});
+  }
+  absl::StatusOr<Layer> ReadLayer(int64_t index);
+
+ private:
+  absl::StatusOr<MemoryWeights> ReadMemory(const std::string& prefix);
+  absl::StatusOr<MemoryOutput> ReadOutput(const std::string& prefix, const std::string& suffix);
+  absl::StatusOr<AttentionWeights> ReadAttention(const std::string& prefix);
+  // Stored as [dm, K], used as [K, dm].
+  absl::StatusOr<std::vector<float>> Taps(const std::string& name);
+
+  WeightReader reader_;
+  const Config& config_;
+};
+
+absl::StatusOr<std::vector<float>> Loader::Taps(const std::string& name) {
+  const int64_t width = config_.memory_width(), K = config_.conv_taps;
+  MNEME_ASSIGN_OR_RETURN(const std::vector<float> stored, reader_.Floats(name, {{width, K}}));
+  std::vector<float> taps(stored.size());
+  for (int64_t c = 0; c < width; ++c) {
+    for (int64_t k = 0; k < K; ++k) taps[k * width + c] = stored[c * K + k];
+  }
+  return taps;
+}
+
+absl::StatusOr<MemoryOutput> Loader::ReadOutput(const std::string& prefix,
+                                                const std::string& suffix) {
+  const int64_t D = config_.width, width = config_.memory_width();
+  MemoryOutput output;
+  MNEME_ASSIGN_OR_RETURN(output.norm,
+                         Vector(prefix + "output_norm" + suffix + ".weight", config_.memory.width));
+  MNEME_ASSIGN_OR_RETURN(output.gate,
+                         reader_.Matrix(prefix + "output_gate" + suffix + ".weight", width, D));
+  MNEME_ASSIGN_OR_RETURN(
+      output.output, reader_.Matrix(absl::StrCat(prefix, "o", suffix, "_proj.weight"), D, width));
+  return output;
+}
+
+absl::StatusOr<MemoryWeights> Loader::ReadMemory(const std::string& prefix) {
+  const int64_t D = config_.width, width = config_.memory_width(), H = config_.memory_heads;
+  MemoryWeights memory;
+  MNEME_ASSIGN_OR_RETURN(memory.q, reader_.Matrix(prefix + "q_proj.weight", width, D));
+  MNEME_ASSIGN_OR_RETURN(memory.k, reader_.Matrix(prefix + "k_proj.weight", width, D));
+  MNEME_ASSIGN_OR_RETURN(memory.v, reader_.Matrix(prefix + "v_proj.weight", width, D));
+  MNEME_ASSIGN_OR_RETURN(memory.q_conv, Taps(prefix + "q_conv.weight"));
+  MNEME_ASSIGN_OR_RETURN(memory.k_conv, Taps(prefix + "k_conv.weight"));
+  MNEME_ASSIGN_OR_RETURN(memory.v_conv, Taps(prefix + "v_conv.weight"));
+  MNEME_ASSIGN_OR_RETURN(memory.rates, reader_.Matrix(prefix + "gate.weight", 3 * H, D));
+  MNEME_ASSIGN_OR_RETURN(memory.rates_bias, Vector(prefix + "gate.bias", 3 * H));
+  for (int64_t l = 0; l < config_.memory.depth; ++l) {
+    MNEME_ASSIGN_OR_RETURN(
+        std::vector<float> init,
+        reader_.Floats(absl::StrCat(prefix, "init.", l),
+                       {{H, config_.memory.Inputs(l), config_.memory.Outputs(l)}}));
+    memory.init.push_back(std::move(init));
+  }
+  if (config_.memory.norm != MemoryNorm::kNone) {
+    MNEME_ASSIGN_OR_RETURN(memory.gain,
+                           reader_.Floats(prefix + "norm.weight", {{H, config_.memory.width}}));
+  }
+  MNEME_ASSIGN_OR_RETURN(memory.output, ReadOutput(prefix, ""));
+  if (config_.IsContext()) {
+    MNEME_ASSIGN_OR_RETURN(memory.q2, reader_.Matrix(prefix + "q2_proj.weight", width, D));
+    MNEME_ASSIGN_OR_RETURN(memory.q2_conv, Taps(prefix + "q2_conv.weight"));
+    MNEME_ASSIGN_OR_RETURN(memory.output2, ReadOutput(prefix, "2"));
+    MNEME_ASSIGN_OR_RETURN(memory.input_norm, Vector(prefix + "input_norm.weight", D));
+  }
+  return memory;
+}
+
+// rows [count, columns] times weight^T, in double: the same keys on every backend and contract.
+std::vector<float> Project(const std::vector<float>& rows, int64_t count, const Weight& weight) {
+  std::vector<float> row(weight.columns), y(count * weight.rows);
+  for (int64_t n = 0; n < weight.rows; ++n) {
+    DequantizeRow(weight.dtype, weight.data + n * weight.row_bytes(), weight.columns, row.data());
+    for (int64_t t = 0; t < count; ++t) {
+      const float* x = rows.data() + t * weight.columns;
+      double sum = 0;
+      for (int64_t i = 0; i < weight.columns; ++i) sum += double(x[i]) * row[i];
+      y[t * weight.rows + n] = static_cast<float>(sum);
+    }
+  }
+  return y;
+}
+
+absl::StatusOr<AttentionWeights> Loader::ReadAttention(const std::string& prefix) {
+  const int64_t D = config_.width, count = config_.persistent_tokens;
+  AttentionWeights attention;
+  MNEME_ASSIGN_OR_RETURN(attention.q, reader_.Matrix(prefix + "q_proj.weight", D, D));
+  MNEME_ASSIGN_OR_RETURN(attention.k, reader_.Matrix(prefix + "k_proj.weight", D, D));
+  MNEME_ASSIGN_OR_RETURN(attention.v, reader_.Matrix(prefix + "v_proj.weight", D, D));
+  MNEME_ASSIGN_OR_RETURN(attention.output, reader_.Matrix(prefix + "o_proj.weight", D, D));
+  if (count > 0) {
+    MNEME_ASSIGN_OR_RETURN(const std::vector<float> persistent,
+                           reader_.Floats(prefix + "persistent", {{count, D}}));
+    attention.persistent_k = Project(persistent, count, attention.k);
+    attention.persistent_v = Project(persistent, count, attention.v);
+  }
+  return attention;
+}
+
+absl::StatusOr<Layer> Loader::ReadLayer(int64_t index) {
+  const int64_t D = config_.width, F = config_.ffn_width;
+  const std::string prefix = absl::StrCat("model.layers.", index, ".");
+  Layer layer;
+  MNEME_ASSIGN_OR_RETURN(layer.norm, Vector(prefix + "input_layernorm.weight", D));
+  MNEME_ASSIGN_OR_RETURN(layer.memory, ReadMemory(prefix + "memory."));
+  if (config_.HasAttention()) {
+    MNEME_ASSIGN_OR_RETURN(layer.attention, ReadAttention(prefix + "self_attn."));
+  }
+  if (config_.variant == Variant::kLayer) {
+    MNEME_ASSIGN_OR_RETURN(layer.attention_norm, Vector(prefix + "attention_layernorm.weight", D));
+  }
+  if (config_.HasMix()) {
+    MNEME_ASSIGN_OR_RETURN(layer.mix_attention_norm,
+                           Vector(prefix + "mix.attention_norm.weight", D));
+    MNEME_ASSIGN_OR_RETURN(layer.mix_memory_norm, Vector(prefix + "mix.memory_norm.weight", D));
+    MNEME_ASSIGN_OR_RETURN(layer.mix, reader_.Matrix(prefix + "mix.o_proj.weight", D, D));
+  }
+  MNEME_ASSIGN_OR_RETURN(layer.ffn_norm, Vector(prefix + "post_attention_layernorm.weight", D));
+  MNEME_ASSIGN_OR_RETURN(layer.gate, reader_.Matrix(prefix + "mlp.gate_proj.weight", F, D));
+  MNEME_ASSIGN_OR_RETURN(layer.up, reader_.Matrix(prefix + "mlp.up_proj.weight", F, D));
+  MNEME_ASSIGN_OR_RETURN(layer.down, reader_.Matrix(prefix + "mlp.down_proj.weight", D, F));
+  return layer;
+}
+
+}  // namespace
+
+absl::StatusOr<Weights> LoadWeights(const Checkpoint& checkpoint, const Config& config,
+                                    ArchInfo* info) {
+  const int64_t D = config.width, V = config.vocab_size;
+  Loader loader(checkpoint, config);
+  Weights weights;
+  // A hostile number of layers must not reserve more than the file could fill.
+  weights.layers.reserve(
+      std::min<size_t>(static_cast<size_t>(config.num_layers), checkpoint.tensors().size()));
+  for (int64_t i = 0; i < config.num_layers; ++i) {
+    MNEME_ASSIGN_OR_RETURN(Layer layer, loader.ReadLayer(i));
+    weights.layers.push_back(std::move(layer));
+  }
+  WeightReader& reader = loader.reader();
+  info->layer_matrix_parameters = reader.matrix_parameters();
+  MNEME_ASSIGN_OR_RETURN(weights.final_norm, loader.Vector("model.norm.weight", D));
+  const int64_t body_bytes = reader.bytes();
+  MNEME_ASSIGN_OR_RETURN(weights.embedding, reader.Matrix("model.embed_tokens.weight", V, D));
+  weights.head = weights.embedding;
+  if (!config.tied_embeddings) {
+    MNEME_ASSIGN_OR_RETURN(weights.head, reader.Matrix("lm_head.weight", V, D));
+  }
+  MNEME_RETURN_IF_ERROR(reader.RefuseUnused());
+  reader.FillInfo(info);
+  info->decode_weight_bytes = body_bytes + static_cast<int64_t>(weights.head.size_bytes()) +
+                              static_cast<int64_t>(weights.embedding.row_bytes());
+  return weights;
+}
+
+}  // namespace mneme::engine::titans
