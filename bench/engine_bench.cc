@@ -1,7 +1,5 @@
 // Engine speed on one checkpoint beside the machine's limits: decode against memory bandwidth,
 // prefill against the int8 peak, for each number of threads.
-#include <algorithm>
-#include <chrono>
 #include <cstdio>
 #include <iostream>
 #include <memory>
@@ -9,9 +7,9 @@
 #include <vector>
 
 #include "CLI/CLI.hpp"
+#include "bench/engine_timing.h"
 #include "bench/roofline.h"
 #include "engine/engine.h"
-#include "engine/sampler/sampler.h"
 #include "nlohmann/json.hpp"
 
 namespace mneme::engine {
@@ -28,53 +26,11 @@ struct Flags {
   bool json = false;
 };
 
-double Seconds(std::chrono::steady_clock::time_point since) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - since).count();
-}
-
-double Median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  const size_t n = values.size();
-  return n % 2 == 1 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
-}
-
 struct Row {
   int threads = 0;
   double decode_tokens_s = 0, decode_gb_s = 0, dram_gb_s = 0;
   double prefill_tokens_s = 0, prefill_gop_s = 0, int8_gop_s = 0;
 };
-
-// From an empty context: one prompt token, then greedy tokens one by one.
-absl::StatusOr<double> DecodeSeconds(Engine& engine, int64_t tokens) {
-  State state = engine.CreateState();
-  std::vector<float> logits(engine.info().vocab_size);
-  TokenId token = 1;
-  Sampler sampler({.temperature = 0});
-  std::chrono::steady_clock::time_point start;
-  for (int64_t i = 0; i <= tokens; ++i) {
-    const EngineSlice slice{
-        .state = &state, .tokens = {&token, 1}, .num_logits = 1, .logits = logits.data()};
-    if (absl::Status status = engine.Step({&slice, 1}); !status.ok()) return status;
-    token = sampler.Sample(logits, {}, i);
-    if (i == 0) start = std::chrono::steady_clock::now();  // the prompt token is not counted
-  }
-  return Seconds(start);
-}
-
-// Into an empty context, logits of the last token only, as a turn's input is read.
-absl::StatusOr<double> PrefillSeconds(Engine& engine, int64_t tokens) {
-  State state = engine.CreateState();
-  std::vector<float> logits(engine.info().vocab_size);
-  std::vector<TokenId> input(tokens);
-  for (int64_t i = 0; i < tokens; ++i) {
-    input[i] = static_cast<TokenId>((i * 7919) % engine.info().vocab_size);
-  }
-  const EngineSlice slice{
-      .state = &state, .tokens = input, .num_logits = 1, .logits = logits.data()};
-  const auto start = std::chrono::steady_clock::now();
-  if (absl::Status status = engine.Step({&slice, 1}); !status.ok()) return status;
-  return Seconds(start);
-}
 
 absl::StatusOr<Row> Measure(const Flags& flags, int threads, ArchInfo* info, std::string* id) {
   EngineOptions options = flags.engine;
@@ -89,9 +45,9 @@ absl::StatusOr<Row> Measure(const Flags& flags, int threads, ArchInfo* info, std
   std::vector<double> decode, prefill, dram, int8;
   for (int i = 0; i <= flags.repeats; ++i) {
     const bool warm_up = i == 0;
-    absl::StatusOr<double> decode_s = DecodeSeconds(**engine, flags.decode_tokens);
+    absl::StatusOr<double> decode_s = bench::DecodeSeconds(**engine, flags.decode_tokens);
     if (!decode_s.ok()) return decode_s.status();
-    absl::StatusOr<double> prefill_s = PrefillSeconds(**engine, flags.prefill_tokens);
+    absl::StatusOr<double> prefill_s = bench::PrefillSeconds(**engine, flags.prefill_tokens);
     if (!prefill_s.ok()) return prefill_s.status();
     if (warm_up) continue;
     decode.push_back(flags.decode_tokens / *decode_s);
@@ -100,12 +56,12 @@ absl::StatusOr<Row> Measure(const Flags& flags, int threads, ArchInfo* info, std
     dram.push_back(limits.dram_read_gbps);
     int8.push_back(limits.int8_gops);
   }
-  row.decode_tokens_s = Median(decode);
+  row.decode_tokens_s = bench::Median(decode);
   row.decode_gb_s = row.decode_tokens_s * info->decode_weight_bytes / 1e9;
-  row.dram_gb_s = Median(dram);
-  row.prefill_tokens_s = Median(prefill);
+  row.dram_gb_s = bench::Median(dram);
+  row.prefill_tokens_s = bench::Median(prefill);
   row.prefill_gop_s = row.prefill_tokens_s * 2 * info->layer_matrix_parameters / 1e9;
-  row.int8_gop_s = Median(int8);
+  row.int8_gop_s = bench::Median(int8);
   return row;
 }
 

@@ -194,12 +194,15 @@ uint64_t SumPortable(const std::byte* p, size_t size) {
 
 }  // namespace
 
-double MeasureDramReadGbps(int threads, size_t buffer_bytes, int repeats) {
+double MeasureReadGbps(int threads, size_t buffer_bytes, int repeats) {
   engine::AlignedBuffer buffer(buffer_bytes);
   // A pattern, so that no page is the shared page of zeros.
   auto* words = buffer.as<uint64_t>();
   for (size_t i = 0; i < buffer_bytes / 8; i += 64) words[i] = i;
-  const size_t share = buffer_bytes / threads / 4096 * 4096;
+  const size_t share = buffer_bytes / threads / 256 * 256;
+  // Long enough that starting the threads does not count.
+  constexpr size_t kLeastBytes = size_t{256} << 20;
+  const size_t passes = share == 0 ? 0 : std::max<size_t>(1, kLeastBytes / (share * threads));
   auto sum = SumPortable;
 #if defined(__x86_64__)
   if (__builtin_cpu_supports("avx2")) sum = SumAvx2;
@@ -207,18 +210,33 @@ double MeasureDramReadGbps(int threads, size_t buffer_bytes, int repeats) {
   double best = 0;
   for (int repeat = 0; repeat < repeats; ++repeat) {
     std::atomic<uint64_t> total{0};
-    const double seconds =
-        Timed(threads, [&](int i) { total += sum(buffer.data() + i * share, share); });
+    const double seconds = Timed(threads, [&](int i) {
+      for (size_t pass = 0; pass < passes; ++pass) total += sum(buffer.data() + i * share, share);
+    });
     sink = total.load();
-    best = std::max(best, static_cast<double>(share * threads) / seconds / 1e9);
+    best = std::max(best, static_cast<double>(passes * share * threads) / seconds / 1e9);
   }
+  return best;
+}
+
+double MeasureF32Gflops(int threads) {
+  double best = 0;
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+    best = BestGops(threads, F32Fma, 10 * 8 * 2);
+  }
+  if (__builtin_cpu_supports("avx512f")) {
+    best = std::max(best, BestGops(threads, F32Fma512, 10 * 16 * 2));
+  }
+#endif
   return best;
 }
 
 Roofline MeasureRoofline(int threads, size_t buffer_bytes, int repeats) {
   Roofline roofline;
   roofline.threads = threads;
-  roofline.dram_read_gbps = MeasureDramReadGbps(threads, buffer_bytes, repeats);
+  roofline.dram_read_gbps = MeasureReadGbps(threads, buffer_bytes, repeats);
+  roofline.f32_gflops = MeasureF32Gflops(threads);
 #if defined(__x86_64__)
   const auto consider = [&](void (*work)(int64_t), double ops, const char* method) {
     const double gops = BestGops(threads, work, ops);
@@ -226,13 +244,11 @@ Roofline MeasureRoofline(int threads, size_t buffer_bytes, int repeats) {
     roofline.int8_gops = gops;
     roofline.int8_method = method;
   };
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
-    roofline.f32_gflops = BestGops(threads, F32Fma, 10 * 8 * 2);
+  if (__builtin_cpu_supports("avx2")) {
     consider(Int8MaddMadd, 10 * 32 * 2, "vpmaddubsw+vpmaddwd+vpaddd");
     consider(Int8MaddAdd, 10 * 32 * 2, "vpmaddubsw+vpaddw");
   }
   if (__builtin_cpu_supports("avx512vnni")) {
-    roofline.f32_gflops = std::max(roofline.f32_gflops, BestGops(threads, F32Fma512, 10 * 16 * 2));
     consider(Int8Vnni512, 10 * 64 * 2, "vpdpbusd (512 bit)");
   }
 #endif

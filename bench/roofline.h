@@ -20,7 +20,11 @@ struct Roofline {
 // the best of `repeats` passes; then the arithmetic peaks, register-resident. About a second.
 Roofline MeasureRoofline(int threads, size_t buffer_bytes = size_t{384} << 20, int repeats = 5);
 
-// The bandwidth alone.
-double MeasureDramReadGbps(int threads, size_t buffer_bytes = size_t{384} << 20, int repeats = 5);
+// The bandwidth alone, from whichever cache or memory holds `buffer_bytes`; small buffers are read
+// many times over in one measurement.
+double MeasureReadGbps(int threads, size_t buffer_bytes = size_t{384} << 20, int repeats = 5);
+
+// The peak of fused multiply-adds in f32 alone, GFLOP/s.
+double MeasureF32Gflops(int threads);
 
 }  // namespace mneme::bench
