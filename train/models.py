@@ -1,0 +1,27 @@
+"""Architectures by the name that --arch takes. A preset is what its `new` is called with; `--set` overrides."""
+
+import importlib
+
+PRESETS = {
+    "infini": ("infini.model", {}),
+    "infini-delta": ("infini.model", {"delta": True}),
+    "titans": ("titans.model", {"variant": "mag"}),
+    "titans-mac": ("titans.model", {"variant": "mac"}),
+    "titans-mal": ("titans.model", {"variant": "mal"}),
+    "titans-lmm": ("titans.model", {"variant": "lmm"}),
+    "rwkv7": ("rwkv.model", {}),
+    "window": ("window.model", {}),
+}
+
+OF_CONFIG = {"infini": "infini.model", "titans": "titans.model", "rwkv7": "rwkv.model", "llama": "window.model"}
+
+
+def new(arch, generator, **options):
+    module, preset = PRESETS[arch]
+    module = importlib.import_module(module)
+    return module.Model(*module.new(generator, **{**preset, **options}))
+
+
+def of(config, weights, **options):
+    """The trainable model of a checkpoint that was read."""
+    return importlib.import_module(OF_CONFIG[config["model_type"]]).Model(config, weights, **options)
