@@ -27,6 +27,7 @@ from trainable import detached, selected  # noqa: E402
 
 LOG_EVERY = 20  # steps per row of metrics.csv
 POOL = 16  # sequences of filler whose states other sequences start from
+TORCH_DTYPE = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
 def arguments(argv):
@@ -273,7 +274,7 @@ class Trainer:
                     "step": self.step, "seconds": self.seconds, "tokens_read": self.tokens_read, "skipped": self.skipped,
                     "pool": self.pool, "rows": self.rows, "config": self.model.config}, path + ".new")
         os.replace(path + ".new", path)
-        write_folder(self.args.out, {**self.model.config, "torch_dtype": self.args.export.lower()}, self.model.w, self.args.export)
+        write_folder(self.args.out, {**self.model.config, "torch_dtype": TORCH_DTYPE[self.args.export]}, self.model.w, self.args.export)
 
     def load(self):
         kept = torch.load(os.path.join(self.args.out, "training.pt"))

@@ -176,8 +176,8 @@ def wkv7(S, r, log_d, k, v, a, b):
     G = u_of_S.transpose(-1, -2) @ into + torch.diag_embed(P[..., -1, :])
     added = u_fixed.transpose(-1, -2) @ into + v.transpose(-1, -2) @ (k * rest)
     states = []
-    for i in range(n):
+    for G_i, added_i in zip(G.unbind(1), added.unbind(1)):  # slices would each cost a gradient of full size
         states.append(S)
-        S = S @ G[:, i] + added[:, i]
+        S = S @ G_i + added_i
     y = read @ torch.stack(states, 1).transpose(-1, -2) + fixed
     return y.permute(0, 1, 3, 2, 4).reshape(B, n * CHUNK, H, N)[:, :T], S

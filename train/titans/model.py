@@ -315,14 +315,16 @@ class Model(Trainable):
         if chunks:
             shape = (B, self.H, chunks, b)
             every = commit_coefficients(eta[..., :self.until].reshape(shape), alpha[..., :self.until].reshape(shape))
+            every = list(zip(*(x.unbind(2) for x in every)))
+        # Pieces from one split: slices would each cost a gradient of full size.
+        pieces = [x.split(b, 2) for x in (q, k, v, theta)]
         for c in range(chunks):
-            rows = slice(c * b, c * b + b)
-            read, factors = memory.read_and_gradient(weights, q[:, :, rows], k[:, :, rows], v[:, :, rows])
+            q_c, k_c, v_c, theta_c = (piece[c] for piece in pieces)
+            read, factors = memory.read_and_gradient(weights, q_c, k_c, v_c)
             reads.append(read)
-            coefficients = [x[:, :, c] for x in every]
-            weights, momentum = self.commit(i, weights, momentum, factors, theta[..., rows], coefficients)
+            weights, momentum = self.commit(i, weights, momentum, factors, theta_c, every[c])
         if self.until < T:
-            reads.append(memory.read(weights, q[:, :, self.until:]))
+            reads.append(memory.read(weights, pieces[0][chunks]))
         self.store(out, i, weights, momentum)
         return self.memory_output(p, "", self.flat(torch.cat(reads, 2)), x)
 
