@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Recall of a PyTorch model on long contexts: state carried from window to window, no gradients, many sequences
 at a time. Steers training; the figures that are published come from the server.
 
