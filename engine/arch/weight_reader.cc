@@ -30,11 +30,26 @@ absl::StatusOr<Weight> WeightReader::Matrix(const std::string& name, int64_t row
 absl::StatusOr<OwnedMatrix> WeightReader::Transposed(const std::string& name, int64_t rows,
                                                      int64_t columns) {
   MNEME_ASSIGN_OR_RETURN(const std::vector<float> stored, Floats(name, {{columns, rows}}));
+  return Transpose(stored.data(), rows, columns);
+}
+
+absl::StatusOr<std::vector<OwnedMatrix>> WeightReader::TransposedStack(const std::string& name,
+                                                                       int64_t count, int64_t rows,
+                                                                       int64_t columns) {
+  MNEME_ASSIGN_OR_RETURN(const std::vector<float> stored, Floats(name, {{count, columns, rows}}));
+  std::vector<OwnedMatrix> matrices;
+  for (int64_t i = 0; i < count; ++i) {
+    matrices.push_back(Transpose(stored.data() + i * columns * rows, rows, columns));
+  }
+  return matrices;
+}
+
+OwnedMatrix WeightReader::Transpose(const float* stored, int64_t rows, int64_t columns) {
   // Counted as a matrix, which is how it is used.
   bytes_ -= rows * columns * static_cast<int64_t>(sizeof(float));
   parameters_ -= rows * columns;
   OwnedMatrix matrix;
-  matrix.values.resize(stored.size());
+  matrix.values.resize(rows * columns);
   for (int64_t r = 0; r < rows; ++r) {
     for (int64_t c = 0; c < columns; ++c) {
       matrix.values[r * columns + c] = stored[c * rows + r];

@@ -29,6 +29,8 @@ class WeightReader {
   WeightReader(const Checkpoint& checkpoint, std::string_view architecture)
       : checkpoint_(checkpoint), architecture_(architecture) {}
 
+  // The file or folder, for messages.
+  const std::string& path() const { return checkpoint_.path(); }
   bool Has(std::string_view name) const { return checkpoint_.tensors().contains(name); }
   // The tensor's shape; NOT_FOUND if it is missing, with `expected` ("[R, 36]") in the message.
   absl::StatusOr<std::vector<int64_t>> Shape(const std::string& name, std::string_view expected);
@@ -37,6 +39,9 @@ class WeightReader {
   absl::StatusOr<Weight> Matrix(const std::string& name, int64_t rows, int64_t columns);
   // A matrix stored as [columns, rows], used as [rows, columns]. Float types only.
   absl::StatusOr<OwnedMatrix> Transposed(const std::string& name, int64_t rows, int64_t columns);
+  // `count` such matrices stored as one tensor [count, columns, rows].
+  absl::StatusOr<std::vector<OwnedMatrix>> TransposedStack(const std::string& name, int64_t count,
+                                                           int64_t rows, int64_t columns);
   // A float tensor of one of `shapes`, as f32; all values finite. The message names the first one.
   absl::StatusOr<std::vector<float>> Floats(const std::string& name,
                                             std::vector<std::vector<int64_t>> shapes);
@@ -58,6 +63,8 @@ class WeightReader {
 
  private:
   void CountMatrix(const Weight& weight);
+  // From `stored` [columns, rows], which Floats has counted.
+  OwnedMatrix Transpose(const float* stored, int64_t rows, int64_t columns);
 
   const Checkpoint& checkpoint_;
   const std::string architecture_;

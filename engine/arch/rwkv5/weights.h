@@ -1,0 +1,32 @@
+// Weights of RWKV-5 and the readers that fill them, one for each layout of files
+// (docs/checkpoint_format.md).
+#pragma once
+
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "engine/arch/rwkv_weights.h"
+
+namespace mneme::engine::rwkv5 {
+
+// A layer's time mixing. Shares (mu) are those of the previous token. Version 5.1 has one decay and
+// one bonus a head, which stand here for each of its channels.
+struct TimeMix {
+  std::vector<float> mu_r, mu_k, mu_v, mu_g;  // [C]
+  std::vector<float> decay;                   // [C], the factor itself, in [0, 1]
+  std::vector<float> bonus;                   // [C]
+  Weight r, k, v, output;                     // [C, C]
+  Weight gate;                                // [C, C]; no rows: version 5.1 without a gate
+  rwkv::Norm group_norm;
+};
+
+// Matrices point into the checkpoint's mapping, which must outlive them.
+struct Weights {
+  rwkv::Model model;
+  std::vector<TimeMix> time_mix;  // one per layer
+};
+
+// The layout of the Hugging Face `RWKV/*` checkpoints. Failures name the key or tensor.
+absl::StatusOr<Weights> LoadHf(const Checkpoint& checkpoint);
+
+}  // namespace mneme::engine::rwkv5

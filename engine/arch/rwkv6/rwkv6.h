@@ -1,0 +1,37 @@
+// RWKV-6 "Finch" (Peng et al. 2024, arXiv:2404.05892): a recurrent network whose memory is a matrix
+// per head, with blends of neighbouring tokens and decays that depend on the data.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "engine/arch/rwkv6/weights.h"
+#include "engine/arch/rwkv_arch.h"
+
+namespace mneme::engine::rwkv6 {
+
+class Rwkv6 final : public rwkv::RwkvArch {
+ public:
+  // The checkpoint is kept alive for the weights that point into it.
+  Rwkv6(std::shared_ptr<const Checkpoint> checkpoint, Weights weights);
+
+ private:
+  std::vector<StepBuffers::Part> TimeMixArrays(int64_t T) override;
+  void TimeMix(Exec& exec, const Pass& pass, int64_t layer) override;
+
+  std::vector<rwkv6::TimeMix> layers_;
+  int64_t max_mix_rows_ = 0;    // 5 R, the largest of all layers
+  int64_t max_decay_rank_ = 0;  // the largest of all layers
+  // Of one pass, [T, C]:
+  float* r_ = nullptr;
+  float* k_ = nullptr;
+  float* v_ = nullptr;
+  float* gate_ = nullptr;
+  float* decay_ = nullptr;
+  float* share_ = nullptr;  // the data-dependent part of one mix
+  float* y_ = nullptr;
+  float* mix_low_ = nullptr;    // [T, max_mix_rows_]
+  float* decay_low_ = nullptr;  // [T, max_decay_rank_]
+};
+
+}  // namespace mneme::engine::rwkv6
