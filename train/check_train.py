@@ -27,12 +27,10 @@ SEED = 20240611
 def reference_of(path):
     config, _ = read_folder(path)
     kind = config["model_type"]
-    if kind == "llama":
-        from llama import reference as llama
-
-        model = llama.load(path)
+    if kind in ("llama", "pangu_pi"):
+        model = __import__(kind + ".reference", fromlist=["load"]).load(path)
         return lambda tokens: model.head(model.hidden(tokens, sinks=0, recents=config["max_position_embeddings"]))
-    module = {"infini": "infini.reference", "titans": "titans.reference", "rwkv7": "rwkv.reference"}[kind]
+    module = {"infini": "infini.reference", "titans": "titans.reference", "rwkv7": "rwkv.reference", "fam": "fam.reference"}[kind]
     model = __import__(module, fromlist=["load"]).load(path)
     return lambda tokens: model.forward(model.initial_state(), tokens)
 
@@ -70,7 +68,7 @@ def check_forms():
         if config["model_type"] not in models.OF_CONFIG or config.get("read_mode") == "token":
             continue
         with tempfile.TemporaryDirectory() as folder:
-            if config["model_type"] == "llama":
+            if config["model_type"] in ("llama", "pangu_pi"):
                 config.update(max_position_embeddings=13)
             write_folder(folder, config, weights)
             print(f"  {name}: {compare(folder, name, 75):.1e} in f32")
@@ -78,7 +76,9 @@ def check_forms():
 
 def check_new_models():
     """What `new` makes is what the reference and the trainable model both read, and a training step moves every weight."""
-    small = {"infini.model": dict(d=24, L=2, H=2, dk=8, F=40, N=8), "window.model": dict(d=24, L=2, H=2, dk=8, F=40, W=8),
+    blocks = dict(d=24, L=2, H=2, dk=8, F=40)
+    small = {"infini.model": dict(**blocks, N=8), "window.model": dict(**blocks, W=8), "pangu_pi.model": dict(**blocks, W=8),
+             "fam.model": dict(**blocks, N=8),
              "titans.model": dict(d=24, L=2, H=2, e=8, h=12, b=8), "rwkv.model": dict(C=24, S=8, L=2, F=40)}
     for arch, (module, _) in models.PRESETS.items():
         generator = np.random.default_rng(SEED)

@@ -10,10 +10,14 @@ PRESETS = {
     "titans-mal": ("titans.model", {"variant": "mal"}),
     "titans-lmm": ("titans.model", {"variant": "lmm"}),
     "rwkv7": ("rwkv.model", {}),
+    "fam": ("fam.model", {}),
+    "bswa": ("fam.model", {"f": 0, "m": 1}),
+    "pangu_pi": ("pangu_pi.model", {}),
     "window": ("window.model", {}),
 }
 
-OF_CONFIG = {"infini": "infini.model", "titans": "titans.model", "rwkv7": "rwkv.model", "llama": "window.model"}
+OF_CONFIG = {"infini": "infini.model", "titans": "titans.model", "rwkv7": "rwkv.model", "fam": "fam.model",
+             "pangu_pi": "pangu_pi.model", "llama": "window.model"}
 
 
 def new(arch, generator, **options):

@@ -26,6 +26,7 @@ from tasks import fillers as all_fillers  # noqa: E402
 from trainable import detached, selected  # noqa: E402
 
 LOG_EVERY = 20  # steps per row of metrics.csv
+BOUNDARY = 24  # tokens before the end of a sequence
 POOL = 16  # sequences of filler whose states other sequences start from
 TORCH_DTYPE = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
@@ -58,6 +59,8 @@ def arguments(argv):
     p.add_argument("--gate-cost", type=float, default=0.0, help="price of an open write or forget gate")
     p.add_argument("--dilution", type=float, default=1.0, help="largest factor R on filler")
     p.add_argument("--dilution-share", type=float, default=0.5, help="share of samples that are diluted")
+    p.add_argument("--boundary-share", type=float, default=0.0,
+                   help="share of steps whose sequences end just after a multiple of the state's unit (a segment)")
     p.add_argument("--carry", type=float, default=0.0, help="probability of starting from another sequence's state")
     p.add_argument("--eval-every", type=int, default=500)
     p.add_argument("--eval-lengths", default="512,2048,8192")
@@ -145,6 +148,10 @@ class Trainer:
         shortest = min(self.task.shortest, length)
         # Any length: question and needle meet every phase of a segment.
         T = length if self.rng.random() < 0.3 else int(self.rng.integers(max(shortest, length // 2), length + 1))
+        if self.rng.random() < self.args.boundary_share:
+            # A state boundary inside the question or the answer: rare by chance, and hard where attention ends with it.
+            cut = T - T % self.model.align + int(self.rng.integers(min(BOUNDARY, self.model.align)))
+            T = cut if shortest <= cut <= length else T
         return self.task.batch(self.rng, max(1, round(self.args.tokens / T)), T)
 
     def dilution(self, batch):

@@ -46,6 +46,10 @@ class Model(Trainable):
                 state[f"{f}_{i}"] = torch.zeros(B, self.W - 1, self.Hk, self.dk, dtype=self.dtype)
         return state
 
+    def beside_attention(self, p, x, a):
+        """What a descendant adds: x the residual, a its norm."""
+        return 0.0
+
     def forward(self, tokens, state, dilution=None):
         B, T = tokens.shape
         out = {"position": state["position"] + T}
@@ -57,6 +61,6 @@ class Model(Trainable):
             q, k, v = (self.linear(a, p + f"self_attn.{f}_proj.weight").view(B, T, -1, self.dk) for f in "qkv")
             y = window_attention(q, k, v, state[f"k_{i}"], state[f"v_{i}"], seen, self.W, self.theta, "half")
             out[f"k_{i}"], out[f"v_{i}"] = kept(k, state[f"k_{i}"], T), kept(v, state[f"v_{i}"], T)
-            x = x + self.linear(y.flatten(2), p + "self_attn.o_proj.weight")
+            x = x + self.linear(y.flatten(2), p + "self_attn.o_proj.weight") + self.beside_attention(p, x, a)
             x = x + self.swiglu(self.rms(x, p + "post_attention_layernorm.weight"), p)
         return self.logits(x), out
