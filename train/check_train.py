@@ -30,7 +30,7 @@ def reference_of(path):
     if kind in ("llama", "pangu_pi"):
         model = __import__(kind + ".reference", fromlist=["load"]).load(path)
         return lambda tokens: model.head(model.hidden(tokens, sinks=0, recents=config["max_position_embeddings"]))
-    module = {"infini": "infini.reference", "titans": "titans.reference", "rwkv7": "rwkv.reference", "fam": "fam.reference"}[kind]
+    module = {"infini": "infini.reference", "titans": "titans.reference", "fam": "fam.reference"}.get(kind, "rwkv.reference")
     model = __import__(module, fromlist=["load"]).load(path)
     return lambda tokens: model.forward(model.initial_state(), tokens)
 
@@ -79,7 +79,8 @@ def check_new_models():
     blocks = dict(d=24, L=2, H=2, dk=8, F=40)
     small = {"infini.model": dict(**blocks, N=8), "window.model": dict(**blocks, W=8), "pangu_pi.model": dict(**blocks, W=8),
              "fam.model": dict(**blocks, N=8),
-             "titans.model": dict(d=24, L=2, H=2, e=8, h=12, b=8), "rwkv.model": dict(C=24, S=8, L=2, F=40)}
+             "titans.model": dict(d=24, L=2, H=2, e=8, h=12, b=8), "rwkv.model": dict(C=24, S=8, L=2, F=40),
+             "rwkv.model_4_to_6": dict(C=24, S=8, L=2, F=40)}
     for arch, (module, _) in models.PRESETS.items():
         generator = np.random.default_rng(SEED)
         model = models.new(arch, generator, **small[module])
@@ -95,7 +96,7 @@ def check_new_models():
         logits.square().mean().backward()
         for name, t in model.w.items():
             assert t.grad is not None and torch.isfinite(t.grad).all(), f"{arch}: {name}"
-            assert t.grad.abs().sum() > 0 or "v_lora" in name or "r_k" in name, f"{arch}: {name} does not learn"
+            assert t.grad.abs().sum() > 0 or "r_k" in name, f"{arch}: {name} does not learn"
         print(f"  {arch}: {error:.1e}, {model.parameters()} parameters")
 
 
