@@ -42,7 +42,12 @@ HWY_INLINE Vec Exp(F32 d, Vec x) {
   // 2^n in two steps, so that n = 128 overflows to infinity and not into the sign.
   const Vec power = hn::BitCast(d, hn::ShiftLeft<23>(hn::Add(n, hn::Set(di, 126))));
   const Vec y = hn::Mul(hn::Mul(p, hn::Set(d, 2.0f)), power);
-  return hn::IfThenElse(hn::Lt(x, hn::Set(d, -87.33654f)), hn::Zero(d), y);
+  const Vec e = hn::IfThenElse(hn::Lt(x, hn::Set(d, -87.33654f)), hn::Zero(d), y);
+#if HWY_TARGET == HWY_SCALAR
+  return hn::IfThenElse(hn::IsNaN(x), x, e);  // its Max drops a NaN on either side
+#else
+  return e;
+#endif
 }
 
 // NOLINTNEXTLINE(google-readability-namespace-comments)
