@@ -12,6 +12,7 @@
 #include "client/error.h"
 #include "client/options.h"
 #include "client/service_config.h"
+#include "client/text_fields.h"
 #include "mneme/v1/generation.grpc.pb.h"
 #include "mneme/v1/models.grpc.pb.h"
 #include "mneme/v1/sessions.grpc.pb.h"
@@ -56,6 +57,7 @@ absl::StatusOr<Response> Call(const CallOptions& call, absl::Duration default_ti
                               grpc::Status (Stub::*method)(grpc::ClientContext*, const Request&,
                                                            Response*),
                               const Request& request) {
+  if (absl::Status status = CheckTextFields(request); !status.ok()) return status;
   const std::string id = call.request_id.empty() ? NewRequestId() : call.request_id;
   const absl::Duration timeout = call.timeout.value_or(default_timeout);
   const absl::Time deadline = absl::Now() + timeout;

@@ -175,6 +175,7 @@ absl::StatusOr<v1::ListSnapshotsResponse> Client::ListSnapshots(v1::ListSnapshot
 absl::StatusOr<GenerateStream> Client::Generate(v1::GenerateRequest request,
                                                 const CallOptions& call) const {
   if (auto s = ExpandTarget(options(), request); !s.ok()) return s;
+  if (auto s = CheckTextFields(request); !s.ok()) return s;
   return GenerateStream(channel_, std::move(request), call);
 }
 
@@ -225,6 +226,7 @@ absl::StatusOr<v1::ScoreResponse> Client::Score(v1::ScoreRequest request,
 absl::StatusOr<IngestWriter> Client::IngestSession(v1::IngestRequest::Start start,
                                                    const CallOptions& call) const {
   if (auto s = ExpandSession(options(), start.mutable_session()); !s.ok()) return s;
+  if (auto s = CheckTextFields(start); !s.ok()) return s;
   return IngestWriter(channel_, std::move(start), call);
 }
 

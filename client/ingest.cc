@@ -179,6 +179,7 @@ absl::StatusOr<v1::IngestProgress> RunIngest(std::shared_ptr<const Channel> chan
   start.set_expected_version(options.expected_version);
   start.set_commit_every_tokens(options.commit_every_tokens);
   start.set_parse_special_tokens(options.parse_special_tokens);
+  if (absl::Status status = CheckTextFields(start); !status.ok()) return status;
 
   Text text(in);
   v1::IngestProgress latest;

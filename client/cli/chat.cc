@@ -100,6 +100,10 @@ class Chat {
 
   std::string Id() const { return std::string(client::IdOf(session_.name())); }
 
+  static void PrintJson(const google::protobuf::Message& message) {
+    std::cout << Dump(ToJson(message)) << "\n" << std::flush;
+  }
+
   void Say(const std::string& text) const {
     if (!context_.json()) std::cerr << TerminalSafe(text) << "\n";
   }
@@ -190,7 +194,11 @@ class Chat {
     words >> command >> argument >> more;
     if (!more.empty()) return context_.FailUsage("too many words after " + command);
     if (command == "/help" || command == "/?") {
-      std::cerr << kHelp;
+      if (context_.json()) {
+        std::cout << Dump(Json{{"help", kHelp}}) << "\n" << std::flush;
+      } else {
+        std::cerr << kHelp;
+      }
       return kOk;
     }
     if (command == "/info") return Info();
@@ -200,26 +208,31 @@ class Chat {
     if (command == "/fork") return Fork(argument);
     if (command == "/save") {
       if (!argument.empty()) return Fork(argument);
+      if (context_.json()) return Info();
       Say(absl::StrCat("Saved already: every answer is on disk before it is reported (version ",
                        session_.version(), "). To keep this point under a name: /save NAME"));
       return kOk;
     }
     if (command == "/switch") {
       if (argument.empty()) return context_.FailUsage("/switch needs a session: /switch NAME");
-      auto s = Enter(argument, false);
-      return s.ok() ? kOk : context_.Fail(s);
+      return Go(argument, false);
     }
     if (command == "/new") {
-      auto s = Enter(argument.empty() ? FreshName() : argument, true);
-      return s.ok() ? kOk : context_.Fail(s);
+      return Go(argument.empty() ? FreshName() : argument, true);
     }
     return context_.FailUsage(command + " is not known; /help lists what is");
+  }
+
+  int Go(const std::string& name, bool must_be_new) {
+    if (auto s = Enter(name, must_be_new); !s.ok()) return context_.Fail(s);
+    if (context_.json()) PrintJson(session_);
+    return kOk;
   }
 
   int Info() {
     Refresh();
     if (context_.json()) {
-      std::cout << Dump(ToJson(session_)) << "\n" << std::flush;
+      PrintJson(session_);
       return kOk;
     }
     Say(absl::StrCat("session   ", session_.name(), "\nmodel     ", session_.model(),
@@ -244,7 +257,7 @@ class Chat {
     if (!snapshots.ok()) return context_.Fail(snapshots.status());
     for (const auto& s : *snapshots) {
       if (context_.json()) {
-        std::cout << Dump(ToJson(s)) << "\n" << std::flush;
+        PrintJson(s);
       } else {
         Say(absl::StrCat("  ", std::string(client::IdOf(s.name())), "  position ",
                          s.position_tokens(), ", version ", s.version(), ", ", Age(s.create_time()),
@@ -260,6 +273,7 @@ class Chat {
     auto response = client_.RewindSession(request);
     if (!response.ok()) return context_.Fail(response.status());
     session_ = response->session();
+    if (context_.json()) PrintJson(*response);
     while (!points_.empty() && points_.back().position >= session_.position_tokens()) {
       points_.pop_back();
     }
@@ -334,7 +348,7 @@ class Chat {
     auto response = client_.ForkSession(request);
     if (!response.ok()) return context_.Fail(response.status());
     if (context_.json()) {
-      std::cout << Dump(ToJson(*response)) << "\n" << std::flush;
+      PrintJson(*response);
       return kOk;
     }
     Say(absl::StrCat("Forked as ", child, " at position ",

@@ -45,6 +45,15 @@ std::string Hint(const client::Error& error, const std::string& server) {
 
 }  // namespace
 
+void SayError(bool json, const char* code, const std::string& message) {
+  if (json) {
+    std::cerr << Dump(Json{{"error", {{"code", code}, {"reason", ""}, {"message", message}}}})
+              << "\n";
+  } else {
+    std::cerr << "mneme: " << TerminalSafe(message) << "\n";
+  }
+}
+
 int ExitCodeOf(const absl::Status& status) {
   switch (status.code()) {
     case absl::StatusCode::kOk:
@@ -116,8 +125,13 @@ int Context::Fail(const absl::Status& status) const {
 }
 
 int Context::FailUsage(const std::string& message) const {
-  std::cerr << "mneme: " << message << "\n";
+  SayError(json(), "USAGE", message);
   return kUsage;
+}
+
+int Context::FailHere(const std::string& message) const {
+  SayError(json(), "LOCAL", message);
+  return kFailed;
 }
 
 void OnRun(CLI::App* command, Context& context, std::function<int(client::Client&)> body) {

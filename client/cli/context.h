@@ -24,6 +24,9 @@ enum ExitCode {
 };
 int ExitCodeOf(const absl::Status& status);
 
+// An error that no server sent; `code` as in --json.
+void SayError(bool json, const char* code, const std::string& message);
+
 struct Context {
   std::string server = "127.0.0.1:7447";
   std::string tenant = "default";
@@ -41,6 +44,8 @@ struct Context {
   // Says on stderr what went wrong and what to do, and returns the exit code.
   int Fail(const absl::Status& status) const;
   int FailUsage(const std::string& message) const;
+  // Not the server's fault: a file of the caller's.
+  int FailHere(const std::string& message) const;
 };
 
 // Makes `command` run `body` with a connected client; its result is the exit code.

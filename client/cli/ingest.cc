@@ -66,15 +66,10 @@ int Run(client::Client& client, const Context& context, Flags flags) {
   if (!pipe) {
     std::error_code error;
     if (!std::filesystem::is_regular_file(flags.file, error)) {
-      std::cerr << "mneme: " << flags.file
-                << " is not a file that can be read (use '-' for stdin)\n";
-      return kFailed;
+      return context.FailHere(flags.file + " is not a file that can be read (use '-' for stdin)");
     }
     file.open(flags.file, std::ios::binary);
-    if (!file) {
-      std::cerr << "mneme: cannot open " << flags.file << "\n";
-      return kFailed;
-    }
+    if (!file) return context.FailHere("cannot open " + flags.file);
     total = static_cast<int64_t>(std::filesystem::file_size(flags.file, error));
     if (flags.ingest_id.empty() && !flags.again) {
       auto id = IdOfContent(*session, flags.file);

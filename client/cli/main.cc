@@ -1,7 +1,10 @@
 // mneme: the command-line tool. One file per subcommand; this one has the global flags.
+#include <algorithm>
 #include <clocale>
 #include <cstdio>
 #include <iostream>
+#include <string>
+#include <vector>
 
 #include "client/cli/context.h"
 
@@ -58,12 +61,22 @@ Exit codes:
   1  failed                   5  server unavailable, overloaded, or deadline passed
   2  wrong usage              6  refused: invalid argument or not possible in this state
   3  not found                130  interrupted (Ctrl-C)
-Errors go to stderr, with --json as {"error": {"code", "reason", "message", "fields", ...}}.
+Errors go to stderr, with --json as {"error": {"code", "reason", "message", "fields", ...}}; the code
+is the server's, or USAGE (exit code 2) or LOCAL (1) if none was asked.
 Text shown on a terminal has no control characters; a pipe or a file gets the exact bytes.)");
 
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {
+    // Help and version are "errors" too. The flags may not have been read when the wrong one came.
+    const std::vector<std::string> args(argv + 1, argv + argc);
+    const auto asked = [&](const char* flag) {
+      return std::find(args.begin(), args.end(), flag) != args.end();
+    };
+    if (e.get_exit_code() != 0 && (asked("--json") || asked("json") || asked("--output=json"))) {
+      mneme::cli::SayError(/*json=*/true, "USAGE", e.what());
+      return mneme::cli::kUsage;
+    }
     return app.exit(e) == 0 ? mneme::cli::kOk : mneme::cli::kUsage;
   }
   std::cout.flush();

@@ -77,6 +77,8 @@ void AddModels(CLI::App& app, Context& context) {
   auto* get = command->add_subcommand("get", "Everything about one");
   auto name = std::make_shared<std::string>();
   get->add_option("MODEL", *name, "Name, with or without models/")->required();
+  list->footer("\nExample:\n  mneme models list --json | jq -r '.models[].name'");
+  get->footer("\nExample:\n  mneme models get smollm2");
   // After the subcommands, because CLI11 lets later ones inherit it.
   command->footer(R"(
 STATE is what one session occupies, however much it has read. CONTEXT is how far back a token can

@@ -314,6 +314,10 @@ void AddSessions(CLI::App& app, Context& context) {
                    "Terms joined by AND: state = ACTIVE, model = \"models/m\", labels.key = \"v\"");
   list->add_flag("--show-deleted", list_flags->show_deleted, "Also those that can be undeleted");
   list->add_option("--limit", list_flags->limit, "At most so many; default all");
+  list->footer(
+      "\nExamples:\n  mneme sessions list --filter 'state = ACTIVE AND labels.project = "
+      "\"atlas\"'\n"
+      "  mneme sessions list --show-deleted --json | jq -r '.sessions[].name'");
   OnRun(list, context, [&context, list_flags](auto& c) { return List(c, context, *list_flags); });
 
   auto* get = command->add_subcommand("get", "Show one session");
@@ -344,6 +348,8 @@ void AddSessions(CLI::App& app, Context& context) {
       ->take_all();
   update->add_option("--etag", update_flags->etag, "Only if the session still has this etag");
   update_flags->AddTo(*update);
+  update->footer(
+      "\nExample:\n  mneme sessions update diary --label project=atlas --unlabel draft --ttl 7d");
   OnRun(update, context,
         [&context, update_flags](auto& c) { return Update(c, context, *update_flags); });
 
@@ -381,12 +387,14 @@ void AddSessions(CLI::App& app, Context& context) {
   remove->add_option("SESSION", delete_flags->names)->required();
   remove->add_flag("--force", delete_flags->force, "Cancel a running turn first");
   remove->add_option("--etag", delete_flags->etag, "Only if the session still has this etag");
+  remove->footer("\nExample:\n  mneme sessions delete diary-a diary-b --force");
   OnRun(remove, context,
         [&context, delete_flags](auto& c) { return Delete(c, context, *delete_flags); });
 
   auto* undelete = command->add_subcommand("undelete", "Bring a deleted session back");
   auto undelete_name = std::make_shared<std::string>();
   undelete->add_option("SESSION", *undelete_name)->required();
+  undelete->footer("\nExample:\n  mneme sessions undelete diary-a");
   OnRun(undelete, context, [&context, undelete_name](auto& c) {
     return PrintSession(context, c.UndeleteSession(*undelete_name));
   });
@@ -395,6 +403,9 @@ void AddSessions(CLI::App& app, Context& context) {
       command->add_subcommand("snapshots", "List a session's kept points, newest first");
   auto snapshots_name = std::make_shared<std::string>();
   snapshots->add_option("SESSION", *snapshots_name)->required();
+  snapshots->footer(
+      "\nExample:\n  mneme sessions snapshots diary\n"
+      "  mneme sessions fork diary@v12 from-there");
   OnRun(snapshots, context,
         [&context, snapshots_name](auto& c) { return Snapshots(c, context, *snapshots_name); });
   // Last, because CLI11 lets later subcommands inherit it.

@@ -1,0 +1,93 @@
+#include "client/text_fields.h"
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "absl/strings/cord.h"
+#include "absl/strings/str_cat.h"
+#include "google/rpc/error_details.pb.h"
+
+namespace mneme::client {
+namespace {
+
+using google::protobuf::FieldDescriptor;
+using google::protobuf::Message;
+
+// The offset of the first byte that is not UTF-8 (no surrogates, no overlong forms), or the size.
+size_t ValidBytes(std::string_view text) {
+  for (size_t i = 0; i < text.size();) {
+    const auto lead = static_cast<unsigned char>(text[i]);
+    const size_t length = lead < 0x80 ? 1 : lead >= 0xf0 ? 4 : lead >= 0xe0 ? 3 : 2;
+    if (lead >= 0x80 && (lead < 0xc2 || lead > 0xf4)) return i;
+    if (i + length > text.size()) return i;
+    for (size_t k = 1; k < length; ++k) {
+      if ((text[i + k] & 0xc0) != 0x80) return i;
+    }
+    const auto second = length > 1 ? static_cast<unsigned char>(text[i + 1]) : 0;
+    if ((lead == 0xe0 && second < 0xa0) || (lead == 0xed && second > 0x9f) ||
+        (lead == 0xf0 && second < 0x90) || (lead == 0xf4 && second > 0x8f)) {
+      return i;
+    }
+    i += length;
+  }
+  return text.size();
+}
+
+struct BadField {
+  std::string path;
+  size_t byte;
+};
+
+std::optional<BadField> FindBad(const Message& message, const std::string& prefix) {
+  const auto& reflection = *message.GetReflection();
+  std::vector<const FieldDescriptor*> fields;
+  reflection.ListFields(message, &fields);
+  for (const FieldDescriptor* field : fields) {
+    const bool repeated = field->is_repeated();
+    const int count = repeated ? reflection.FieldSize(message, field) : 1;
+    for (int i = 0; i < count; ++i) {
+      std::string path = prefix + field->name();
+      if (repeated) absl::StrAppend(&path, "[", i, "]");
+      if (field->cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE) {
+        const Message& inner = repeated ? reflection.GetRepeatedMessage(message, field, i)
+                                        : reflection.GetMessage(message, field);
+        if (auto bad = FindBad(inner, path + ".")) return bad;
+      } else if (field->type() == FieldDescriptor::TYPE_STRING) {
+        std::string scratch;
+        const std::string& text =
+            repeated ? reflection.GetRepeatedStringReference(message, field, i, &scratch)
+                     : reflection.GetStringReference(message, field, &scratch);
+        if (const size_t valid = ValidBytes(text); valid < text.size()) {
+          return BadField{std::move(path), valid};
+        }
+      } else {
+        break;  // numbers and bytes
+      }
+    }
+  }
+  return std::nullopt;
+}
+
+}  // namespace
+
+absl::Status CheckTextFields(const Message& request) {
+  const std::optional<BadField> bad = FindBad(request, "");
+  if (!bad) return absl::OkStatus();
+  const std::string expected = absl::StrCat("must be UTF-8; byte ", bad->byte, " is not");
+  absl::Status status = absl::InvalidArgumentError(absl::StrCat(bad->path, " ", expected));
+  google::rpc::ErrorInfo info;
+  info.set_reason("FIELD_INVALID");
+  info.set_domain("mneme");
+  google::rpc::BadRequest details;
+  details.add_field_violations()->set_field(bad->path);
+  details.mutable_field_violations(0)->set_description(expected);
+  status.SetPayload("type.googleapis.com/google.rpc.ErrorInfo",
+                    absl::Cord(info.SerializeAsString()));
+  status.SetPayload("type.googleapis.com/google.rpc.BadRequest",
+                    absl::Cord(details.SerializeAsString()));
+  return status;
+}
+
+}  // namespace mneme::client
