@@ -22,6 +22,7 @@ from tasks import fillers, passkey, text  # noqa: E402
 
 TINY = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "tests", "golden", "tiny")
 SEED = 20240611
+PRICED = ("titans", "titans-mac", "titans-mal", "titans-lmm", "rwkv7")
 
 
 def reference_of(path):
@@ -93,7 +94,11 @@ def check_new_models():
         dilution = torch.ones(2, 70)
         dilution[:, 20:44] = 50
         logits, _ = model.forward(tokens, model.initial_state(2), dilution)
-        logits.square().mean().backward()
+        filler = dilution > 1
+        cost = model.cost(filler)
+        assert cost.item() == 0 if arch not in PRICED else 0 < cost.item() < 30, cost
+        assert arch not in PRICED or abs(model.cost(torch.ones_like(filler)).item() - cost.item()) > 1e-6
+        (logits.square().mean() + 0.01 * cost).backward()
         for name, t in model.w.items():
             assert t.grad is not None and torch.isfinite(t.grad).all(), f"{arch}: {name}"
             assert t.grad.abs().sum() > 0 or "r_k" in name, f"{arch}: {name} does not learn"

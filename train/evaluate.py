@@ -66,6 +66,15 @@ def table(model, task_name, lengths, samples, trained=True, unseen=True, **optio
             yield label, length, recall(model, tasks.make(task_name, fillers=names), length, samples, **options)
 
 
+@torch.no_grad()
+def gates_on_filler(model, name, length=4096):
+    """What the gates do where there is nothing to remember: retention is about one over what is open."""
+    rng = np.random.default_rng(SEED)
+    tokens = torch.frombuffer(bytearray(fillers.fill(name, rng, length)), dtype=torch.uint8).long()
+    model.forward(tokens.view(4, -1), model.initial_state(4))
+    return model.statistics()
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint")
@@ -74,10 +83,15 @@ def main():
     parser.add_argument("--samples", type=int, default=32)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--fillers", help="comma-separated names instead of the two groups")
+    parser.add_argument("--gates", action="store_true", help="what the gates do on each filler, instead of recall")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     model = models.of(*read_folder(args.checkpoint))
+    if args.gates:
+        for name in fillers.TRAINED + fillers.UNSEEN:
+            print(f"{name:>16} " + " ".join(f"{k} {v:.2e}" for k, v in gates_on_filler(model, name).items()), flush=True)
+        return
     lengths = [int(n) for n in args.lengths.split(",")]
     if args.fillers:
         rows = ((name, n, recall(model, tasks.make(args.task, fillers=(name,)), n, args.samples, batch=args.batch))

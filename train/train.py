@@ -56,7 +56,7 @@ def arguments(argv):
     p.add_argument("--clip", type=float, default=1.0)
     p.add_argument("--rehearsal-weight", type=float, default=0.5)
     p.add_argument("--text-weight", type=float, default=0.1)
-    p.add_argument("--gate-cost", type=float, default=0.0, help="price of an open write or forget gate")
+    p.add_argument("--gate-cost", type=float, default=0.0, help="price of write and forget gates that are open on filler")
     p.add_argument("--dilution", type=float, default=1.0, help="largest factor R on filler")
     p.add_argument("--dilution-share", type=float, default=0.5, help="share of samples that are diluted")
     p.add_argument("--boundary-share", type=float, default=0.0,
@@ -111,6 +111,9 @@ def groups(model, args):
     """Matrices decay, gates learn faster, the rest does neither."""
     named = {"gate": [], "decay": [], "rest": []}
     for name, t in model.w.items():
+        if model.frozen(name):
+            t.requires_grad_(False)
+            continue
         named["gate" if model.is_gate(name) else "decay" if model.decays(name) else "rest"].append(t)
     return [{"params": named["decay"], "scale": 1.0, "weight_decay": args.weight_decay},
             {"params": named["rest"], "scale": 1.0, "weight_decay": 0.0},
@@ -208,11 +211,12 @@ class Trainer:
                                           None if dilution is None else dilution[:, rows])
             loss, answer_loss, hit, all_hit = self.losses(logits, batch, rows)
             if args.gate_cost:
-                loss = loss + args.gate_cost * model.cost() * (rows.stop - rows.start) / T
+                closed = model.cost(torch.from_numpy(batch.filler[:, rows]))
+                loss = loss + args.gate_cost * closed * (rows.stop - rows.start) / T
             loss.backward()
             state = detached(state)
             loss_sum, answer_sum, hits, exact = loss_sum + loss.item(), answer_sum + answer_loss, hits + hit, exact & all_hit
-        norm = torch.nn.utils.clip_grad_norm_(list(model.w.values()), args.clip).item()
+        norm = torch.nn.utils.clip_grad_norm_([t for t in model.w.values() if t.requires_grad], args.clip).item()
         if math.isfinite(loss_sum) and math.isfinite(norm):
             self.optimizer.step()
         else:  # neither the weights nor what is carried may keep it

@@ -44,8 +44,13 @@ class Trainable:
         t = self.w[name]
         return t.dim() == 2 and name.endswith(("proj.weight", "lm_head.weight")) and not self.is_gate(name)
 
-    def cost(self):
-        """Mean opening of the gates that write or forget in the last forward pass: what --gate-cost prices."""
+    def frozen(self, name):
+        """Stays what `new` made it."""
+        return False
+
+    def cost(self, filler):
+        """filler [B, T]: how far the gates that write or forget were open on it in the last forward pass, on a
+        logarithmic scale (every factor of ten on the way to closed is worth the same). What --gate-cost prices."""
         return torch.zeros(())
 
     def statistics(self):
@@ -114,6 +119,12 @@ def repeated_gate(s, dilution):
     if dilution is None:
         return s
     return -torch.expm1(dilution * torch.log1p(-s.clamp(max=1 - 1e-6)))
+
+
+def openness(gates, filler, smallest):
+    """Mean of log(1 + gate / smallest) over filler; gates [B, T, ...]."""
+    weight = filler.to(gates.dtype).view(*filler.shape, *[1] * (gates.dim() - 2)).expand_as(gates)
+    return (torch.log1p(gates / smallest) * weight).sum() / weight.sum().clamp(min=1)
 
 
 def window_attention(q, k, v, past_k, past_v, seen, W, theta, pairing, persistent=None):

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from trainable import Trainable, matrix, normal, repeated_gate
+from trainable import Trainable, matrix, normal, openness, repeated_gate
 
 CHUNK = 16
 
@@ -81,6 +81,14 @@ class Model(Trainable):
     def decays(self, name):
         return self.w[name].dim() == 2 and name.endswith(("proj.weight", "key.weight", "value.weight", "lm_head.weight"))
 
+    def frozen(self, name):
+        """k_a stays 1: then a closed rate gate closes the write as well, and a state can be held exactly."""
+        return name.endswith("attn.k_a")
+
+    def cost(self, filler):
+        """Of the second half of each layer's heads. The others may be as busy as local context needs."""
+        return sum(openness(x, filler, 1e-7) for x in self.opened) / len(self.opened)
+
     def statistics(self):
         return {name: value.item() for name, value in self.gates.items()}
 
@@ -99,7 +107,7 @@ class Model(Trainable):
         T = tokens.shape[1]
         out = {"position": state["position"] + T}
         x = self.norm(F.embedding(tokens, self.w["model.embeddings.weight"]), "model.layers.0.pre_norm")
-        v_first = None
+        v_first, self.opened = None, []
         for i in range(self.L):
             p = f"model.layers.{i}."
             z = self.norm(x, p + "attn_norm")
@@ -132,6 +140,7 @@ class Model(Trainable):
             v = v + (v_first - v) * torch.sigmoid(self.lora(x["v"], p + "v"))
         with torch.no_grad():
             self.gates[f"forget_{i}"], self.gates[f"rate_{i}"] = forget.amin(-1).mean(), rate.mean()
+        self.opened.append((forget + rate)[..., self.H // 2 * self.S:])
         if dilution is not None:
             R = dilution[..., None]
             forget, rate = repeated_gate(forget, R), repeated_gate(rate, R)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 from titans.reference import Memory as ReferenceMemory
 from titans.reference import activation, l2
-from trainable import Trainable, kept, matrix, normal, repeated_gate, rms, rope, window_attention
+from trainable import Trainable, kept, matrix, normal, openness, repeated_gate, rms, rope, window_attention
 
 
 def new(generator, variant="mag", d=128, L=4, H=4, e=32, h=64, F=None, b=16, W=64, N_p=4, K=4, **options):
@@ -152,8 +152,10 @@ class Model(Trainable):
     def init_weights(self, i):
         return [self.w[f"model.layers.{i}.memory.init.{l}"] for l in range(self.D)]
 
-    def cost(self):
-        return self.gate_sum
+    def cost(self, filler):
+        pieces = len(self.opened) // self.L
+        layers = [torch.cat(self.opened[i * pieces:(i + 1) * pieces], -1) for i in range(self.L)]
+        return sum(openness(x.transpose(1, 2), filler, 1e-3) for x in layers) / self.L
 
     def statistics(self):
         return {name: value.item() for name, value in self.gates.items()}
@@ -174,7 +176,7 @@ class Model(Trainable):
     def forward(self, tokens, state, dilution=None):
         B, T = tokens.shape
         self.until = T - T % self.b
-        self.gate_sum = 0.0
+        self.opened = []
         x = F.embedding(tokens, self.w["model.embed_tokens.weight"])
         out = {"position": state["position"] + self.until}
         block = {"lmm": self.lmm, "mal": self.mal, "mag": self.mag, "mac": self.mac}[self.variant]
@@ -272,12 +274,14 @@ class Model(Trainable):
         z = F.linear(x, self.w[p + "memory.gate.weight"], self.w[p + "memory.gate.bias"])
         theta, eta, alpha = torch.sigmoid(z).transpose(1, 2).chunk(3, 1)
         theta, alpha = ((s - self.kappa).clamp(min=0) / (1 - self.kappa) for s in (theta, alpha))
-        self.gate_sum = self.gate_sum + (theta + alpha).mean() / self.L
+        self.opened.append(theta + alpha)
         if not self.forget:
             alpha = torch.zeros_like(alpha)
         with torch.no_grad():
             layer = p.split(".")[2]
             self.gates[f"theta_{layer}"], self.gates[f"alpha_{layer}"] = theta.mean(), alpha.mean()
+            # Of the quietest head: the share of tokens at which it writes or forgets at all.
+            self.gates[f"open_{layer}"] = ((theta > 0) | (alpha > 0)).float().mean((0, 2)).min()
         if dilution is not None:
             R = dilution[:, None]
             theta, alpha = repeated_gate(theta, R), repeated_gate(alpha, R)
