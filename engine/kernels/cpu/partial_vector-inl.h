@@ -12,23 +12,40 @@
 HWY_BEFORE_NAMESPACE();
 namespace mneme::engine::cpu::HWY_NAMESPACE {
 
+// Whether masked loads and stores leave what is masked alone: they then may point beyond an array.
+#if HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX3_DL
+#define MNEME_SAFE_MASKS 1
+#else
+#define MNEME_SAFE_MASKS 0
+#endif
+
 // Loads min(count, Lanes(d)) elements; the other lanes are zero. The same arithmetic then runs on
 // a full vector, so an element's bits do not depend on where it lies.
 HWY_INLINE Vec LoadUpTo(F32 d, const float* p, size_t count) {
   const size_t lanes = hn::Lanes(d);
   if (HWY_LIKELY(count >= lanes)) return hn::LoadU(d, p);
+#if MNEME_SAFE_MASKS
+  return hn::MaskedLoad(hn::FirstN(d, count), d, p);
+#else
   HWY_ALIGN float buffer[8] = {};
   for (size_t i = 0; i < count; ++i) buffer[i] = p[i];
   return hn::Load(d, buffer);
+#endif
 }
 
 HWY_INLINE void StoreUpTo(F32 d, Vec v, float* p, size_t count) {
   const size_t lanes = hn::Lanes(d);
   if (HWY_LIKELY(count >= lanes)) return hn::StoreU(v, d, p);
+#if MNEME_SAFE_MASKS
+  hn::BlendedStore(v, hn::FirstN(d, count), d, p);
+#else
   HWY_ALIGN float buffer[8];
   hn::Store(v, d, buffer);
   for (size_t i = 0; i < count; ++i) p[i] = buffer[i];
+#endif
 }
+
+#undef MNEME_SAFE_MASKS
 
 // NOLINTNEXTLINE(google-readability-namespace-comments)
 }  // namespace mneme::engine::cpu::HWY_NAMESPACE
