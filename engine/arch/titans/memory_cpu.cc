@@ -489,61 +489,82 @@ void Commit(const CommitArgs& args) {
 }
 
 // Rows [t, t + kRows) of the call, kVectors vectors of columns from j on.
-template <int kRows, int kVectors>
+template <int kRows, int kVectors, bool kTarget>
 HWY_INLINE void StepBlock(F32 d, const StepArgs& args, int64_t t, int64_t j) {
   const int64_t lanes = hn::Lanes(d), rest = args.outputs - j;
+  const int64_t inputs = args.inputs, outputs = args.outputs, x_stride = args.x.stride;
   const auto load = [&](const float* p, int c) {
     return kVectors > 1 ? hn::LoadU(d, p + c * lanes) : LoadUpTo(d, p, rest);
   };
-  Vec sum[kRows][kVectors];
-  for (auto& row : sum) {
-    for (Vec& v : row) v = hn::Zero(d);
+  // Copies: what is stored below might otherwise be one of them, for all the compiler knows.
+  Vec sum[kRows][kVectors], delta[kRows][kVectors], eta[kRows], alpha[kRows], theta[kRows];
+  for (int a = 0; a < kRows; ++a) {
+    for (int c = 0; c < kVectors; ++c) {
+      sum[a][c] = hn::Zero(d);
+      delta[a][c] = load(args.delta + (t + a) * outputs + j, c);
+    }
+    theta[a] = hn::Set(d, args.theta[t + a]);
+    eta[a] = hn::Set(d, args.eta[t + a]);
+    alpha[a] = hn::Set(d, args.alpha[t + a]);
   }
-  for (int64_t i = 0; i < args.inputs; ++i) {
-    const int64_t at = i * args.outputs + j;
+  const float* input = args.input + t * inputs;
+  const float* x = args.x.data + t * x_stride;
+  float* weights = args.weights + j;
+  float* momenta = args.momentum + j;
+  const float* targets = kTarget ? args.target + j : nullptr;
+  for (int64_t i = 0; i < inputs; ++i, weights += outputs, momenta += outputs) {
     Vec weight[kVectors], momentum[kVectors], target[kVectors];
     for (int c = 0; c < kVectors; ++c) {
-      weight[c] = load(args.weights + at, c);
-      momentum[c] = load(args.momentum + at, c);
-      target[c] = args.target == nullptr ? hn::Zero(d) : load(args.target + at, c);
+      weight[c] = load(weights, c);
+      momentum[c] = load(momenta, c);
+      target[c] = kTarget ? load(targets + i * outputs, c) : hn::Zero(d);
     }
     for (int a = 0; a < kRows; ++a) {
-      const Vec rate = hn::Set(d, args.theta[t + a] * args.input[(t + a) * args.inputs + i]);
-      const Vec eta = hn::Set(d, args.eta[t + a]), alpha = hn::Set(d, args.alpha[t + a]);
-      const Vec x = hn::Set(d, args.x.data[(t + a) * args.x.stride + i]);
+      const Vec rate = hn::Mul(theta[a], hn::Set(d, input[a * inputs + i]));
+      const Vec factor = hn::Set(d, x[a * x_stride + i]);
       for (int c = 0; c < kVectors; ++c) {
-        const Vec delta = load(args.delta + (t + a) * args.outputs + j, c);
-        momentum[c] = hn::NegMulAdd(rate, delta, hn::Mul(eta, momentum[c]));
+        momentum[c] = hn::NegMulAdd(rate, delta[a][c], hn::Mul(eta[a], momentum[c]));
         weight[c] =
-            hn::Add(hn::MulAdd(alpha, hn::Sub(target[c], weight[c]), weight[c]), momentum[c]);
-        sum[a][c] = hn::MulAdd(x, weight[c], sum[a][c]);
+            hn::Add(hn::MulAdd(alpha[a], hn::Sub(target[c], weight[c]), weight[c]), momentum[c]);
+        sum[a][c] = hn::MulAdd(factor, weight[c], sum[a][c]);
       }
     }
     for (int c = 0; c < kVectors; ++c) {
-      StoreUpTo(d, weight[c], args.weights + at + c * lanes, rest - c * lanes);
-      StoreUpTo(d, momentum[c], args.momentum + at + c * lanes, rest - c * lanes);
+      StoreUpTo(d, weight[c], weights + c * lanes, rest - c * lanes);
+      StoreUpTo(d, momentum[c], momenta + c * lanes, rest - c * lanes);
     }
   }
   for (int a = 0; a < kRows; ++a) {
     for (int c = 0; c < kVectors; ++c) {
-      StoreUpTo(d, sum[a][c], args.y + (t + a) * args.outputs + j + c * lanes, rest - c * lanes);
+      StoreUpTo(d, sum[a][c], args.y + (t + a) * outputs + j + c * lanes, rest - c * lanes);
     }
   }
 }
 
-template <int kRows>
+template <int kRows, int kWide, bool kTarget>
 HWY_INLINE void StepRows(F32 d, const StepArgs& args, int64_t t) {
   const int64_t lanes = hn::Lanes(d);
   int64_t j = 0;
-  for (; j + 2 * lanes <= args.outputs; j += 2 * lanes) StepBlock<kRows, 2>(d, args, t, j);
-  for (; j < args.outputs; j += lanes) StepBlock<kRows, 1>(d, args, t, j);
+  for (; j + kWide * lanes <= args.outputs; j += kWide * lanes) {
+    StepBlock<kRows, kWide, kTarget>(d, args, t, j);
+  }
+  for (; j < args.outputs; j += lanes) StepBlock<kRows, 1, kTarget>(d, args, t, j);
+}
+
+template <bool kTarget>
+HWY_INLINE void StepAll(F32 d, const StepArgs& args) {
+  int64_t t = 0;
+  for (; t + 4 <= args.rows; t += 4) StepRows<4, 2, kTarget>(d, args, t);
+  for (; t < args.rows; ++t) StepRows<1, 4, kTarget>(d, args, t);
 }
 
 void Step(const StepArgs& args) {
   const F32 d;
-  int64_t t = 0;
-  for (; t + 4 <= args.rows; t += 4) StepRows<4>(d, args, t);
-  for (; t < args.rows; ++t) StepRows<1>(d, args, t);
+  if (args.target == nullptr) {
+    StepAll<false>(d, args);
+  } else {
+    StepAll<true>(d, args);
+  }
 }
 
 // NOLINTNEXTLINE(google-readability-namespace-comments)
