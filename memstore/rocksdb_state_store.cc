@@ -110,6 +110,14 @@ struct RecordHead {
 
 constexpr int64_t kNever = INT64_MAX;
 
+// Adds records or chunks. What only changes records, such as marking one as deleted, must still
+// work on a disk that is nearly full: it is the way out.
+bool Grows(const Transaction& transaction) {
+  return !transaction.new_chunks.empty() ||
+         std::any_of(transaction.puts.begin(), transaction.puts.end(),
+                     [](const Put& put) { return put.expected_version == 0; });
+}
+
 // Reopen() is the one way to recover. RocksDB would poll for space every five seconds, and a close
 // would wait for that.
 class NoAutomaticRecovery : public rocksdb::EventListener {
@@ -469,7 +477,7 @@ void RocksDbStateStore::CommitGroup(const std::vector<Committer*>& group) {
   PutDurableMark(durable_sequence_, batch);
   std::vector<Committer*> accepted;
   for (Committer* committer : group) {
-    committer->result = CheckFreeSpace(committer->puts.empty() ? 0 : committer->size_bytes);
+    committer->result = CheckFreeSpace(Grows(*committer->transaction) ? committer->size_bytes : 0);
     if (!committer->result.ok()) continue;
     committer->result = Apply(*committer, overlay, batch);
     if (committer->result.ok()) accepted.push_back(committer);

@@ -54,8 +54,8 @@ struct RocksDbInternalOptions {
   size_t write_buffer_bytes = 64 << 20;
   // A group ends once it has this many bytes: a small commit does not wait for many large ones.
   size_t group_bytes = 8 << 20;
-  // Puts (not deletes) are refused when the disk has less free space than this: deleting, and the
-  // compaction that frees the space, still need some.
+  // New records and chunks are refused when the disk has less free space than this: deleting, and
+  // the compaction that frees the space, still need some.
   uint64_t min_free_bytes = 64 << 20;
   uint64_t gc_floor_bytes = 256 << 20;
   int sync_periods_per_gc_check = 60;  // of half a second each

@@ -66,7 +66,7 @@ TEST(RocksDbStateStoreTest, AFlippedByteInAChunkIsDataLoss) {
   EXPECT_TRUE(store->Commit(DeleteOf({"t", "s"}, 1)).ok());
 }
 
-TEST(RocksDbStateStoreTest, AFullDiskRefusesPutsAndKeepsReadingAndDeleting) {
+TEST(RocksDbStateStoreTest, AFullDiskRefusesGrowthAndKeepsReadingAndDeleting) {
   TempDirectory directory;
   {
     auto store = MustOpen(directory.path());
@@ -77,9 +77,13 @@ TEST(RocksDbStateStoreTest, AFullDiskRefusesPutsAndKeepsReadingAndDeleting) {
   options.min_free_bytes = uint64_t{1} << 62;  // no disk has this much
   auto store = OpenRocksDbStoreInternal(options);
   ASSERT_TRUE(store.ok()) << store.status();
-  EXPECT_TRUE(absl::IsResourceExhausted((*store)->Commit(PutOf({"t", "s"}, 1, "w"))));
+  EXPECT_TRUE(absl::IsResourceExhausted((*store)->Commit(PutOf({"t", "new"}, 0, "w"))));
+  EXPECT_TRUE(absl::IsResourceExhausted(
+      (*store)->Commit(PutOf({"t", "s"}, 1, "w", {MakeChunk("more bytes")}))));
   EXPECT_EQ((*store)->Get({"t", "s"})->value, "v");
-  EXPECT_TRUE((*store)->Commit(DeleteOf({"t", "s"}, 1)).ok());
+  // A mark in a record, such as "deleted", is a way to make room.
+  EXPECT_TRUE((*store)->Commit(PutOf({"t", "s"}, 1, "w")).ok());
+  EXPECT_TRUE((*store)->Commit(DeleteOf({"t", "s"}, 2)).ok());
 }
 
 // Not a test: what the process to be killed does.
