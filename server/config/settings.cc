@@ -194,6 +194,9 @@ std::vector<Setting> MakeSettings() {
                       absl::ZeroDuration(), MNEME_FIELD(sessions.undelete_window_ms)),
       DurationSetting("sessions.sweep_interval", "pause between looks for expired sessions",
                       absl::Milliseconds(1), MNEME_FIELD(sessions.sweep_interval_ms)),
+      DurationSetting("sessions.ingest_commit_interval",
+                      "an ingest makes its progress durable at least so often",
+                      absl::Milliseconds(1), MNEME_FIELD(sessions.ingest_commit_interval_ms)),
 
       DurationSetting("drain.pre_stop_delay",
                       "after SIGTERM: still serving, but NOT_SERVING to health checks",

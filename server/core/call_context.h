@@ -34,12 +34,15 @@ class CallContext {
   void RequestCancel(Cancel cause);
   // Also reports kDeadline once the deadline has passed.
   Cancel cancelled() const;
+  // When it was; only after cancelled() is not kNone.
+  Clock::time_point cancelled_at() const;
   // Called once on cancellation, or at once if already cancelled; nullptr clears it. After clearing
   // returns, the old callback does not run any more.
   void OnCancel(std::function<void()> callback);
 
  private:
   std::atomic<Cancel> cancel_{Cancel::kNone};
+  std::atomic<Clock::time_point> cancelled_at_{Clock::time_point::max()};
   Mutex mutex_;
   std::function<void()> callback_ ABSL_GUARDED_BY(mutex_);
 };

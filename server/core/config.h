@@ -53,6 +53,7 @@ struct Config {
   struct Sessions {
     int64_t undelete_window_ms = 24LL * 3600 * 1000;  // 0 = purge at once
     int64_t sweep_interval_ms = 1000;
+    int64_t ingest_commit_interval_ms = 10000;
   } sessions;
 
   struct Drain {

@@ -37,7 +37,9 @@ Histogram& AddHistogram(Registry& r, const char* name, const char* help, const B
   return prometheus::BuildHistogram().Name(name).Help(help).Register(r).Add(labels, bounds);
 }
 
-constexpr char kSessionsHelp[] = "Sessions whose state is in memory.";
+constexpr char kSessionsHelp[] =
+    "Sessions, by where they are: tier host counts states in memory (running calls and idle "
+    "residents), tier store every stored session.";
 constexpr char kRestoreHelp[] = "Time to get a session's state ready for a turn.";
 constexpr char kTtftHelp[] =
     "Time from the arrival of a request to its first delta, by where the state came from.";
@@ -65,7 +67,8 @@ Metrics::Metrics(std::shared_ptr<Registry> registry)
       orphan_sequences(AddGauge(*registry, "mneme_orphan_sequences",
                                 "Sequences in a batch that no call owns; must be 0.")),
       drain_phase(AddGauge(*registry, "mneme_drain_phase",
-                           "0: serving, 1: refusing new work, 2: ending running turns.")),
+                           "0: serving, 1: NOT_SERVING, 2: waiting for pre_stop_delay, 3: refusing "
+                           "new work, 4: waiting for turns, 5: ending turns, 6: closing.")),
       model_info(prometheus::BuildGauge()
                      .Name("mneme_model_info")
                      .Help("A loaded model; always 1.")
@@ -126,6 +129,11 @@ Metrics::Metrics(std::shared_ptr<Registry> registry)
   for (int i = 0; i < 3; ++i) {
     ttft_[i] = &AddHistogram(*registry, "mneme_time_to_first_token_seconds", kTtftHelp,
                              kTimeToFirst, {{"kind", kKinds[i]}});
+  }
+  static constexpr const char* kStored[3] = {"active", "damaged", "deleted"};
+  for (int i = 0; i < 3; ++i) {
+    sessions_stored_[i] = &AddGauge(*registry, "mneme_sessions", kSessionsHelp,
+                                    {{"state", kStored[i]}, {"tier", "store"}});
   }
   prometheus::BuildGauge()
       .Name("mneme_build_info")

@@ -27,6 +27,11 @@ class Metrics {
   prometheus::Gauge& state_bytes;             // tier="host"
   prometheus::Gauge& sessions_running;        // sessions{state="running",tier="host"}
   prometheus::Gauge& sessions_resident;       // sessions{state="active",tier="host"}
+  // sessions{state=...,tier="store"}: an expired one is deleted once the sweeper has seen it
+  enum class Stored { kActive, kDamaged, kDeleted };
+  prometheus::Gauge& sessions_stored(Stored state) {
+    return *sessions_stored_[static_cast<int>(state)];
+  }
   prometheus::Gauge& orphan_sequences;
   prometheus::Gauge& drain_phase;
   prometheus::Family<prometheus::Gauge>& model_info;
@@ -65,6 +70,7 @@ class Metrics {
 
   std::shared_ptr<prometheus::Registry> registry_;
   prometheus::Histogram* ttft_[3];
+  prometheus::Gauge* sessions_stored_[3];
   prometheus::Family<prometheus::Counter>& finished_;
   prometheus::Family<prometheus::Counter>& failed_;
   prometheus::Family<prometheus::Counter>& rejected_;

@@ -50,10 +50,11 @@ absl::Status CheckConfig(const Config& config) {
     return absl::InvalidArgumentError(
         "limits.max_queued_requests and limits.state_memory_bytes must not be negative");
   }
-  if (config.sessions.undelete_window_ms < 0 || config.sessions.sweep_interval_ms < 1) {
+  if (config.sessions.undelete_window_ms < 0 || config.sessions.sweep_interval_ms < 1 ||
+      config.sessions.ingest_commit_interval_ms < 1) {
     return absl::InvalidArgumentError(
-        "sessions.undelete_window_ms must not be negative, sessions.sweep_interval_ms must be "
-        "positive");
+        "sessions.undelete_window_ms must not be negative, sessions.sweep_interval_ms and "
+        "sessions.ingest_commit_interval_ms must be positive");
   }
   return absl::OkStatus();
 }
@@ -79,6 +80,7 @@ class ServerCoreImpl final : public ServerCore {
     parts.sessions = std::make_unique<SessionStore>(
         std::move(store), config.sessions.undelete_window_ms, parts.metrics);
     MNEME_RETURN_IF_ERROR(parts.sessions->Probe());
+    parts.sessions->CountSessions();
     parts.states = std::make_unique<StateCache>(
         budget, static_cast<int>(config.limits.max_running_streams),
         static_cast<int>(config.limits.max_queued_requests), parts.metrics);
@@ -172,15 +174,9 @@ class ServerCoreImpl final : public ServerCore {
   }
   absl::Status CheckStore() override { return parts_.sessions->Probe(); }
 
-  void StartDrain() override {
-    parts_.draining = true;
-    parts_.metrics.drain_phase.Set(1);
-  }
+  void StartDrain() override { parts_.draining = true; }
   int64_t RunningCalls() const override { return parts_.calls.size(); }
-  void PreemptAll() override {
-    parts_.metrics.drain_phase.Set(2);
-    parts_.calls.CancelAll(CallContext::Cancel::kShutdown);
-  }
+  void PreemptAll() override { parts_.calls.CancelAll(CallContext::Cancel::kShutdown); }
   Metrics& metrics() override { return parts_.metrics; }
 
  private:

@@ -34,6 +34,12 @@ absl::Status Unreadable() {
                "the stored record of this session cannot be read");
 }
 
+Metrics::Stored StoredKind(const storage::StoredSession& data) {
+  return data.delete_time_us() != 0 ? Metrics::Stored::kDeleted
+         : data.damaged()           ? Metrics::Stored::kDamaged
+                                    : Metrics::Stored::kActive;
+}
+
 }  // namespace
 
 int64_t NowMicros() { return absl::ToUnixMicros(absl::Now()); }
@@ -224,6 +230,7 @@ absl::StatusOr<SessionRecord> SessionStore::Update(const SessionName& name,
                                                    const ChangeFn& change) {
   for (int attempt = 0;; ++attempt) {
     MNEME_ASSIGN_OR_RETURN(SessionRecord record, Get(name));
+    const Metrics::Stored before = StoredKind(record.data);
     Change extra;
     MNEME_RETURN_IF_ERROR(change(record, extra));
     memstore::Transaction transaction{.puts = std::move(extra.puts),
@@ -233,6 +240,8 @@ absl::StatusOr<SessionRecord> SessionStore::Update(const SessionName& name,
     const absl::Status status = store_->Commit(transaction);
     if (status.ok()) {
       ++record.record_version;
+      metrics_.sessions_stored(before).Decrement();
+      metrics_.sessions_stored(StoredKind(record.data)).Increment();
       return record;
     }
     if (!absl::IsAborted(status) || attempt == 16) return Map(status, "commit");
@@ -246,7 +255,13 @@ absl::Status SessionStore::Create(const std::vector<SessionRecord>& records,
     transaction.puts = extra;
     for (const SessionRecord& record : records) transaction.puts.push_back(SessionPut(record));
     const absl::Status status = store_->Commit(transaction);
-    if (status.ok() || absl::IsFailedPrecondition(status)) return status;
+    if (status.ok()) {
+      for (const SessionRecord& record : records) {
+        metrics_.sessions_stored(StoredKind(record.data)).Increment();
+      }
+      return status;
+    }
+    if (absl::IsFailedPrecondition(status)) return status;
     if (!absl::IsAborted(status) || attempt == 16) return Map(status, "commit");
     for (const SessionRecord& record : records) {
       auto taken = Get(record.name);
@@ -281,8 +296,30 @@ absl::Status SessionStore::Purge(const SessionName& name) {
       transaction.deletes.push_back({{name.tenant, item.name}, item.record.version});
     }
     const absl::Status status = store_->Commit(transaction);
-    if (status.ok()) return status;
+    if (status.ok()) {
+      metrics_.sessions_stored(StoredKind(data)).Decrement();
+      return status;
+    }
     if (!absl::IsAborted(status) || attempt == 16) return Map(status, "commit");
+  }
+}
+
+void SessionStore::CountSessions() {
+  auto realms = store_->Realms();
+  if (!realms.ok()) return;
+  for (const std::string& realm : *realms) {
+    memstore::ListOptions options{.realm = realm, .prefix = kSessionPrefix};
+    while (true) {
+      auto listed = store_->List(options);
+      if (!listed.ok()) break;
+      for (const auto& item : *listed) {
+        storage::StoredSession data;
+        if (!data.ParseFromString(item.record.value)) continue;
+        metrics_.sessions_stored(StoredKind(data)).Increment();
+      }
+      if (static_cast<int>(listed->size()) < options.limit) break;
+      options.start_after = listed->back().name;
+    }
   }
 }
 

@@ -78,6 +78,10 @@ class SessionStore {
   // Up to `limit` names whose expiry or purge is due.
   absl::StatusOr<std::vector<SessionName>> Due(absl::Time now, int limit) const;
 
+  // Sets mneme_sessions{tier="store"} by what is there; Update, Create and Purge keep it up. Once,
+  // before them. What cannot be read is not counted.
+  void CountSessions();
+
   absl::Status Probe();
 
   // Everything the store keeps for the session, shared chunks counted once.

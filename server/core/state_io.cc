@@ -44,9 +44,11 @@ void MarkDamaged(Parts& parts, const SessionRecord& seen) {
 
 class ReadSequence final : public Sequence {
  public:
-  ReadSequence(CallContext& context, engine::State* state, std::span<const engine::TokenId> tokens,
-               std::vector<float>& last_logits, const RowsFn& on_rows)
+  ReadSequence(CallContext& context, Metrics& metrics, engine::State* state,
+               std::span<const engine::TokenId> tokens, std::vector<float>& last_logits,
+               const RowsFn& on_rows)
       : context_(context),
+        metrics_(metrics),
         state_(state),
         tokens_(tokens),
         last_logits_(last_logits),
@@ -57,6 +59,7 @@ class ReadSequence final : public Sequence {
   Want Next() override {
     if (const auto cause = context_.cancelled(); cause != CallContext::Cancel::kNone) {
       status_ = CancelStatus(cause);
+      cancelled_ = true;
       return {};
     }
     if (read_ == static_cast<int64_t>(tokens_.size())) return {};
@@ -77,6 +80,10 @@ class ReadSequence final : public Sequence {
   void OnFailure(absl::Status status) override { status_ = std::move(status); }
 
   void OnRemoved() override {
+    if (cancelled_) {
+      metrics_.cancel_latency.Observe(
+          std::chrono::duration<double>(Clock::now() - context_.cancelled_at()).count());
+    }
     MutexLock lock(&mutex_);
     removed_ = true;
     done_.NotifyAll();
@@ -90,12 +97,14 @@ class ReadSequence final : public Sequence {
 
  private:
   CallContext& context_;
+  Metrics& metrics_;
   engine::State* const state_;
   const std::span<const engine::TokenId> tokens_;
   std::vector<float>& last_logits_;
   const RowsFn& on_rows_;
   int64_t read_ = 0;
   absl::Status status_;  // of the engine's thread until removed
+  bool cancelled_ = false;
   Mutex mutex_;
   CondVar done_;
   bool removed_ ABSL_GUARDED_BY(mutex_) = false;
@@ -291,8 +300,8 @@ absl::StatusOr<CommitResult> CommitHead(Parts& parts, const Model& model, const 
 absl::Status ReadTokens(Parts& parts, CallContext& context, const Model& model, LoadedState& loaded,
                         std::span<const engine::TokenId> tokens, const RowsFn& on_rows) {
   if (tokens.empty()) return absl::OkStatus();
-  auto sequence =
-      std::make_shared<ReadSequence>(context, &loaded.state, tokens, loaded.logits, on_rows);
+  auto sequence = std::make_shared<ReadSequence>(context, parts.metrics, &loaded.state, tokens,
+                                                 loaded.logits, on_rows);
   // The batch looks at the context before every step; nothing is to be woken.
   model.scheduler->Add(sequence);
   return sequence->Wait();

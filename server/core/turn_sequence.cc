@@ -214,6 +214,9 @@ void TurnSequence::OnRemoved() {
   if (read_ < static_cast<int64_t>(input_.size())) prefill_end_ = now;
   result_.prefill_seconds = Seconds(prefill_end_ - started_);
   result_.decode_seconds = Seconds(now - prefill_end_);
+  if (result_.cause != Cancel::kNone) {
+    metrics_.cancel_latency.Observe(Seconds(now - context_.cancelled_at()));
+  }
   MutexLock lock(&mutex_);
   removed_ = true;
   changed_.NotifyAll();
