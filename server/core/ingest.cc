@@ -19,7 +19,6 @@ namespace {
 using Clock = CallContext::Clock;
 
 constexpr int64_t kDefaultCommitTokens = 65536;
-constexpr auto kCommitInterval = std::chrono::seconds(10);
 constexpr size_t kMaxFrameBytes = 1 << 20;
 constexpr size_t kMaxIngestIdBytes = 64;
 // Read at once, so that the commit interval is looked at often enough.
@@ -28,12 +27,17 @@ constexpr int64_t kReadTokens = 512;
 class IngestImpl final : public Ingest {
  public:
   IngestImpl(Parts& parts, CallContext& context, const v1::IngestRequest::Start& start)
-      : parts_(parts), context_(context), start_(start) {}
+      : parts_(parts),
+        context_(context),
+        start_(start),
+        commit_interval_(
+            std::chrono::milliseconds(parts.config.sessions.ingest_commit_interval_ms)) {}
   ~IngestImpl() override { Close(); }
 
   absl::Status Begin();
   v1::IngestProgress progress() const override { return progress_; }
   absl::Status Write(const v1::IngestRequest::Data& data) override;
+  absl::StatusOr<bool> CommitIfDue() override;
 
  private:
   absl::Status Check();
@@ -48,6 +52,7 @@ class IngestImpl final : public Ingest {
   Parts& parts_;
   CallContext& context_;
   const v1::IngestRequest::Start start_;
+  const Clock::duration commit_interval_;
   SessionName name_;
   const Model* model_ = nullptr;
   std::optional<CallRegistry::Call> call_;
@@ -62,6 +67,7 @@ class IngestImpl final : public Ingest {
   std::vector<engine::TokenId> uncommitted_;  // read by the state since the last commit
   int64_t consumed_read_ = 0;                 // text offset up to which the state has read
   Clock::time_point last_commit_ = Clock::now();
+  Clock::time_point last_look_ = last_commit_;  // of CommitIfDue
   absl::Status failed_;
   bool closed_ = false;
   v1::IngestProgress progress_;
@@ -218,7 +224,7 @@ absl::Status IngestImpl::Read(bool all) {
   // Small pieces are gathered: an engine step costs the same for one token as for many.
   if (!all && static_cast<int64_t>(unread_.size()) < kReadTokens &&
       static_cast<int64_t>(uncommitted_.size() + unread_.size()) < commit_every_ &&
-      Clock::now() - last_commit_ < kCommitInterval) {
+      Clock::now() - last_commit_ < commit_interval_) {
     return absl::OkStatus();
   }
   MNEME_RETURN_IF_ERROR(ReadTokens(parts_, context_, *model_, held_.loaded, unread_));
@@ -228,11 +234,30 @@ absl::Status IngestImpl::Read(bool all) {
   consumed_read_ = text_->consumed_bytes();
   if (all) return absl::OkStatus();  // the caller commits
   if (static_cast<int64_t>(uncommitted_.size()) >= commit_every_ ||
-      Clock::now() - last_commit_ >= kCommitInterval) {
+      Clock::now() - last_commit_ >= commit_interval_) {
     MNEME_RETURN_IF_ERROR(Commit(false));
   }
   Publish();
   return absl::OkStatus();
+}
+
+absl::StatusOr<bool> IngestImpl::CommitIfDue() {
+  if (!failed_.ok()) return failed_;
+  const auto now = Clock::now();
+  // Where there is nothing to commit, looking once an interval is enough.
+  if (closed_ || now - std::max(last_commit_, last_look_) < commit_interval_) return false;
+  last_look_ = now;
+  const int64_t version = base_.data.head().version();
+  text_->LookAgain();
+  absl::Status status = ReadPieces(false);
+  if (status.ok() && !(unread_.empty() && uncommitted_.empty())) status = Read(false);
+  if (!status.ok()) {
+    failed_ = status;
+    Close();
+    return status;
+  }
+  Publish();
+  return base_.data.head().version() != version;
 }
 
 absl::Status IngestImpl::Commit(bool done) {

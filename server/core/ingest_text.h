@@ -33,6 +33,9 @@ class IngestText {
   // must not end inside a character (see unfinished()).
   std::string NextPiece(bool last);
 
+  // NextPiece looks through a short text again although little was added: nothing more may come.
+  void LookAgain() { looked_at_ = 0; }
+
   bool unfinished() const { return !partial_.empty(); }
   int64_t received_bytes() const {
     return consumed_ + static_cast<int64_t>(text_.size() - begin_ + partial_.size());

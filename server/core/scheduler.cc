@@ -119,6 +119,17 @@ void Scheduler::Remove(const std::vector<std::shared_ptr<Sequence>>& sequences) 
 
 absl::Status Scheduler::Forward(std::vector<int>& non_finite) {
   try {
+    const int64_t vocab = engine_.info().vocab_size;
+    int64_t rows = 0;
+    for (const Job& job : jobs_) rows += job.slice.num_logits;
+    if (static_cast<int64_t>(logits_.size()) < rows * vocab) logits_.resize(rows * vocab);
+    slices_.clear();
+    float* next = logits_.data();
+    for (Job& job : jobs_) {
+      job.slice.logits = job.slice.num_logits > 0 ? next : nullptr;
+      next += job.slice.num_logits * vocab;
+      slices_.push_back(job.slice);
+    }
     return engine_.Step(slices_, &non_finite);
   } catch (const std::exception&) {  // out of memory
     return absl::InternalError("the engine threw");
@@ -130,16 +141,6 @@ bool Scheduler::Step() {
   if (jobs_.empty()) return false;
 
   const int64_t vocab = engine_.info().vocab_size;
-  int64_t rows = 0;
-  for (const Job& job : jobs_) rows += job.slice.num_logits;
-  if (static_cast<int64_t>(logits_.size()) < rows * vocab) logits_.resize(rows * vocab);
-  slices_.clear();
-  float* next = logits_.data();
-  for (Job& job : jobs_) {
-    job.slice.logits = job.slice.num_logits > 0 ? next : nullptr;
-    next += job.slice.num_logits * vocab;
-    slices_.push_back(job.slice);
-  }
   metrics_.batch_size.Observe(static_cast<double>(jobs_.size()));
 
   std::vector<int> non_finite;

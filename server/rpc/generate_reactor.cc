@@ -6,7 +6,9 @@
 #include <chrono>
 #include <utility>
 
+#include "engine/core/status_macros.h"
 #include "server/core/errors.h"
+#include "server/rpc/message_bytes.h"
 #include "server/rpc/unary_call.h"
 
 namespace mneme::server {
@@ -18,7 +20,7 @@ constexpr std::chrono::seconds kStatusGrace{5};
 }  // namespace
 
 GenerateReactor* GenerateReactor::Start(RpcEnvironment& env, grpc::CallbackServerContext* context,
-                                        const v1::GenerateRequest* request) {
+                                        const grpc::ByteBuffer* request) {
   auto* reactor = new GenerateReactor(env, context, request);
   ++env.running_turns;
   if (!env.turns.Submit([reactor] { reactor->Run(); })) {
@@ -29,7 +31,7 @@ GenerateReactor* GenerateReactor::Start(RpcEnvironment& env, grpc::CallbackServe
 }
 
 GenerateReactor::GenerateReactor(RpcEnvironment& env, grpc::CallbackServerContext* context,
-                                 const v1::GenerateRequest* request)
+                                 const grpc::ByteBuffer* request)
     : env_(env),
       context_(context),
       request_(request),
@@ -37,10 +39,10 @@ GenerateReactor::GenerateReactor(RpcEnvironment& env, grpc::CallbackServerContex
       queue_({.max_unsent_tokens = env.config.limits.max_unsent_tokens,
               .slow_client_timeout =
                   std::chrono::milliseconds(env.config.limits.slow_client_timeout_ms)},
-             record_.context(),
-             [this](const v1::GenerateResponse* message) { StartWrite(message); }) {
-  record_.set_session(request->session());
-}
+             record_.context(), [this](const v1::GenerateResponse* message) {
+               outgoing_ = BytesOf(*message);
+               StartWrite(&outgoing_);
+             }) {}
 
 void GenerateReactor::OnCancel() {
   queue_.Close();
@@ -71,9 +73,16 @@ bool GenerateReactor::Send(v1::GenerateResponse response) {
   return false;
 }
 
+absl::Status GenerateReactor::Generate() {
+  v1::GenerateRequest request;
+  MNEME_RETURN_IF_ERROR(ParseMessage(*request_, &request));
+  record_.set_session(request.session());
+  return env_.core.Generate(record_.context(), request, *this);
+}
+
 void GenerateReactor::Run() {
   RpcEnvironment& env = env_;
-  const absl::Status status = env_.core.Generate(record_.context(), *request_, *this);
+  const absl::Status status = Generate();
   if (!slow_) {
     slow_ = queue_.Flush() == OutputQueue<v1::GenerateResponse>::Result::kSlow;
   }

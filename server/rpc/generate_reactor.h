@@ -2,11 +2,12 @@
 #pragma once
 
 #include <grpcpp/server_context.h>
+#include <grpcpp/support/byte_buffer.h>
 #include <grpcpp/support/server_callback.h>
 
 #include <memory>
 
-#include "mneme/v1/generation.grpc.pb.h"
+#include "mneme/v1/generation.pb.h"
 #include "server/core/server_core.h"
 #include "server/rpc/call_record.h"
 #include "server/rpc/output_queue.h"
@@ -16,11 +17,11 @@ namespace mneme::server {
 
 // The turn runs on a worker thread and blocks in Send while the client is slow. Backpressure ends
 // in SLOW_CONSUMER. Deletes itself.
-class GenerateReactor final : public grpc::ServerWriteReactor<v1::GenerateResponse>,
-                              private TurnSink {
+class GenerateReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer>, private TurnSink {
  public:
+  // `request` lives until the call is done.
   static GenerateReactor* Start(RpcEnvironment& env, grpc::CallbackServerContext* context,
-                                const v1::GenerateRequest* request);
+                                const grpc::ByteBuffer* request);
 
   void OnWriteDone(bool ok) override { queue_.OnWriteDone(ok); }
   void OnCancel() override;
@@ -35,15 +36,17 @@ class GenerateReactor final : public grpc::ServerWriteReactor<v1::GenerateRespon
   };
 
   GenerateReactor(RpcEnvironment& env, grpc::CallbackServerContext* context,
-                  const v1::GenerateRequest* request);
+                  const grpc::ByteBuffer* request);
   void Run();
+  absl::Status Generate();
   bool Send(v1::GenerateResponse response) override;
   void FinishSlow();
 
   RpcEnvironment& env_;
   grpc::CallbackServerContext* const context_;
-  const v1::GenerateRequest* const request_;
+  const grpc::ByteBuffer* const request_;
   CallRecord record_;
+  grpc::ByteBuffer outgoing_;  // gRPC's while a write is in flight
   OutputQueue<v1::GenerateResponse> queue_;
   bool slow_ = false;
   std::shared_ptr<Done> done_ = std::make_shared<Done>();

@@ -1,5 +1,6 @@
 #include "server/rpc/generation_service.h"
 
+#include <string>
 #include <utility>
 
 #include "engine/core/status_macros.h"
@@ -34,49 +35,54 @@ class CompleteSink final : public TurnSink {
 
 }  // namespace
 
-grpc::ServerWriteReactor<v1::GenerateResponse>* GenerationService::Generate(
-    grpc::CallbackServerContext* context, const v1::GenerateRequest* request) {
+grpc::ServerWriteReactor<grpc::ByteBuffer>* GenerationService::Generate(
+    grpc::CallbackServerContext* context, const grpc::ByteBuffer* request) {
   return GenerateReactor::Start(env_, context, request);
 }
 
 grpc::ServerUnaryReactor* GenerationService::Complete(grpc::CallbackServerContext* context,
-                                                      const v1::GenerateRequest* request,
-                                                      v1::CompleteResponse* response) {
-  return UnaryCall<v1::CompleteResponse>::Start(
-      env_, "Complete", /*is_turn=*/true, context, request->session(), response,
-      [this, request](CallRecord& record) -> absl::StatusOr<v1::CompleteResponse> {
+                                                      const grpc::ByteBuffer* request,
+                                                      grpc::ByteBuffer* response) {
+  return UnaryCall<v1::GenerateRequest, v1::CompleteResponse>::Start(
+      env_, "Complete", /*is_turn=*/true, context, request, response,
+      [this](CallRecord& record,
+             const v1::GenerateRequest& turn) -> absl::StatusOr<v1::CompleteResponse> {
+        record.set_session(turn.session());
         CompleteSink sink;
-        MNEME_RETURN_IF_ERROR(env_.core.Generate(record.context(), *request, sink));
+        MNEME_RETURN_IF_ERROR(env_.core.Generate(record.context(), turn, sink));
         record.set_final(sink.response().final());
         return std::move(sink.response());
       });
 }
 
-grpc::ServerUnaryReactor* GenerationService::CancelGeneration(
-    grpc::CallbackServerContext* context, const v1::CancelGenerationRequest* request,
-    v1::CancelGenerationResponse* response) {
-  return StartUnary(env_, "CancelGeneration", &ServerCore::CancelGeneration, context, request,
-                    response);
+grpc::ServerUnaryReactor* GenerationService::CancelGeneration(grpc::CallbackServerContext* context,
+                                                              const grpc::ByteBuffer* request,
+                                                              grpc::ByteBuffer* response) {
+  return StartUnary<v1::CancelGenerationRequest>(
+      env_, "CancelGeneration", &ServerCore::CancelGeneration, context, request, response);
 }
 
 grpc::ServerUnaryReactor* GenerationService::Tokenize(grpc::CallbackServerContext* context,
-                                                      const v1::TokenizeRequest* request,
-                                                      v1::TokenizeResponse* response) {
-  return StartUnary(env_, "Tokenize", &ServerCore::Tokenize, context, request, response);
+                                                      const grpc::ByteBuffer* request,
+                                                      grpc::ByteBuffer* response) {
+  return StartUnary<v1::TokenizeRequest>(env_, "Tokenize", &ServerCore::Tokenize, context, request,
+                                         response);
 }
 
 grpc::ServerUnaryReactor* GenerationService::Detokenize(grpc::CallbackServerContext* context,
-                                                        const v1::DetokenizeRequest* request,
-                                                        v1::DetokenizeResponse* response) {
-  return StartUnary(env_, "Detokenize", &ServerCore::Detokenize, context, request, response);
+                                                        const grpc::ByteBuffer* request,
+                                                        grpc::ByteBuffer* response) {
+  return StartUnary<v1::DetokenizeRequest>(env_, "Detokenize", &ServerCore::Detokenize, context,
+                                           request, response);
 }
 
 // A turn: it computes.
 grpc::ServerUnaryReactor* GenerationService::Score(grpc::CallbackServerContext* context,
-                                                   const v1::ScoreRequest* request,
-                                                   v1::ScoreResponse* response) {
-  return StartUnary(env_, "Score", &ServerCore::Score, context, request, response,
-                    request->session(), /*is_turn=*/true);
+                                                   const grpc::ByteBuffer* request,
+                                                   grpc::ByteBuffer* response) {
+  return StartUnary<v1::ScoreRequest>(
+      env_, "Score", &ServerCore::Score, context, request, response,
+      [](const v1::ScoreRequest& r) -> std::string { return r.session(); }, /*is_turn=*/true);
 }
 
 }  // namespace mneme::server

@@ -6,23 +6,30 @@
 
 namespace mneme::server {
 
-class GenerationService final : public v1::Generation::CallbackService {
+// Every method takes bytes: message_bytes.h says why.
+using RawGeneration =
+    v1::Generation::WithRawCallbackMethod_Generate<v1::Generation::WithRawCallbackMethod_Complete<
+        v1::Generation::WithRawCallbackMethod_CancelGeneration<
+            v1::Generation::WithRawCallbackMethod_Tokenize<
+                v1::Generation::WithRawCallbackMethod_Detokenize<
+                    v1::Generation::WithRawCallbackMethod_Score<v1::Generation::Service>>>>>>;
+
+class GenerationService final : public RawGeneration {
  public:
   explicit GenerationService(RpcEnvironment& env) : env_(env) {}
 
-  grpc::ServerWriteReactor<v1::GenerateResponse>* Generate(grpc::CallbackServerContext*,
-                                                           const v1::GenerateRequest*) override;
-  grpc::ServerUnaryReactor* Complete(grpc::CallbackServerContext*, const v1::GenerateRequest*,
-                                     v1::CompleteResponse*) override;
-  grpc::ServerUnaryReactor* CancelGeneration(grpc::CallbackServerContext*,
-                                             const v1::CancelGenerationRequest*,
-                                             v1::CancelGenerationResponse*) override;
-  grpc::ServerUnaryReactor* Tokenize(grpc::CallbackServerContext*, const v1::TokenizeRequest*,
-                                     v1::TokenizeResponse*) override;
-  grpc::ServerUnaryReactor* Detokenize(grpc::CallbackServerContext*, const v1::DetokenizeRequest*,
-                                       v1::DetokenizeResponse*) override;
-  grpc::ServerUnaryReactor* Score(grpc::CallbackServerContext*, const v1::ScoreRequest*,
-                                  v1::ScoreResponse*) override;
+  grpc::ServerWriteReactor<grpc::ByteBuffer>* Generate(grpc::CallbackServerContext*,
+                                                       const grpc::ByteBuffer*) override;
+  grpc::ServerUnaryReactor* Complete(grpc::CallbackServerContext*, const grpc::ByteBuffer*,
+                                     grpc::ByteBuffer*) override;
+  grpc::ServerUnaryReactor* CancelGeneration(grpc::CallbackServerContext*, const grpc::ByteBuffer*,
+                                             grpc::ByteBuffer*) override;
+  grpc::ServerUnaryReactor* Tokenize(grpc::CallbackServerContext*, const grpc::ByteBuffer*,
+                                     grpc::ByteBuffer*) override;
+  grpc::ServerUnaryReactor* Detokenize(grpc::CallbackServerContext*, const grpc::ByteBuffer*,
+                                       grpc::ByteBuffer*) override;
+  grpc::ServerUnaryReactor* Score(grpc::CallbackServerContext*, const grpc::ByteBuffer*,
+                                  grpc::ByteBuffer*) override;
 
  private:
   RpcEnvironment& env_;

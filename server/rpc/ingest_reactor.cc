@@ -7,6 +7,7 @@
 #include "engine/core/status_macros.h"
 #include "server/core/errors.h"
 #include "server/core/scoped_cancel.h"
+#include "server/rpc/message_bytes.h"
 #include "server/rpc/unary_call.h"
 
 namespace mneme::server {
@@ -36,8 +37,10 @@ IngestReactor::IngestReactor(RpcEnvironment& env, grpc::CallbackServerContext* c
       record_(env, "IngestSession", context),
       queue_({.slow_client_timeout =
                   std::chrono::milliseconds(env.config.limits.slow_client_timeout_ms)},
-             record_.context(),
-             [this](const v1::IngestProgress* message) { StartWrite(message); }) {}
+             record_.context(), [this](const v1::IngestProgress* message) {
+               outgoing_ = BytesOf(*message);
+               StartWrite(&outgoing_);
+             }) {}
 
 void IngestReactor::OnReadDone(bool ok) {
   MutexLock lock(&mutex_);
@@ -67,30 +70,39 @@ void IngestReactor::Run() {
   --env.running_turns;  // `this` may be gone
 }
 
-absl::StatusOr<bool> IngestReactor::NextFrame(v1::IngestRequest* frame) {
-  {
-    MutexLock lock(&mutex_);
-    while (read_ == Read::kInFlight) {
-      // A drain cancels through the context, which has no callback for us.
-      changed_.WaitUntil(&mutex_, std::chrono::steady_clock::now() + std::chrono::milliseconds(50));
-      const CallContext::Cancel cause = record_.context().cancelled();
-      if (cause != CallContext::Cancel::kNone) return CancelStatus(cause);
+absl::StatusOr<bool> IngestReactor::NextFrame(Ingest* ingest, v1::IngestRequest* frame) {
+  grpc::ByteBuffer bytes;
+  while (true) {
+    {
+      MutexLock lock(&mutex_);
+      if (read_ == Read::kInFlight) {
+        // Not longer: a drain cancels through the context, which has no callback for us.
+        changed_.WaitUntil(&mutex_,
+                           std::chrono::steady_clock::now() + std::chrono::milliseconds(50));
+      }
+      if (read_ == Read::kEnd) {
+        if (context_->IsCancelled()) return CancelStatus(CallContext::Cancel::kClient);
+        return false;
+      }
+      if (read_ == Read::kDone) {
+        bytes.Swap(&incoming_);
+        read_ = Read::kInFlight;
+        break;
+      }
     }
-    if (read_ == Read::kEnd) {
-      if (context_->IsCancelled()) return CancelStatus(CallContext::Cancel::kClient);
-      return false;
-    }
-    *frame = std::move(incoming_);
-    incoming_.Clear();
-    read_ = Read::kInFlight;
+    MNEME_RETURN_IF_ERROR(CancelStatus(record_.context().cancelled()));
+    if (ingest == nullptr) continue;
+    MNEME_ASSIGN_OR_RETURN(const bool committed, ingest->CommitIfDue());
+    if (committed) queue_.PushLatest(ingest->progress());
   }
   StartRead(&incoming_);
+  MNEME_RETURN_IF_ERROR(ParseMessage(bytes, frame));
   return true;
 }
 
 absl::Status IngestReactor::Serve() {
   v1::IngestRequest frame;
-  MNEME_ASSIGN_OR_RETURN(bool more, NextFrame(&frame));
+  MNEME_ASSIGN_OR_RETURN(bool more, NextFrame(nullptr, &frame));
   if (!more || !frame.has_start()) {
     return FrameError("start", "must be the first frame of the stream");
   }
@@ -100,7 +112,7 @@ absl::Status IngestReactor::Serve() {
   queue_.PushLatest(ingest->progress());
   // Done from the beginning if its last answer was lost: the client has nothing more to send.
   while (!ingest->progress().done()) {
-    MNEME_ASSIGN_OR_RETURN(more, NextFrame(&frame));
+    MNEME_ASSIGN_OR_RETURN(more, NextFrame(ingest.get(), &frame));
     if (!more) {
       return FrameError("data.last",
                         "must be set on the final frame; the stream ended without it, and what "

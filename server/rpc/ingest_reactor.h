@@ -2,10 +2,11 @@
 #pragma once
 
 #include <grpcpp/server_context.h>
+#include <grpcpp/support/byte_buffer.h>
 #include <grpcpp/support/server_callback.h>
 
 #include "absl/status/status.h"
-#include "mneme/v1/sessions.grpc.pb.h"
+#include "mneme/v1/sessions.pb.h"
 #include "server/core/server_core.h"
 #include "server/rpc/call_record.h"
 #include "server/rpc/output_queue.h"
@@ -15,7 +16,7 @@ namespace mneme::server {
 
 // The session's writer is held from the first frame to the end of the stream. Not reading the next
 // frame is the backpressure: HTTP/2 stops the client. Deletes itself.
-class IngestReactor final : public grpc::ServerBidiReactor<v1::IngestRequest, v1::IngestProgress> {
+class IngestReactor final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer> {
  public:
   static IngestReactor* Start(RpcEnvironment& env, grpc::CallbackServerContext* context);
 
@@ -28,15 +29,16 @@ class IngestReactor final : public grpc::ServerBidiReactor<v1::IngestRequest, v1
   IngestReactor(RpcEnvironment& env, grpc::CallbackServerContext* context);
   void Run();
   absl::Status Serve();
-  // False when the client sends no more.
-  absl::StatusOr<bool> NextFrame(v1::IngestRequest* frame);
+  // False when the client sends no more. While none comes, `ingest` (may be null) commits when due.
+  absl::StatusOr<bool> NextFrame(Ingest* ingest, v1::IngestRequest* frame);
 
   RpcEnvironment& env_;
   grpc::CallbackServerContext* const context_;
   CallRecord record_;
+  grpc::ByteBuffer outgoing_;  // gRPC's while a write is in flight
   OutputQueue<v1::IngestProgress> queue_;
 
-  v1::IngestRequest incoming_;  // gRPC's while a read is in flight
+  grpc::ByteBuffer incoming_;  // gRPC's while a read is in flight
   Mutex mutex_;
   CondVar changed_;
   enum class Read { kInFlight, kDone, kEnd };

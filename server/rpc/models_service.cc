@@ -5,15 +5,17 @@
 namespace mneme::server {
 
 grpc::ServerUnaryReactor* ModelsService::ListModels(grpc::CallbackServerContext* context,
-                                                    const v1::ListModelsRequest* request,
-                                                    v1::ListModelsResponse* response) {
-  return StartUnary(env_, "ListModels", &ServerCore::ListModels, context, request, response);
+                                                    const grpc::ByteBuffer* request,
+                                                    grpc::ByteBuffer* response) {
+  return StartUnary<v1::ListModelsRequest>(env_, "ListModels", &ServerCore::ListModels, context,
+                                           request, response);
 }
 
 grpc::ServerUnaryReactor* ModelsService::GetModel(grpc::CallbackServerContext* context,
-                                                  const v1::GetModelRequest* request,
-                                                  v1::Model* response) {
-  return StartUnary(env_, "GetModel", &ServerCore::GetModel, context, request, response);
+                                                  const grpc::ByteBuffer* request,
+                                                  grpc::ByteBuffer* response) {
+  return StartUnary<v1::GetModelRequest>(env_, "GetModel", &ServerCore::GetModel, context, request,
+                                         response);
 }
 
 }  // namespace mneme::server

@@ -6,14 +6,18 @@
 
 namespace mneme::server {
 
-class ModelsService final : public v1::Models::CallbackService {
+// Every method takes bytes: message_bytes.h says why.
+using RawModels = v1::Models::WithRawCallbackMethod_ListModels<
+    v1::Models::WithRawCallbackMethod_GetModel<v1::Models::Service>>;
+
+class ModelsService final : public RawModels {
  public:
   explicit ModelsService(RpcEnvironment& env) : env_(env) {}
 
-  grpc::ServerUnaryReactor* ListModels(grpc::CallbackServerContext*, const v1::ListModelsRequest*,
-                                       v1::ListModelsResponse*) override;
-  grpc::ServerUnaryReactor* GetModel(grpc::CallbackServerContext*, const v1::GetModelRequest*,
-                                     v1::Model*) override;
+  grpc::ServerUnaryReactor* ListModels(grpc::CallbackServerContext*, const grpc::ByteBuffer*,
+                                       grpc::ByteBuffer*) override;
+  grpc::ServerUnaryReactor* GetModel(grpc::CallbackServerContext*, const grpc::ByteBuffer*,
+                                     grpc::ByteBuffer*) override;
 
  private:
   RpcEnvironment& env_;

@@ -6,33 +6,41 @@
 
 namespace mneme::server {
 
-class SessionsService final : public v1::Sessions::CallbackService {
+// Every method takes bytes: message_bytes.h says why.
+using RawSessions = v1::Sessions::WithRawCallbackMethod_CreateSession<
+    v1::Sessions::WithRawCallbackMethod_GetSession<v1::Sessions::WithRawCallbackMethod_ListSessions<
+        v1::Sessions::WithRawCallbackMethod_UpdateSession<
+            v1::Sessions::WithRawCallbackMethod_DeleteSession<
+                v1::Sessions::WithRawCallbackMethod_UndeleteSession<
+                    v1::Sessions::WithRawCallbackMethod_ForkSession<
+                        v1::Sessions::WithRawCallbackMethod_RewindSession<
+                            v1::Sessions::WithRawCallbackMethod_ListSnapshots<
+                                v1::Sessions::WithRawCallbackMethod_IngestSession<
+                                    v1::Sessions::Service>>>>>>>>>>;
+
+class SessionsService final : public RawSessions {
  public:
   explicit SessionsService(RpcEnvironment& env) : env_(env) {}
 
-  grpc::ServerUnaryReactor* CreateSession(grpc::CallbackServerContext*,
-                                          const v1::CreateSessionRequest*, v1::Session*) override;
-  grpc::ServerUnaryReactor* GetSession(grpc::CallbackServerContext*, const v1::GetSessionRequest*,
-                                       v1::Session*) override;
-  grpc::ServerUnaryReactor* ListSessions(grpc::CallbackServerContext*,
-                                         const v1::ListSessionsRequest*,
-                                         v1::ListSessionsResponse*) override;
-  grpc::ServerUnaryReactor* UpdateSession(grpc::CallbackServerContext*,
-                                          const v1::UpdateSessionRequest*, v1::Session*) override;
-  grpc::ServerUnaryReactor* DeleteSession(grpc::CallbackServerContext*,
-                                          const v1::DeleteSessionRequest*, v1::Session*) override;
-  grpc::ServerUnaryReactor* UndeleteSession(grpc::CallbackServerContext*,
-                                            const v1::UndeleteSessionRequest*,
-                                            v1::Session*) override;
-  grpc::ServerUnaryReactor* ForkSession(grpc::CallbackServerContext*, const v1::ForkSessionRequest*,
-                                        v1::ForkSessionResponse*) override;
-  grpc::ServerUnaryReactor* RewindSession(grpc::CallbackServerContext*,
-                                          const v1::RewindSessionRequest*,
-                                          v1::RewindSessionResponse*) override;
-  grpc::ServerUnaryReactor* ListSnapshots(grpc::CallbackServerContext*,
-                                          const v1::ListSnapshotsRequest*,
-                                          v1::ListSnapshotsResponse*) override;
-  grpc::ServerBidiReactor<v1::IngestRequest, v1::IngestProgress>* IngestSession(
+  grpc::ServerUnaryReactor* CreateSession(grpc::CallbackServerContext*, const grpc::ByteBuffer*,
+                                          grpc::ByteBuffer*) override;
+  grpc::ServerUnaryReactor* GetSession(grpc::CallbackServerContext*, const grpc::ByteBuffer*,
+                                       grpc::ByteBuffer*) override;
+  grpc::ServerUnaryReactor* ListSessions(grpc::CallbackServerContext*, const grpc::ByteBuffer*,
+                                         grpc::ByteBuffer*) override;
+  grpc::ServerUnaryReactor* UpdateSession(grpc::CallbackServerContext*, const grpc::ByteBuffer*,
+                                          grpc::ByteBuffer*) override;
+  grpc::ServerUnaryReactor* DeleteSession(grpc::CallbackServerContext*, const grpc::ByteBuffer*,
+                                          grpc::ByteBuffer*) override;
+  grpc::ServerUnaryReactor* UndeleteSession(grpc::CallbackServerContext*, const grpc::ByteBuffer*,
+                                            grpc::ByteBuffer*) override;
+  grpc::ServerUnaryReactor* ForkSession(grpc::CallbackServerContext*, const grpc::ByteBuffer*,
+                                        grpc::ByteBuffer*) override;
+  grpc::ServerUnaryReactor* RewindSession(grpc::CallbackServerContext*, const grpc::ByteBuffer*,
+                                          grpc::ByteBuffer*) override;
+  grpc::ServerUnaryReactor* ListSnapshots(grpc::CallbackServerContext*, const grpc::ByteBuffer*,
+                                          grpc::ByteBuffer*) override;
+  grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* IngestSession(
       grpc::CallbackServerContext*) override;
 
  private:

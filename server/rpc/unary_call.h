@@ -2,14 +2,17 @@
 #pragma once
 
 #include <grpcpp/server_context.h>
+#include <grpcpp/support/byte_buffer.h>
 #include <grpcpp/support/server_callback.h>
 
 #include <functional>
-#include <string_view>
+#include <string>
 #include <utility>
 
 #include "absl/status/statusor.h"
+#include "engine/core/status_macros.h"
 #include "server/rpc/call_record.h"
+#include "server/rpc/message_bytes.h"
 #include "server/rpc/rpc_environment.h"
 
 namespace mneme::server {
@@ -17,18 +20,18 @@ namespace mneme::server {
 // The status of a call that finds its pool full.
 absl::Status NoWorkerLeft();
 
-template <typename Response>
+template <typename Request, typename Response>
 class UnaryCall final : public grpc::ServerUnaryReactor {
  public:
-  using Handler = std::function<absl::StatusOr<Response>(CallRecord&)>;
+  using Handler = std::function<absl::StatusOr<Response>(CallRecord&, const Request&)>;
 
-  // `is_turn`: may compute or wait for long. Deletes itself.
+  // `is_turn`: may compute or wait for long. `bytes` and `response` live until the call is done.
+  // Deletes itself.
   static grpc::ServerUnaryReactor* Start(RpcEnvironment& env, const char* method, bool is_turn,
                                          grpc::CallbackServerContext* context,
-                                         std::string_view session, Response* response,
+                                         const grpc::ByteBuffer* bytes, grpc::ByteBuffer* response,
                                          Handler handler) {
-    auto* call = new UnaryCall(env, method, is_turn, context, response, std::move(handler));
-    call->record_.set_session(session);
+    auto* call = new UnaryCall(env, method, is_turn, context, bytes, response, std::move(handler));
     WorkerPool& pool = is_turn ? env.turns : env.lookups;
     if (is_turn) ++env.running_turns;
     if (!pool.Submit([call] { call->Run(); })) call->Answer(NoWorkerLeft());
@@ -40,17 +43,23 @@ class UnaryCall final : public grpc::ServerUnaryReactor {
 
  private:
   UnaryCall(RpcEnvironment& env, const char* method, bool is_turn,
-            grpc::CallbackServerContext* context, Response* response, Handler handler)
+            grpc::CallbackServerContext* context, const grpc::ByteBuffer* bytes,
+            grpc::ByteBuffer* response, Handler handler)
       : env_(env),
         is_turn_(is_turn),
         record_(env, method, context),
+        bytes_(bytes),
         response_(response),
         handler_(std::move(handler)) {}
 
-  void Run() {
-    absl::StatusOr<Response> result = handler_(record_);
-    if (result.ok()) *response_ = *std::move(result);
-    Answer(result.status());
+  void Run() { Answer(Handle()); }
+
+  absl::Status Handle() {
+    Request request;
+    MNEME_RETURN_IF_ERROR(ParseMessage(*bytes_, &request));
+    MNEME_ASSIGN_OR_RETURN(const Response response, handler_(record_, request));
+    *response_ = BytesOf(response);
+    return absl::OkStatus();
   }
 
   void Answer(const absl::Status& status) {
@@ -63,22 +72,24 @@ class UnaryCall final : public grpc::ServerUnaryReactor {
   RpcEnvironment& env_;
   const bool is_turn_;
   CallRecord record_;
-  Response* const response_;
+  const grpc::ByteBuffer* const bytes_;
+  grpc::ByteBuffer* const response_;
   const Handler handler_;
 };
 
-// `method` of the core with this request, on a thread for short calls.
+// `method` of the core, on a thread for short calls. `session_of` names the session for the log.
 template <typename Request, typename Response>
-grpc::ServerUnaryReactor* StartUnary(RpcEnvironment& env, const char* name,
-                                     absl::StatusOr<Response> (ServerCore::*method)(CallContext&,
-                                                                                    const Request&),
-                                     grpc::CallbackServerContext* context, const Request* request,
-                                     Response* response, std::string_view session = "",
-                                     bool is_turn = false) {
-  return UnaryCall<Response>::Start(env, name, is_turn, context, session, response,
-                                    [&env, method, request](CallRecord& record) {
-                                      return (env.core.*method)(record.context(), *request);
-                                    });
+grpc::ServerUnaryReactor* StartUnary(
+    RpcEnvironment& env, const char* name,
+    absl::StatusOr<Response> (ServerCore::*method)(CallContext&, const Request&),
+    grpc::CallbackServerContext* context, const grpc::ByteBuffer* bytes, grpc::ByteBuffer* response,
+    std::string (*session_of)(const Request&) = nullptr, bool is_turn = false) {
+  return UnaryCall<Request, Response>::Start(
+      env, name, is_turn, context, bytes, response,
+      [&env, method, session_of](CallRecord& record, const Request& request) {
+        if (session_of != nullptr) record.set_session(session_of(request));
+        return (env.core.*method)(record.context(), request);
+      });
 }
 
 }  // namespace mneme::server

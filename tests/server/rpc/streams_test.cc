@@ -219,6 +219,11 @@ class FakeIngest final : public Ingest {
     }
     return absl::OkStatus();
   }
+  absl::StatusOr<bool> CommitIfDue() override {
+    const bool news = progress_.durable_bytes() < progress_.received_bytes();
+    progress_.set_durable_bytes(progress_.received_bytes());
+    return news;
+  }
 
  private:
   v1::IngestProgress progress_;
