@@ -11,7 +11,7 @@ RUN deploy/install_packages.sh build
 COPY . .
 RUN cmake --preset release -DMNEME_BUILD_TESTS=OFF -DMNEME_BUILD_BENCH=OFF \
  && cmake --build --preset release --target mneme-server mneme \
- && cmake --install build-release --prefix /opt/mneme --strip
+ && cmake --install build-release --prefix /opt/mneme --strip --component runtime
 
 FROM debian:12-slim
 COPY deploy/install_packages.sh /tmp/

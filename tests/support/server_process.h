@@ -29,6 +29,7 @@ class ServerProcess {
   // The command that Start runs, for servers that are expected to leave at once.
   static std::vector<std::string> Command(const Options& options);
 
+  pid_t pid() const { return child_->pid(); }
   const std::string& address() const { return address_; }
   const std::string& metrics_address() const { return metrics_address_; }
   // SIGKILL, and waits: the port and the store are free afterwards.
