@@ -47,6 +47,27 @@ HWY_INLINE void StoreUpTo(F32 d, Vec v, float* p, size_t count) {
 
 #undef MNEME_SAFE_MASKS
 
+// How many elements of a vector there are: all, or fewer at the end of a row. Loads and stores of
+// whole vectors are free of branches then.
+struct Whole {
+  HWY_INLINE Vec Load(const float* p) const { return hn::LoadU(F32(), p); }
+  HWY_INLINE void Store(Vec v, float* p) const { hn::StoreU(v, F32(), p); }
+};
+struct Part {
+  size_t count;
+  HWY_INLINE Vec Load(const float* p) const { return LoadUpTo(F32(), p, count); }
+  HWY_INLINE void Store(Vec v, float* p) const { StoreUpTo(F32(), v, p, count); }
+};
+
+// body(i, Whole or Part) for the first element i of every vector of a row of n.
+template <typename Body>
+HWY_INLINE void ForEachVector(size_t n, Body body) {
+  const size_t lanes = hn::Lanes(F32());
+  size_t i = 0;
+  for (; i + lanes <= n; i += lanes) body(i, Whole{});
+  if (i < n) body(i, Part{n - i});
+}
+
 // NOLINTNEXTLINE(google-readability-namespace-comments)
 }  // namespace mneme::engine::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();

@@ -17,42 +17,49 @@
 HWY_BEFORE_NAMESPACE();
 namespace mneme::engine::cpu::HWY_NAMESPACE {
 
-// One group of `n` elements.
-void LayerNormGroup(const float* x, const float* w, const float* b, float eps, size_t n, float* y) {
+// Groups [first, last), counted over all rows.
+void LayerNormGroups(const LayerNormArgs& args, int64_t first, int64_t last) {
   const F32 d;
   const size_t lanes = hn::Lanes(d);
-  Vec s0 = hn::Zero(d), s1 = hn::Zero(d);
-  size_t i = 0;
-  for (; i + 2 * lanes <= n; i += 2 * lanes) {
-    s0 = hn::Add(s0, hn::LoadU(d, x + i));
-    s1 = hn::Add(s1, hn::LoadU(d, x + i + lanes));
-  }
-  for (; i < n; i += lanes) s0 = hn::Add(s0, LoadUpTo(d, x + i, n - i));
-  const float mean = hn::GetLane(hn::SumOfLanes(d, hn::Add(s0, s1))) / static_cast<float>(n);
-  const Vec vmean = hn::Set(d, mean);
-  s0 = s1 = hn::Zero(d);
-  for (i = 0; i + 2 * lanes <= n; i += 2 * lanes) {
-    const Vec c0 = hn::Sub(hn::LoadU(d, x + i), vmean);
-    const Vec c1 = hn::Sub(hn::LoadU(d, x + i + lanes), vmean);
-    s0 = hn::MulAdd(c0, c0, s0);
-    s1 = hn::MulAdd(c1, c1, s1);
-  }
-  for (; i + lanes <= n; i += lanes) {
-    const Vec c = hn::Sub(hn::LoadU(d, x + i), vmean);
-    s0 = hn::MulAdd(c, c, s0);
-  }
-  float squares = hn::GetLane(hn::SumOfLanes(d, hn::Add(s0, s1)));
-  // Absent lanes would count as -mean.
-  for (; i < n; ++i) squares += (x[i] - mean) * (x[i] - mean);
-  const Vec scale = hn::Set(d, 1.0f / std::sqrt(squares / static_cast<float>(n) + eps));
-  for (i = 0; i < n; i += lanes) {
-    const size_t count = n - i;
-    const Vec c = hn::Mul(hn::Sub(LoadUpTo(d, x + i, count), vmean), scale);
-    StoreUpTo(d, hn::MulAdd(c, LoadUpTo(d, w + i, count), LoadUpTo(d, b + i, count)), y + i, count);
+  const auto n = static_cast<size_t>(args.D / args.groups);
+  for (int64_t group = first; group < last; ++group) {
+    const float* x = args.x + group * n;
+    float* y = args.y + group * n;
+    const float* w = args.w + group % args.groups * n;
+    const float* b = args.b + group % args.groups * n;
+    Vec s0 = hn::Zero(d), s1 = hn::Zero(d);
+    size_t i = 0;
+    for (; i + 2 * lanes <= n; i += 2 * lanes) {
+      s0 = hn::Add(s0, hn::LoadU(d, x + i));
+      s1 = hn::Add(s1, hn::LoadU(d, x + i + lanes));
+    }
+    for (; i < n; i += lanes) s0 = hn::Add(s0, LoadUpTo(d, x + i, n - i));
+    const float mean = hn::GetLane(hn::SumOfLanes(d, hn::Add(s0, s1))) / static_cast<float>(n);
+    const Vec vmean = hn::Set(d, mean);
+    s0 = s1 = hn::Zero(d);
+    for (i = 0; i + 2 * lanes <= n; i += 2 * lanes) {
+      const Vec c0 = hn::Sub(hn::LoadU(d, x + i), vmean);
+      const Vec c1 = hn::Sub(hn::LoadU(d, x + i + lanes), vmean);
+      s0 = hn::MulAdd(c0, c0, s0);
+      s1 = hn::MulAdd(c1, c1, s1);
+    }
+    for (; i + lanes <= n; i += lanes) {
+      const Vec c = hn::Sub(hn::LoadU(d, x + i), vmean);
+      s0 = hn::MulAdd(c, c, s0);
+    }
+    float squares = hn::GetLane(hn::SumOfLanes(d, hn::Add(s0, s1)));
+    // Absent lanes would count as -mean.
+    for (; i < n; ++i) squares += (x[i] - mean) * (x[i] - mean);
+    const Vec scale = hn::Set(d, 1.0f / std::sqrt(squares / static_cast<float>(n) + args.eps));
+    ForEachVector(n, [&](size_t j, auto count) HWY_ATTR {
+      const Vec c = hn::Mul(hn::Sub(count.Load(x + j), vmean), scale);
+      count.Store(hn::MulAdd(c, count.Load(w + j), count.Load(b + j)), y + j);
+    });
   }
 }
 
-HWY_INLINE Vec ActivateVec(F32 d, Activation f, Vec x) {
+template <Activation f>
+HWY_INLINE Vec ActivateVec(F32 d, Vec x) {
   const Vec one = hn::Set(d, 1.0f);
   switch (f) {
     case Activation::kSigmoid:
@@ -73,11 +80,22 @@ HWY_INLINE Vec ActivateVec(F32 d, Activation f, Vec x) {
   return x;
 }
 
+template <Activation f>
+void ActivateEach(const float* x, size_t n, float* y) {
+  ForEachVector(n, [&](size_t i, auto count)
+                       HWY_ATTR { count.Store(ActivateVec<f>(F32(), count.Load(x + i)), y + i); });
+}
+
 void ActivateRange(Activation f, const float* x, size_t n, float* y) {
-  const F32 d;
-  const size_t lanes = hn::Lanes(d);
-  for (size_t i = 0; i < n; i += lanes) {
-    StoreUpTo(d, ActivateVec(d, f, LoadUpTo(d, x + i, n - i)), y + i, n - i);
+  switch (f) {
+    case Activation::kSigmoid:
+      return ActivateEach<Activation::kSigmoid>(x, n, y);
+    case Activation::kTanh:
+      return ActivateEach<Activation::kTanh>(x, n, y);
+    case Activation::kReluSquared:
+      return ActivateEach<Activation::kReluSquared>(x, n, y);
+    case Activation::kDecay:
+      return ActivateEach<Activation::kDecay>(x, n, y);
   }
 }
 
@@ -104,15 +122,11 @@ void SubRow(const float* a, const float* b, size_t n, float* y) {
 // `dynamic` may be null.
 void LerpRow(const float* x, const float* delta, const float* mu, const float* dynamic, size_t n,
              float* y) {
-  const F32 d;
-  const size_t lanes = hn::Lanes(d);
-  for (size_t i = 0; i < n; i += lanes) {
-    const size_t count = n - i;
-    Vec m = LoadUpTo(d, mu + i, count);
-    if (dynamic != nullptr) m = hn::Add(m, LoadUpTo(d, dynamic + i, count));
-    const Vec out = hn::MulAdd(LoadUpTo(d, delta + i, count), m, LoadUpTo(d, x + i, count));
-    StoreUpTo(d, out, y + i, count);
-  }
+  ForEachVector(n, [&](size_t i, auto count) HWY_ATTR {
+    Vec m = count.Load(mu + i);
+    if (dynamic != nullptr) m = hn::Add(m, count.Load(dynamic + i));
+    count.Store(hn::MulAdd(count.Load(delta + i), m, count.Load(x + i)), y + i);
+  });
 }
 
 // NOLINTNEXTLINE(google-readability-namespace-comments)
@@ -123,7 +137,7 @@ HWY_AFTER_NAMESPACE();
 namespace mneme::engine::cpu {
 namespace {
 
-HWY_EXPORT(LayerNormGroup);
+HWY_EXPORT(LayerNormGroups);
 HWY_EXPORT(ActivateRange);
 HWY_EXPORT(MulRange);
 HWY_EXPORT(SubRow);
@@ -145,15 +159,9 @@ void ForEachPiece(Exec& exec, int64_t rows, int64_t width, Fn fn) {
 
 void LayerNorm(Exec& exec, const LayerNormArgs& args) {
   CurrentSimdTarget();
-  const auto norm = HWY_DYNAMIC_DISPATCH(LayerNormGroup);
-  const int64_t width = args.D / args.groups;
-  ForEachPiece(exec, args.T * args.groups, width, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t column = i % args.groups * width;
-      norm(args.x + i * width, args.w + column, args.b + column, args.eps, width,
-           args.y + i * width);
-    }
-  });
+  const auto norm = HWY_DYNAMIC_DISPATCH(LayerNormGroups);
+  ForEachPiece(exec, args.T * args.groups, args.D / args.groups,
+               [&](int64_t first, int64_t last) { norm(args, first, last); });
 }
 
 void Activate(Exec& exec, Activation f, const float* x, int64_t n, float* y) {

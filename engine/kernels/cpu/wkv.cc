@@ -62,22 +62,19 @@ template <int kRows>
 HWY_INLINE void Wkv6Rows(float* state, const float* r, const float* k, const float* v,
                          const float* decay, float now, size_t N, float* y) {
   const F32 d;
-  const size_t lanes = hn::Lanes(d);
   Vec sum[kRows], value[kRows];
   for (int i = 0; i < kRows; ++i) {
     sum[i] = hn::Zero(d);
     value[i] = hn::Set(d, v[i]);
   }
-  for (size_t j = 0; j < N; j += lanes) {
-    const size_t n = N - j;
-    const Vec rj = LoadUpTo(d, r + j, n), kj = LoadUpTo(d, k + j, n),
-              dj = LoadUpTo(d, decay + j, n);
+  ForEachVector(N, [&](size_t j, auto count) HWY_ATTR {
+    const Vec rj = count.Load(r + j), kj = count.Load(k + j), dj = count.Load(decay + j);
     for (int i = 0; i < kRows; ++i) {
-      const Vec s = LoadUpTo(d, state + i * N + j, n);
+      const Vec s = count.Load(state + i * N + j);
       sum[i] = hn::MulAdd(s, rj, sum[i]);
-      StoreUpTo(d, hn::MulAdd(value[i], kj, hn::Mul(dj, s)), state + i * N + j, n);
+      count.Store(hn::MulAdd(value[i], kj, hn::Mul(dj, s)), state + i * N + j);
     }
-  }
+  });
   for (int i = 0; i < kRows; ++i) y[i] = hn::GetLane(hn::SumOfLanes(d, sum[i])) + v[i] * now;
 }
 
@@ -112,7 +109,6 @@ void Wkv6Head(const Wkv6Args& args, int64_t h) {
 template <int kRows>
 HWY_INLINE void Wkv7Rows(const Wkv7Args& args, float* state, int64_t at, int64_t row, size_t N) {
   const F32 d;
-  const size_t lanes = hn::Lanes(d);
   const float* kappa = args.kappa + at;
   const float* decay = args.decay + at;
   const float* b = args.b + at;
@@ -120,29 +116,28 @@ HWY_INLINE void Wkv7Rows(const Wkv7Args& args, float* state, int64_t at, int64_t
   const float* r = args.r + at;
   Vec s[kRows], value[kRows], sum[kRows];
   for (int i = 0; i < kRows; ++i) s[i] = hn::Zero(d);
-  for (size_t j = 0; j < N; j += lanes) {
-    const Vec kappa_j = LoadUpTo(d, kappa + j, N - j);
+  ForEachVector(N, [&](size_t j, auto count) HWY_ATTR {
+    const Vec kappa_j = count.Load(kappa + j);
     for (int i = 0; i < kRows; ++i) {
-      s[i] = hn::NegMulAdd(LoadUpTo(d, state + i * N + j, N - j), kappa_j, s[i]);
+      s[i] = hn::NegMulAdd(count.Load(state + i * N + j), kappa_j, s[i]);
     }
-  }
+  });
   for (int i = 0; i < kRows; ++i) {
     s[i] = hn::SumOfLanes(d, s[i]);
     value[i] = hn::Set(d, args.v[at + row + i]);
     sum[i] = hn::Zero(d);
   }
-  for (size_t j = 0; j < N; j += lanes) {
-    const size_t n = N - j;
-    const Vec decay_j = LoadUpTo(d, decay + j, n), b_j = LoadUpTo(d, b + j, n);
-    const Vec k_j = LoadUpTo(d, k + j, n), r_j = LoadUpTo(d, r + j, n);
+  ForEachVector(N, [&](size_t j, auto count) HWY_ATTR {
+    const Vec decay_j = count.Load(decay + j), b_j = count.Load(b + j);
+    const Vec k_j = count.Load(k + j), r_j = count.Load(r + j);
     for (int i = 0; i < kRows; ++i) {
-      Vec x = hn::Mul(decay_j, LoadUpTo(d, state + i * N + j, n));
+      Vec x = hn::Mul(decay_j, count.Load(state + i * N + j));
       x = hn::MulAdd(s[i], b_j, x);
       x = hn::MulAdd(value[i], k_j, x);
-      StoreUpTo(d, x, state + i * N + j, n);
+      count.Store(x, state + i * N + j);
       sum[i] = hn::MulAdd(x, r_j, sum[i]);
     }
-  }
+  });
   for (int i = 0; i < kRows; ++i) {
     args.y[at + row + i] = hn::GetLane(hn::SumOfLanes(d, sum[i]));
   }
@@ -158,58 +153,58 @@ void Wkv7Head(const Wkv7Args& args, int64_t h) {
   }
 }
 
-// Head h of one token; `begin` is its first element.
-void Wkv7PrepareHead(const Wkv7PrepareArgs& args, int64_t begin) {
+// Heads [first, last), counted over all tokens.
+void Wkv7PrepareHeads(const Wkv7PrepareArgs& args, int64_t first, int64_t last) {
   const F32 d;
-  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
-  const int64_t N = args.head_size, column = begin % (args.heads * N);
-  Vec squares = hn::Zero(d);
-  for (int64_t j = 0; j < N; j += lanes) {
-    const size_t n = static_cast<size_t>(N - j);
-    const Vec kappa =
-        hn::Mul(LoadUpTo(d, args.k + begin + j, n), LoadUpTo(d, args.k_k + column + j, n));
-    StoreUpTo(d, kappa, args.kappa + begin + j, n);
-    squares = hn::MulAdd(kappa, kappa, squares);
-  }
-  const float norm = std::max(std::sqrt(hn::GetLane(hn::SumOfLanes(d, squares))), 1e-12f);
-  const Vec one = hn::Set(d, 1.0f), divisor = hn::Set(d, norm);
+  const int64_t N = args.head_size;
+  const Vec one = hn::Set(d, 1.0f);
   const Vec minus_root = hn::Set(d, -0.60653066f);  // -e^(-1/2)
-  for (int64_t j = 0; j < N; j += lanes) {
-    const size_t n = static_cast<size_t>(N - j);
-    const int64_t i = begin + j;
-    const Vec kappa = hn::Div(LoadUpTo(d, args.kappa + i, n), divisor);
-    const Vec a = Sigmoid(d, LoadUpTo(d, args.a + i, n));
-    const Vec k = LoadUpTo(d, args.k + i, n);
-    const Vec scale = hn::MulAdd(hn::Sub(a, one), LoadUpTo(d, args.k_a + column + j, n), one);
-    StoreUpTo(d, kappa, args.kappa + i, n);
-    StoreUpTo(d, hn::Mul(kappa, a), args.a + i, n);
-    StoreUpTo(d, hn::Mul(k, scale), args.k + i, n);
-    const Vec w = Sigmoid(d, LoadUpTo(d, args.w + i, n));
-    StoreUpTo(d, Exp(d, hn::Mul(minus_root, w)), args.w + i, n);
-    if (args.mix != nullptr) {
-      const Vec v = LoadUpTo(d, args.v + i, n);
-      const Vec mix = Sigmoid(d, LoadUpTo(d, args.mix + i, n));
-      StoreUpTo(d, hn::MulAdd(hn::Sub(LoadUpTo(d, args.first + i, n), v), mix, v), args.v + i, n);
-    }
+  for (int64_t head = first; head < last; ++head) {
+    const int64_t begin = head * N, column = head % args.heads * N;
+    Vec squares = hn::Zero(d);
+    ForEachVector(N, [&](size_t j, auto count) HWY_ATTR {
+      const Vec kappa = hn::Mul(count.Load(args.k + begin + j), count.Load(args.k_k + column + j));
+      count.Store(kappa, args.kappa + begin + j);
+      squares = hn::MulAdd(kappa, kappa, squares);
+    });
+    const float norm = std::max(std::sqrt(hn::GetLane(hn::SumOfLanes(d, squares))), 1e-12f);
+    const Vec divisor = hn::Set(d, norm);
+    ForEachVector(N, [&](size_t j, auto count) HWY_ATTR {
+      const int64_t i = begin + static_cast<int64_t>(j);
+      const Vec kappa = hn::Div(count.Load(args.kappa + i), divisor);
+      const Vec a = Sigmoid(d, count.Load(args.a + i));
+      const Vec scale = hn::MulAdd(hn::Sub(a, one), count.Load(args.k_a + column + j), one);
+      count.Store(kappa, args.kappa + i);
+      count.Store(hn::Mul(kappa, a), args.a + i);
+      count.Store(hn::Mul(count.Load(args.k + i), scale), args.k + i);
+      const Vec w = Sigmoid(d, count.Load(args.w + i));
+      count.Store(Exp(d, hn::Mul(minus_root, w)), args.w + i);
+      if (args.mix != nullptr) {
+        const Vec v = count.Load(args.v + i);
+        const Vec mix = Sigmoid(d, count.Load(args.mix + i));
+        count.Store(hn::MulAdd(hn::Sub(count.Load(args.first + i), v), mix, v), args.v + i);
+      }
+    });
   }
 }
 
-void Wkv7BonusHead(const Wkv7BonusArgs& args, int64_t begin) {
+// As Wkv7PrepareHeads.
+void Wkv7BonusHeads(const Wkv7BonusArgs& args, int64_t first, int64_t last) {
   const F32 d;
-  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
-  const int64_t N = args.head_size, column = begin % (args.heads * N);
-  Vec sum = hn::Zero(d);
-  for (int64_t j = 0; j < N; j += lanes) {
-    const size_t n = static_cast<size_t>(N - j);
-    const Vec rk = hn::Mul(LoadUpTo(d, args.r + begin + j, n), LoadUpTo(d, args.k + begin + j, n));
-    sum = hn::MulAdd(rk, LoadUpTo(d, args.r_k + column + j, n), sum);
-  }
-  const Vec bonus = hn::SumOfLanes(d, sum);
-  for (int64_t j = 0; j < N; j += lanes) {
-    const size_t n = static_cast<size_t>(N - j);
-    const int64_t i = begin + j;
-    const Vec y = hn::MulAdd(bonus, LoadUpTo(d, args.v + i, n), LoadUpTo(d, args.y + i, n));
-    StoreUpTo(d, hn::Mul(y, LoadUpTo(d, args.gate + i, n)), args.y + i, n);
+  const int64_t N = args.head_size;
+  for (int64_t head = first; head < last; ++head) {
+    const int64_t begin = head * N, column = head % args.heads * N;
+    Vec sum = hn::Zero(d);
+    ForEachVector(N, [&](size_t j, auto count) HWY_ATTR {
+      const Vec rk = hn::Mul(count.Load(args.r + begin + j), count.Load(args.k + begin + j));
+      sum = hn::MulAdd(rk, count.Load(args.r_k + column + j), sum);
+    });
+    const Vec bonus = hn::SumOfLanes(d, sum);
+    ForEachVector(N, [&](size_t j, auto count) HWY_ATTR {
+      const int64_t i = begin + static_cast<int64_t>(j);
+      const Vec y = hn::MulAdd(bonus, count.Load(args.v + i), count.Load(args.y + i));
+      count.Store(hn::Mul(y, count.Load(args.gate + i)), args.y + i);
+    });
   }
 }
 
@@ -224,20 +219,19 @@ namespace {
 HWY_EXPORT(Wkv4Channels);
 HWY_EXPORT(Wkv6Head);
 HWY_EXPORT(Wkv7Head);
-HWY_EXPORT(Wkv7PrepareHead);
-HWY_EXPORT(Wkv7BonusHead);
+HWY_EXPORT(Wkv7PrepareHeads);
+HWY_EXPORT(Wkv7BonusHeads);
 
 constexpr int64_t kChannelsPerPiece = 64;  // a multiple of every vector's lanes
 // Below this a fork costs more than it saves.
 constexpr int64_t kElementsPerPiece = 2048;
 
-// Calls fn(begin) for the first element of every head of every token, many heads a piece.
+// Calls fn(first, last) for ranges of all heads of all tokens.
 template <typename Fn>
-void ForEachHead(Exec& exec, int64_t heads, int64_t head_size, Fn fn) {
+void ForEachRange(Exec& exec, int64_t heads, int64_t head_size, Fn fn) {
   const int64_t per_piece = std::max<int64_t>(1, kElementsPerPiece / head_size);
   exec.pool().Run((heads + per_piece - 1) / per_piece, [&](int64_t piece, int) {
-    const int64_t end = std::min(heads, (piece + 1) * per_piece);
-    for (int64_t head = piece * per_piece; head < end; ++head) fn(head * head_size);
+    fn(piece * per_piece, std::min(heads, (piece + 1) * per_piece));
   });
 }
 
@@ -275,14 +269,16 @@ void Wkv7(Exec& exec, std::span<const Wkv7Args> batch) {
 
 void Wkv7Prepare(Exec& exec, const Wkv7PrepareArgs& args) {
   CurrentSimdTarget();
-  const auto head = HWY_DYNAMIC_DISPATCH(Wkv7PrepareHead);
-  ForEachHead(exec, args.T * args.heads, args.head_size, [&](int64_t at) { head(args, at); });
+  const auto heads = HWY_DYNAMIC_DISPATCH(Wkv7PrepareHeads);
+  ForEachRange(exec, args.T * args.heads, args.head_size,
+               [&](int64_t first, int64_t last) { heads(args, first, last); });
 }
 
 void Wkv7Bonus(Exec& exec, const Wkv7BonusArgs& args) {
   CurrentSimdTarget();
-  const auto head = HWY_DYNAMIC_DISPATCH(Wkv7BonusHead);
-  ForEachHead(exec, args.T * args.heads, args.head_size, [&](int64_t at) { head(args, at); });
+  const auto heads = HWY_DYNAMIC_DISPATCH(Wkv7BonusHeads);
+  ForEachRange(exec, args.T * args.heads, args.head_size,
+               [&](int64_t first, int64_t last) { heads(args, first, last); });
 }
 
 }  // namespace mneme::engine::cpu
