@@ -12,6 +12,7 @@
 
 #include "engine/kernels/activation.h"
 #include "engine/kernels/attention.h"
+#include "engine/kernels/block_attention.h"
 #include "engine/kernels/elementwise.h"
 #include "engine/kernels/embedding.h"
 #include "engine/kernels/layer_norm.h"
@@ -30,10 +31,13 @@ struct Kernels {
   RmsNormFn rms_norm;
   RopeFn rope;
   AttentionFn attention;
+  BlockAttentionFn block_attention;
+  StoreRowsFn store_rows;
   SiluMulFn silu_mul;
   AddFn add;
   MulFn mul;
   ActivateFn activate;
+  SeriesActivateFn series_activate;
   LayerNormFn layer_norm;
   TokenShiftFn token_shift;
   LerpFn lerp;

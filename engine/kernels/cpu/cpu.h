@@ -11,6 +11,9 @@ void EmbedRows(Exec& exec, const Weight& table, std::span<const int32_t> rows, f
 void RmsNorm(Exec& exec, const float* x, const float* w, float eps, int64_t T, int64_t D, float* y);
 void Rope(Exec& exec, const RopeArgs& args);
 void Attention(Exec& exec, std::span<const AttentionArgs> batch);
+void BlockAttention(Exec& exec, std::span<const BlockAttentionArgs> batch);
+void StoreRows(Exec& exec, const float* x, int64_t x_stride, int64_t rows, int64_t width,
+               DType dtype, std::byte* to);
 void SiluMul(Exec& exec, const float* gate, const float* up, int64_t n, float* y);
 void Add(Exec& exec, const float* x, int64_t n, float* y);
 

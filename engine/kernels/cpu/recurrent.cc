@@ -58,6 +58,19 @@ void LayerNormGroups(const LayerNormArgs& args, int64_t first, int64_t last) {
   }
 }
 
+// erfc(z) for z >= 0, within 4e-7 of its value up to z = 2 and 2e-7 absolutely: e^(-z^2) times a
+// function of 1 / (1 + z / 2), a Chebyshev fit (Press et al., Numerical Recipes, section 6.2).
+HWY_INLINE Vec ErfcOfPositive(F32 d, Vec z) {
+  const Vec one = hn::Set(d, 1.0f);
+  const Vec t = hn::Div(one, hn::MulAdd(hn::Set(d, 0.5f), z, one));
+  Vec p = hn::Set(d, 0.17087277f);
+  for (const float c : {-0.82215223f, 1.48851587f, -1.13520398f, 0.27886807f, -0.18628806f,
+                        0.09678418f, 0.37409196f, 1.00002368f, -1.26551223f}) {
+    p = hn::MulAdd(p, t, hn::Set(d, c));
+  }
+  return hn::Mul(t, Exp(d, hn::NegMulAdd(z, z, p)));
+}
+
 template <Activation f>
 HWY_INLINE Vec ActivateVec(F32 d, Vec x) {
   const Vec one = hn::Set(d, 1.0f);
@@ -76,6 +89,24 @@ HWY_INLINE Vec ActivateVec(F32 d, Vec x) {
     }
     case Activation::kDecay:
       return Exp(d, hn::Neg(Exp(d, x)));
+    case Activation::kSilu:
+      return hn::Div(x, hn::Add(one, Exp(d, hn::Neg(x))));
+    case Activation::kGeluErf: {
+      const Vec half_x = hn::Mul(hn::Set(d, 0.5f), x);
+      const Vec tail = ErfcOfPositive(d, hn::Mul(hn::Set(d, 0.70710678f), hn::Abs(x)));
+      // 1 + erf(u) = erfc(-u).
+      const Vec erfc =
+          hn::IfThenElse(hn::Lt(x, hn::Zero(d)), tail, hn::Sub(hn::Set(d, 2.0f), tail));
+      return hn::Mul(half_x, erfc);
+    }
+    case Activation::kGeluTanh: {
+      // (1 + tanh u) / 2 = 1 / (1 + e^(-2u)).
+      const Vec cubic = hn::MulAdd(hn::Mul(hn::Set(d, 0.044715f), hn::Mul(x, x)), x, x);
+      const Vec e = Exp(d, hn::Mul(hn::Set(d, -2 * 0.79788456f), cubic));
+      return hn::Div(x, hn::Add(one, e));
+    }
+    case Activation::kRelu:
+      return hn::IfThenElse(hn::Lt(x, hn::Zero(d)), hn::Zero(d), x);
   }
   return x;
 }
@@ -84,6 +115,45 @@ template <Activation f>
 void ActivateEach(const float* x, size_t n, float* y) {
   ForEachVector(n, [&](size_t i, auto count)
                        HWY_ATTR { count.Store(ActivateVec<f>(F32(), count.Load(x + i)), y + i); });
+}
+
+HWY_INLINE Vec ActivateVecBy(F32 d, Activation f, Vec x) {
+  switch (f) {
+    case Activation::kSigmoid:
+      return ActivateVec<Activation::kSigmoid>(d, x);
+    case Activation::kTanh:
+      return ActivateVec<Activation::kTanh>(d, x);
+    case Activation::kReluSquared:
+      return ActivateVec<Activation::kReluSquared>(d, x);
+    case Activation::kDecay:
+      return ActivateVec<Activation::kDecay>(d, x);
+    case Activation::kSilu:
+      return ActivateVec<Activation::kSilu>(d, x);
+    case Activation::kGeluErf:
+      return ActivateVec<Activation::kGeluErf>(d, x);
+    case Activation::kGeluTanh:
+      return ActivateVec<Activation::kGeluTanh>(d, x);
+    case Activation::kRelu:
+      return ActivateVec<Activation::kRelu>(d, x);
+  }
+  return x;
+}
+
+void SeriesActivateRow(const SeriesActivateArgs& args, const float* x, float* y) {
+  const F32 d;
+  const size_t lanes = hn::Lanes(d);
+  const size_t C = args.C;
+  for (size_t c = 0; c < C; c += lanes) {
+    const size_t count = C - c;
+    const Vec input = LoadUpTo(d, x + c, count);
+    Vec sum = hn::Zero(d);
+    for (size_t i = 0; i < args.series.size(); ++i) {
+      const Vec z = hn::MulAdd(LoadUpTo(d, args.scale + i * C + c, count), input,
+                               LoadUpTo(d, args.bias + i * C + c, count));
+      sum = hn::Add(sum, ActivateVecBy(d, args.series[i], z));
+    }
+    StoreUpTo(d, sum, y + c, count);
+  }
 }
 
 void ActivateRange(Activation f, const float* x, size_t n, float* y) {
@@ -96,6 +166,14 @@ void ActivateRange(Activation f, const float* x, size_t n, float* y) {
       return ActivateEach<Activation::kReluSquared>(x, n, y);
     case Activation::kDecay:
       return ActivateEach<Activation::kDecay>(x, n, y);
+    case Activation::kSilu:
+      return ActivateEach<Activation::kSilu>(x, n, y);
+    case Activation::kGeluErf:
+      return ActivateEach<Activation::kGeluErf>(x, n, y);
+    case Activation::kGeluTanh:
+      return ActivateEach<Activation::kGeluTanh>(x, n, y);
+    case Activation::kRelu:
+      return ActivateEach<Activation::kRelu>(x, n, y);
   }
 }
 
@@ -139,6 +217,7 @@ namespace {
 
 HWY_EXPORT(LayerNormGroups);
 HWY_EXPORT(ActivateRange);
+HWY_EXPORT(SeriesActivateRow);
 HWY_EXPORT(MulRange);
 HWY_EXPORT(SubRow);
 HWY_EXPORT(LerpRow);
@@ -170,6 +249,15 @@ void Activate(Exec& exec, Activation f, const float* x, int64_t n, float* y) {
   // An exponential costs as much as several products.
   ForEachPiece(exec, n, 4,
                [&](int64_t begin, int64_t end) { range(f, x + begin, end - begin, y + begin); });
+}
+
+void SeriesActivate(Exec& exec, const SeriesActivateArgs& args) {
+  CurrentSimdTarget();
+  const auto row = HWY_DYNAMIC_DISPATCH(SeriesActivateRow);
+  const int64_t work = args.C * static_cast<int64_t>(args.series.size()) * 4;
+  ForEachPiece(exec, args.T, work, [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) row(args, args.x + t * args.C, args.y + t * args.C);
+  });
 }
 
 void Mul(Exec& exec, const float* x, int64_t n, float* y) {

@@ -8,6 +8,30 @@ namespace {
 
 float Sigmoid(float x) { return 1.0f / (1.0f + std::exp(-x)); }
 
+float Relu(float x) { return x < 0 ? 0 : x; }  // NaN stays NaN
+
+float Apply(Activation f, float x) {
+  switch (f) {
+    case Activation::kSigmoid:
+      return Sigmoid(x);
+    case Activation::kTanh:
+      return std::tanh(x);
+    case Activation::kReluSquared:
+      return Relu(x) * Relu(x);
+    case Activation::kDecay:
+      return std::exp(-std::exp(x));
+    case Activation::kSilu:
+      return x / (1.0f + std::exp(-x));
+    case Activation::kGeluErf:
+      return 0.5f * x * (1.0f + std::erf(x * 0.70710678f));
+    case Activation::kGeluTanh:
+      return 0.5f * x * (1.0f + std::tanh(0.79788456f * (x + 0.044715f * x * x * x)));
+    case Activation::kRelu:
+      return Relu(x);
+  }
+  return x;
+}
+
 }  // namespace
 
 void LayerNorm(Exec& exec, const LayerNormArgs& args) {
@@ -29,22 +53,19 @@ void LayerNorm(Exec& exec, const LayerNormArgs& args) {
 }
 
 void Activate(Exec& exec, Activation f, const float* x, int64_t n, float* y) {
-  for (int64_t i = 0; i < n; ++i) {
-    switch (f) {
-      case Activation::kSigmoid:
-        y[i] = Sigmoid(x[i]);
-        break;
-      case Activation::kTanh:
-        y[i] = std::tanh(x[i]);
-        break;
-      case Activation::kReluSquared: {
-        const float positive = x[i] < 0 ? 0 : x[i];  // NaN stays NaN
-        y[i] = positive * positive;
-        break;
+  for (int64_t i = 0; i < n; ++i) y[i] = Apply(f, x[i]);
+}
+
+void SeriesActivate(Exec& exec, const SeriesActivateArgs& args) {
+  for (int64_t t = 0; t < args.T; ++t) {
+    for (int64_t c = 0; c < args.C; ++c) {
+      const float x = args.x[t * args.C + c];
+      float sum = 0;
+      for (size_t i = 0; i < args.series.size(); ++i) {
+        const int64_t at = static_cast<int64_t>(i) * args.C + c;
+        sum += Apply(args.series[i], args.scale[at] * x + args.bias[at]);
       }
-      case Activation::kDecay:
-        y[i] = std::exp(-std::exp(x[i]));
-        break;
+      args.y[t * args.C + c] = sum;
     }
   }
 }

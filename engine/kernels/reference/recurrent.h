@@ -7,6 +7,7 @@ namespace mneme::engine::reference {
 
 void LayerNorm(Exec& exec, const LayerNormArgs& args);
 void Activate(Exec& exec, Activation f, const float* x, int64_t n, float* y);
+void SeriesActivate(Exec& exec, const SeriesActivateArgs& args);
 void Mul(Exec& exec, const float* x, int64_t n, float* y);
 void TokenShift(Exec& exec, std::span<const TokenShiftArgs> batch);
 void Lerp(Exec& exec, const LerpArgs& args);

@@ -1,0 +1,91 @@
+#include "engine/kernels/block_attention.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <vector>
+
+#include "engine/core/half.h"
+#include "engine/kernels/exec.h"
+#include "engine/kernels/reference/reference.h"
+
+namespace mneme::engine::reference {
+namespace {
+
+float ReadElement(const std::byte* data, DType dtype, int64_t index) {
+  if (dtype == DType::kF16) {
+    uint16_t bits;
+    std::memcpy(&bits, data + 2 * index, 2);
+    return HalfToFloat(bits);
+  }
+  float value;
+  std::memcpy(&value, data + 4 * index, 4);
+  return value;
+}
+
+// Query t, head h.
+void Attend(const BlockAttentionArgs& args, int64_t t, int64_t h) {
+  const int64_t Dk = args.key_dim, Dv = args.value_dim, Hk = args.kv_heads;
+  const int64_t kv_head = h / (args.query_heads / Hk);
+  const float* q = args.q + t * args.q_stride + h * Dk;
+  int64_t keys = 0;
+  for (const KeyRun& run : args.runs) keys += run.rows;
+  if (args.causal) keys -= args.T - 1 - t;
+
+  std::vector<float> weights;
+  float max = -std::numeric_limits<float>::infinity();
+  for (const KeyRun& run : args.runs) {
+    for (int64_t j = 0; j < run.rows && static_cast<int64_t>(weights.size()) < keys; ++j) {
+      float dot = 0;
+      for (int64_t d = 0; d < Dk; ++d) {
+        dot += q[d] * ReadElement(run.k, args.dtype, (j * Hk + kv_head) * Dk + d);
+      }
+      weights.push_back(args.scale * dot);
+      max = std::max(max, weights.back());
+    }
+  }
+  float total = 0;
+  for (float& weight : weights) {
+    weight = std::exp(weight - max);
+    total += weight;
+  }
+  float* out = args.out + t * args.out_stride + h * Dv;
+  std::fill_n(out, Dv, 0.0f);
+  size_t key = 0;
+  for (const KeyRun& run : args.runs) {
+    for (int64_t j = 0; j < run.rows && key < weights.size(); ++j, ++key) {
+      for (int64_t d = 0; d < Dv; ++d) {
+        out[d] += weights[key] * ReadElement(run.v, args.dtype, (j * Hk + kv_head) * Dv + d);
+      }
+    }
+  }
+  for (int64_t d = 0; d < Dv; ++d) out[d] /= total;
+}
+
+}  // namespace
+
+void BlockAttention(Exec& exec, std::span<const BlockAttentionArgs> batch) {
+  for (const BlockAttentionArgs& args : batch) {
+    exec.pool().Run(args.T * args.query_heads, [&](int64_t task, int) {
+      Attend(args, task / args.query_heads, task % args.query_heads);
+    });
+  }
+}
+
+void StoreRows(Exec& exec, const float* x, int64_t x_stride, int64_t rows, int64_t width,
+               DType dtype, std::byte* to) {
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t i = 0; i < width; ++i) {
+      const float value = x[r * x_stride + i];
+      if (dtype == DType::kF16) {
+        const uint16_t bits = FloatToHalf(value);
+        std::memcpy(to + 2 * (r * width + i), &bits, 2);
+      } else {
+        std::memcpy(to + 4 * (r * width + i), &value, 4);
+      }
+    }
+  }
+}
+
+}  // namespace mneme::engine::reference
