@@ -120,6 +120,7 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Load(const EngineOptions& option
   impl->num_threads = num_threads;
   impl->checkpoint = checkpoint;
   impl->arch = std::move(arch);
+  impl->arch->Prepare(impl->exec);
   MNEME_ASSIGN_OR_RETURN(impl->tokenizer,
                          Tokenizer::Create(*checkpoint, impl->arch->info().vocab_size));
   absl::StatusOr<std::unique_ptr<const ChatTemplate>> chat_template =

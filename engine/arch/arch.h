@@ -59,6 +59,9 @@ class Arch {
 
   virtual const ArchInfo& info() const = 0;
   virtual const StateSchema& schema() const = 0;
+  // What a state begins with may be a function of the weights that needs kernels. Called once, with
+  // the Exec that Forward will be given, before the first InitState and Forward.
+  virtual void Prepare(Exec& exec) {}
   // Writes the state of a sequence that has read nothing into a zeroed block. The default leaves
   // zeros.
   virtual void InitState(State& state) const {}

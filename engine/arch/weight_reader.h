@@ -52,6 +52,8 @@ class WeightReader {
 
   // Every tensor below `prefix` may be there and is not used.
   void Ignore(std::string prefix) { ignored_.push_back(std::move(prefix)); }
+  // The tensor of exactly this name may be there and is not used.
+  void IgnoreTensor(const std::string& name) { used_.insert(name); }
   // INVALID_ARGUMENT for the first tensor that nobody took.
   absl::Status RefuseUnused() const;
 

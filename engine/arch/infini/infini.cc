@@ -17,16 +17,10 @@ namespace {
 
 // A state beyond this is a mistyped segment, not a wish.
 constexpr int64_t kMaxStateBytes = int64_t{1} << 42;
-// Wanted logits are computed this many rows at a time where they cannot be written in place.
-constexpr int64_t kHeadRows = 64;
 constexpr int64_t kLine = 16;  // floats of a cache line
 
 // The state tensors of a layer, in the order of the schema.
 enum : int64_t { kMemory, kNormalizer, kPendingMemory, kPendingNormalizer, kKeys, kValues, kCount };
-
-MatMulTask Product(const Weight& weight, float* y, bool accumulate) {
-  return {.weight = weight, .y = y, .y_stride = weight.rows, .accumulate = accumulate};
-}
 
 int64_t Padded(int64_t floats) { return (floats + kLine - 1) / kLine * kLine; }
 
@@ -87,7 +81,7 @@ std::vector<StateTensor> StateTensors(const Config& config, DType kv_dtype) {
 
 }  // namespace
 
-// Arrays of one pass over T tokens, row-major, inside `activations_`.
+// Arrays of one pass over T tokens, row-major.
 struct Infini::Activations {
   int64_t T = 0;
   float* x = nullptr;       // [T, D] residual stream
@@ -110,10 +104,7 @@ absl::StatusOr<std::unique_ptr<Arch>> Infini::Create(std::shared_ptr<const Check
   ArchInfo& info = arch->info_;
   MNEME_ASSIGN_OR_RETURN(arch->weights_, LoadWeights(*checkpoint, config, &info));
 
-  if (options.kv_dtype != DType::kF16 && options.kv_dtype != DType::kF32) {
-    return absl::InvalidArgumentError(absl::StrCat("kv_dtype must be F16 or F32, not ",
-                                                   std::string(Traits(options.kv_dtype).name)));
-  }
+  MNEME_RETURN_IF_ERROR(CheckKvDtype(options.kv_dtype));
   const int64_t L = config.num_layers, Hk = config.kv_heads, N = config.segment_tokens;
   const int64_t dk = config.head_dim, dv = config.value_head_dim;
   const int64_t b = Traits(options.kv_dtype).block_bytes;
@@ -145,25 +136,13 @@ Infini::Activations Infini::Reserve(int64_t T) {
   const int64_t k_width = config_.kv_heads * config_.head_dim;
   const int64_t v_width = config_.kv_heads * config_.value_head_dim;
   Activations act{.T = T};
-  struct Part {
-    float** array;
-    int64_t width;
-  };
-  const Part parts[] = {{&act.x, D},        {&act.normed, D},
-                        {&act.q, q_width},  {&act.k, k_width},
-                        {&act.v, v_width},  {&act.sq, q_width},
-                        {&act.sk, k_width}, {&act.mixed, config_.heads * config_.value_head_dim},
-                        {&act.gate, F},     {&act.up, F}};
-  int64_t total = 0;
-  for (const Part& part : parts) total += Padded(T * part.width);
-  if (activations_.size() < total * sizeof(float)) {
-    activations_ = AlignedBuffer(total * sizeof(float));
-  }
-  float* next = activations_.as<float>();
-  for (const Part& part : parts) {
-    *part.array = next;
-    next += Padded(T * part.width);
-  }
+  const StepBuffers::Part parts[] = {
+      {&act.x, T * D},        {&act.normed, T * D},
+      {&act.q, T * q_width},  {&act.k, T * k_width},
+      {&act.v, T * v_width},  {&act.sq, T * q_width},
+      {&act.sk, T * k_width}, {&act.mixed, T * config_.heads * config_.value_head_dim},
+      {&act.gate, T * F},     {&act.up, T * F}};
+  buffers_.Reserve(parts);
   return act;
 }
 
@@ -174,12 +153,10 @@ absl::Status Infini::Forward(Exec& exec, std::span<const ArchSlice> slices) {
     return absl::UnimplementedError(
         absl::StrCat("architecture infini has no kernels for backend ", std::string(kernels.name)));
   }
-  const int64_t D = config_.width, F = config_.ffn_width;
-  tokens_.clear();
+  FlattenTokens(slices, &tokens_);
   rows_.clear();
   for (const ArchSlice& slice : slices) {
     for (size_t t = 0; t < slice.tokens.size(); ++t) {
-      tokens_.push_back(slice.tokens[t]);
       rows_.push_back((slice.state->position + static_cast<int64_t>(t)) % config_.segment_tokens);
     }
   }
@@ -190,23 +167,12 @@ absl::Status Infini::Forward(Exec& exec, std::span<const ArchSlice> slices) {
   kernels.embed_rows(exec, weights_.embedding, tokens_, act.x);
   for (int64_t i = 0; i < config_.num_layers; ++i) {
     const Layer& layer = weights_.layers[i];
-    kernels.rms_norm(exec, act.x, layer.attention_norm.data(), config_.rms_eps, T, D, act.normed);
-    const std::array qkv = {Product(layer.q, act.q, false), Product(layer.k, act.k, false),
-                            Product(layer.v, act.v, false)};
-    kernels.matmul(exec, qkv, act.normed, D, T);
+    ProjectQkv(exec, layer, config_.rms_eps, T, act.x, act.normed, act.q, act.k, act.v);
     Mix(exec, *memory_kernels, slices, i, act);
-    const MatMulTask output = Product(layer.output, act.x, true);
-    kernels.matmul(exec, {&output, 1}, act.mixed, config_.heads * config_.value_head_dim, T);
-
-    kernels.rms_norm(exec, act.x, layer.ffn_norm.data(), config_.rms_eps, T, D, act.normed);
-    const std::array gate_up = {Product(layer.gate, act.gate, false),
-                                Product(layer.up, act.up, false)};
-    kernels.matmul(exec, gate_up, act.normed, D, T);
-    kernels.silu_mul(exec, act.gate, act.up, T * F, act.gate);
-    const MatMulTask down = Product(layer.down, act.x, true);
-    kernels.matmul(exec, {&down, 1}, act.gate, F, T);
+    AddOutput(exec, layer, T, act.mixed, act.x);
+    FeedForward(exec, layer, config_.rms_eps, T, act.x, act.normed, act.gate, act.up);
   }
-  Head(exec, slices, act);
+  WriteLogits(exec, weights_, config_.rms_eps, slices, act.x, act.normed, head_);
   return absl::OkStatus();
 }
 
@@ -325,43 +291,6 @@ void Infini::MixHead(const MemoryKernels& kernels, const ArchSlice& slice, int64
       std::memset(pending_normalizer, 0, dk * sizeof(float));
     }
     t += count;
-  }
-}
-
-// Final norm and head, on the rows whose logits are wanted only.
-void Infini::Head(Exec& exec, std::span<const ArchSlice> slices, const Activations& act) {
-  const Kernels& kernels = exec.kernels();
-  const int64_t D = config_.width, V = config_.vocab_size;
-  // Wanted rows are gathered to the front of act.normed; where[i] is row i's destination.
-  std::vector<float*> where;
-  int64_t end = 0;
-  for (const ArchSlice& slice : slices) {
-    end += static_cast<int64_t>(slice.tokens.size());
-    for (int64_t i = 0; i < slice.num_logits; ++i) {
-      std::memcpy(act.normed + where.size() * D, act.x + (end - slice.num_logits + i) * D,
-                  D * sizeof(float));
-      where.push_back(slice.logits + i * V);
-    }
-  }
-  const int64_t rows = static_cast<int64_t>(where.size());
-  if (rows == 0) return;
-  kernels.rms_norm(exec, act.normed, weights_.final_norm.data(), config_.rms_eps, rows, D,
-                   act.normed);
-  for (int64_t begin = 0; begin < rows; begin += kHeadRows) {
-    const int64_t count = std::min(kHeadRows, rows - begin);
-    // Written in place where the destinations follow each other (always so for a single slice).
-    bool in_place = true;
-    for (int64_t i = 1; i < count; ++i) in_place &= where[begin + i] == where[begin] + i * V;
-    MatMulTask head{.weight = weights_.head, .y = where[begin], .y_stride = V};
-    if (!in_place) {
-      const size_t bytes = count * V * sizeof(float);
-      if (logits_.size() < bytes) logits_ = AlignedBuffer(bytes);
-      head.y = logits_.as<float>();
-    }
-    kernels.matmul(exec, {&head, 1}, act.normed + begin * D, D, count);
-    for (int64_t i = 0; !in_place && i < count; ++i) {
-      std::memcpy(where[begin + i], logits_.as<float>() + i * V, V * sizeof(float));
-    }
   }
 }
 

@@ -16,6 +16,7 @@
 #include "engine/arch/infini/config.h"
 #include "engine/arch/infini/memory_kernels.h"
 #include "engine/arch/infini/weights.h"
+#include "engine/arch/step_buffers.h"
 #include "engine/core/aligned_buffer.h"
 
 namespace mneme::engine::infini {
@@ -34,14 +35,12 @@ class Infini final : public Arch {
   Infini() = default;
 
   struct Activations;
-  struct HeadState;
   // Sizes the activations for T tokens.
   Activations Reserve(int64_t T);
   void Mix(Exec& exec, const MemoryKernels& kernels, std::span<const ArchSlice> slices,
            int64_t layer, const Activations& act);
   void MixHead(const MemoryKernels& kernels, const ArchSlice& slice, int64_t first, int64_t layer,
                int64_t kv_head, const Activations& act, AlignedBuffer& scratch);
-  void Head(Exec& exec, std::span<const ArchSlice> slices, const Activations& act);
 
   std::shared_ptr<const Checkpoint> checkpoint_;  // owns the mapping that weights_ points into
   Config config_;
@@ -49,8 +48,8 @@ class Infini final : public Arch {
   Weights weights_;
   StateSchema schema_;
   DType kv_dtype_ = DType::kF16;
-  AlignedBuffer activations_;
-  AlignedBuffer logits_;
+  StepBuffers buffers_;
+  OutputHead head_;
   std::vector<AlignedBuffer> scratch_;  // one per worker
   std::vector<int32_t> tokens_;
   std::vector<int64_t> rows_;  // [T], position in the segment

@@ -5,29 +5,13 @@
 #include <string>
 
 #include "absl/strings/str_cat.h"
+#include "engine/arch/config_reader.h"
 #include "engine/core/status_macros.h"
 
 namespace mneme::engine::llama {
 namespace {
 
-// Far above any real model, far below what could overflow a product of a few of them.
-constexpr int64_t kMaxLayers = 4096;
-constexpr int64_t kMaxWidth = int64_t{1} << 24;
-constexpr int64_t kMaxHeadWidth = int64_t{1} << 20;  // H * Dh
 constexpr int64_t kMaxContext = int64_t{1} << 31;
-
-absl::Status OutOfRange(const Checkpoint& checkpoint, std::string_view key, int64_t value,
-                        int64_t low, int64_t high) {
-  return absl::InvalidArgumentError(absl::StrCat(checkpoint.path(), ": key '", std::string(key),
-                                                 "' is ", value, ", expected ", low, "..", high));
-}
-
-absl::StatusOr<int64_t> GetIntIn(const Checkpoint& checkpoint, std::string_view key, int64_t low,
-                                 int64_t high, std::optional<int64_t> fallback = {}) {
-  MNEME_ASSIGN_OR_RETURN(const int64_t value, checkpoint.GetInt(key, fallback));
-  if (value < low || value > high) return OutOfRange(checkpoint, key, value, low, high);
-  return value;
-}
 
 // A hyper-parameter that files may also write once per layer. Layers that differ are refused: this
 // architecture has one shape for all.
@@ -40,54 +24,33 @@ absl::StatusOr<int64_t> GetPerLayerInt(const Checkpoint& checkpoint, std::string
   if (values == nullptr) return GetIntIn(checkpoint, key, low, high, fallback);
   if (static_cast<int64_t>(values->size()) != num_layers) {
     return absl::InvalidArgumentError(
-        absl::StrCat(checkpoint.path(), ": key '", std::string(key), "' has ", values->size(),
+        absl::StrCat(KeyName(checkpoint, key), " has ", values->size(),
                      " values, expected one per layer, ", num_layers));
   }
   for (const int64_t value : *values) {
     if (value != values->front()) {
-      return absl::UnimplementedError(absl::StrCat(checkpoint.path(), ": key '", std::string(key),
-                                                   "' differs between layers, which is not "
-                                                   "supported"));
+      return absl::UnimplementedError(absl::StrCat(
+          KeyName(checkpoint, key), " differs between layers, which is not supported"));
     }
   }
   if (values->front() < low || values->front() > high) {
-    return OutOfRange(checkpoint, key, values->front(), low, high);
+    return KeyOutOfRange(checkpoint, key, values->front(), low, high);
   }
   return values->front();
-}
-
-absl::StatusOr<double> GetPositive(const Checkpoint& checkpoint, std::string_view key,
-                                   std::optional<double> fallback, double high) {
-  MNEME_ASSIGN_OR_RETURN(const double value, checkpoint.GetFloat(key, fallback));
-  if (!(value > 0) || !(value <= high)) {  // also catches NaN
-    return absl::InvalidArgumentError(absl::StrCat(checkpoint.path(), ": key '", std::string(key),
-                                                   "' is ", value,
-                                                   ", expected more than 0 and at most ", high));
-  }
-  return value;
 }
 
 absl::Status RefuseNonZero(const Checkpoint& checkpoint, std::string_view key) {
   if (!checkpoint.Has(key)) return absl::OkStatus();
   MNEME_ASSIGN_OR_RETURN(const int64_t value, checkpoint.GetInt(key));
   if (value == 0) return absl::OkStatus();
-  return absl::UnimplementedError(absl::StrCat(checkpoint.path(), ": key '", std::string(key),
-                                               "' is ", value, ", which is not supported"));
+  return absl::UnimplementedError(
+      absl::StrCat(KeyName(checkpoint, key), " is ", value, ", which is not supported"));
 }
 
 absl::Status UnknownScaling(const Checkpoint& checkpoint, std::string_view key,
                             const std::string& type) {
-  return absl::UnimplementedError(absl::StrCat(checkpoint.path(), ": key '", std::string(key),
-                                               "': rope scaling '", type, "' is not supported"));
-}
-
-// base^(-2j / rotary_dim), in double whatever the file's type.
-std::vector<double> PlainTheta(double base, int64_t rotary_dim) {
-  std::vector<double> theta(rotary_dim / 2);
-  for (int64_t j = 0; j < rotary_dim / 2; ++j) {
-    theta[j] = std::pow(base, -2.0 * static_cast<double>(j) / static_cast<double>(rotary_dim));
-  }
-  return theta;
+  return absl::UnimplementedError(
+      absl::StrCat(KeyName(checkpoint, key), ": rope scaling '", type, "' is not supported"));
 }
 
 absl::Status CheckShapes(const Checkpoint& checkpoint, const Config& config) {
@@ -142,11 +105,11 @@ absl::StatusOr<Config> ParseGguf(const Checkpoint& checkpoint) {
   }
   MNEME_ASSIGN_OR_RETURN(
       const double eps,
-      GetPositive(checkpoint, "llama.attention.layer_norm_rms_epsilon", std::nullopt, 1.0));
+      GetPositiveDouble(checkpoint, "llama.attention.layer_norm_rms_epsilon", std::nullopt, 1.0));
   config.rms_eps = static_cast<float>(eps);
   MNEME_ASSIGN_OR_RETURN(const double scale,
-                         GetPositive(checkpoint, "llama.attention.scale",
-                                     1 / std::sqrt(double(config.head_dim)), 1e6));
+                         GetPositiveDouble(checkpoint, "llama.attention.scale",
+                                           1 / std::sqrt(double(config.head_dim)), 1e6));
   config.attention_scale = static_cast<float>(scale);
   MNEME_ASSIGN_OR_RETURN(config.rotary_dim, GetIntIn(checkpoint, "llama.rope.dimension_count", 2,
                                                      kMaxHeadWidth, config.head_dim));
@@ -163,7 +126,7 @@ absl::StatusOr<Config> ParseGguf(const Checkpoint& checkpoint) {
   }
   config.vocab_size = embedding->second.shape[0];
   if (config.vocab_size < 1 || config.vocab_size > kMaxWidth) {
-    return OutOfRange(checkpoint, "token_embd.weight rows", config.vocab_size, 1, kMaxWidth);
+    return KeyOutOfRange(checkpoint, "token_embd.weight rows", config.vocab_size, 1, kMaxWidth);
   }
   auto tokens = checkpoint.metadata().find("tokenizer.ggml.tokens");
   if (tokens != checkpoint.metadata().end()) {
@@ -176,13 +139,13 @@ absl::StatusOr<Config> ParseGguf(const Checkpoint& checkpoint) {
   }
 
   MNEME_ASSIGN_OR_RETURN(const double base,
-                         GetPositive(checkpoint, "llama.rope.freq_base", 10000.0, 1e12));
-  config.theta = PlainTheta(base, config.rotary_dim);
+                         GetPositiveDouble(checkpoint, "llama.rope.freq_base", 10000.0, 1e12));
+  config.theta = RopeTheta(base, config.rotary_dim);
   MNEME_ASSIGN_OR_RETURN(const std::string scaling,
                          checkpoint.GetString("llama.rope.scaling.type", "none"));
   if (scaling == "linear") {
     MNEME_ASSIGN_OR_RETURN(const double factor,
-                           GetPositive(checkpoint, "llama.rope.scaling.factor", 1.0, 1e6));
+                           GetPositiveDouble(checkpoint, "llama.rope.scaling.factor", 1.0, 1e6));
     for (double& theta : config.theta) theta /= factor;
   } else if (scaling != "none") {
     return UnknownScaling(checkpoint, "llama.rope.scaling.type", scaling);
@@ -208,8 +171,9 @@ absl::Status ApplyHfRope(const Checkpoint& checkpoint, Config& config) {
   const bool nested = checkpoint.Has("rope_parameters.rope_theta");
   MNEME_ASSIGN_OR_RETURN(
       const double base,
-      GetPositive(checkpoint, nested ? "rope_parameters.rope_theta" : "rope_theta", 10000.0, 1e12));
-  config.theta = PlainTheta(base, config.rotary_dim);
+      GetPositiveDouble(checkpoint, nested ? "rope_parameters.rope_theta" : "rope_theta", 10000.0,
+                        1e12));
+  config.theta = RopeTheta(base, config.rotary_dim);
 
   std::string prefix = "rope_scaling.";
   if (checkpoint.Has("rope_parameters.rope_type")) prefix = "rope_parameters.";
@@ -219,15 +183,16 @@ absl::Status ApplyHfRope(const Checkpoint& checkpoint, Config& config) {
   if (type == "default") return absl::OkStatus();
   if (type != "linear" && type != "llama3") return UnknownScaling(checkpoint, type_key, type);
   MNEME_ASSIGN_OR_RETURN(const double factor,
-                         GetPositive(checkpoint, prefix + "factor", std::nullopt, 1e6));
+                         GetPositiveDouble(checkpoint, prefix + "factor", std::nullopt, 1e6));
   if (type == "linear") {
     for (double& theta : config.theta) theta /= factor;
     return absl::OkStatus();
   }
-  MNEME_ASSIGN_OR_RETURN(const double low,
-                         GetPositive(checkpoint, prefix + "low_freq_factor", std::nullopt, 1e6));
-  MNEME_ASSIGN_OR_RETURN(const double high,
-                         GetPositive(checkpoint, prefix + "high_freq_factor", std::nullopt, 1e6));
+  MNEME_ASSIGN_OR_RETURN(const double low, GetPositiveDouble(checkpoint, prefix + "low_freq_factor",
+                                                             std::nullopt, 1e6));
+  MNEME_ASSIGN_OR_RETURN(
+      const double high,
+      GetPositiveDouble(checkpoint, prefix + "high_freq_factor", std::nullopt, 1e6));
   MNEME_ASSIGN_OR_RETURN(
       const int64_t original,
       GetIntIn(checkpoint, prefix + "original_max_position_embeddings", 1, kMaxContext));
@@ -269,7 +234,8 @@ absl::StatusOr<Config> ParseHf(const Checkpoint& checkpoint) {
                          GetIntIn(checkpoint, "head_dim", 1, kMaxHeadWidth, quotient));
   config.rotary_dim = config.head_dim;
   MNEME_ASSIGN_OR_RETURN(config.vocab_size, GetIntIn(checkpoint, "vocab_size", 1, kMaxWidth));
-  MNEME_ASSIGN_OR_RETURN(const double eps, GetPositive(checkpoint, "rms_norm_eps", 1e-6, 1.0));
+  MNEME_ASSIGN_OR_RETURN(const double eps,
+                         GetPositiveDouble(checkpoint, "rms_norm_eps", 1e-6, 1.0));
   config.rms_eps = static_cast<float>(eps);
   config.attention_scale = static_cast<float>(1 / std::sqrt(double(config.head_dim)));
   MNEME_ASSIGN_OR_RETURN(config.requires_tied_embeddings,
@@ -289,6 +255,7 @@ absl::StatusOr<Config> ParseHf(const Checkpoint& checkpoint) {
   }
   MNEME_RETURN_IF_ERROR(CheckShapes(checkpoint, config));
   MNEME_RETURN_IF_ERROR(ApplyHfRope(checkpoint, config));
+  MNEME_ASSIGN_OR_RETURN(config.pangu, ParsePanguOptions(checkpoint, config.width));
   return config;
 }
 
@@ -302,14 +269,19 @@ bool Matches(const Checkpoint& checkpoint) {
     return name != nullptr && *name == "llama";
   }
   auto it = metadata.find("architectures");
-  const auto* names =
-      it == metadata.end() ? nullptr : std::get_if<std::vector<std::string>>(&it->second);
+  // PanGu-pi has a name of its own (engine/arch/pangu_pi/).
+  if (HasModelType(checkpoint, {"pangu_pi"})) return false;
+  if (it == metadata.end()) return HasModelType(checkpoint, {"llama"});
+  const auto* names = std::get_if<std::vector<std::string>>(&it->second);
   return names != nullptr && names->size() == 1 && names->front() == "LlamaForCausalLM";
 }
 
 absl::StatusOr<Config> ParseConfig(const Checkpoint& checkpoint) {
-  return checkpoint.format() == Checkpoint::Format::kGguf ? ParseGguf(checkpoint)
-                                                          : ParseHf(checkpoint);
+  const bool gguf = checkpoint.format() == Checkpoint::Format::kGguf;
+  absl::StatusOr<Config> config = gguf ? ParseGguf(checkpoint) : ParseHf(checkpoint);
+  if (config.ok())
+    config->architecture = HasModelType(checkpoint, {"pangu_pi"}) ? "pangu_pi" : "llama";
+  return config;
 }
 
 }  // namespace mneme::engine::llama

@@ -6,15 +6,18 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "engine/arch/llama/pangu_options.h"
 #include "engine/checkpoint/checkpoint.h"
 #include "engine/kernels/rope.h"
 
 namespace mneme::engine::llama {
 
 struct Config {
+  std::string architecture;     // registry name, "llama" or "pangu_pi"
   int64_t num_layers = 0;       // L
   int64_t width = 0;            // D
   int64_t heads = 0;            // H
@@ -34,6 +37,8 @@ struct Config {
   bool requires_tied_embeddings = false;
   bool may_have_attention_bias = false;
   bool may_have_mlp_bias = false;
+
+  PanguOptions pangu;
 };
 
 // Whether the metadata names a Llama-family decoder. Looks at nothing else.

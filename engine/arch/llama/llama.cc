@@ -15,29 +15,10 @@ namespace {
 
 // A state beyond this is a mistyped window, not a wish.
 constexpr int64_t kMaxStateBytes = int64_t{1} << 42;
-// Wanted logits are computed this many rows at a time where they cannot be written in place: 64
-// rows of 49,152 are 12 MiB, and the head's weights are still read only once per 64 rows.
-constexpr int64_t kHeadRows = 64;
-
-// y [T, rows] = W x (+ bias); with `accumulate`, y += W x (+ bias).
-MatMulTask Product(const Linear& linear, float* y, int64_t T, bool accumulate) {
-  const int64_t rows = linear.weight.rows;
-  // The bias goes in first and the product is added to it: one order whatever the split.
-  if (!linear.bias.empty()) {
-    for (int64_t t = 0; t < T; ++t) {
-      float* row = y + t * rows;
-      for (int64_t n = 0; n < rows; ++n) {
-        row[n] = accumulate ? row[n] + linear.bias[n] : linear.bias[n];
-      }
-    }
-    accumulate = true;
-  }
-  return {.weight = linear.weight, .y = y, .y_stride = rows, .accumulate = accumulate};
-}
 
 }  // namespace
 
-// Arrays of one pass over T tokens, row-major, inside `activations_`.
+// Arrays of one pass over T tokens, row-major.
 struct Llama::Activations {
   int64_t T = 0;
   float* x = nullptr;       // [T, D] residual stream
@@ -49,6 +30,9 @@ struct Llama::Activations {
   float* mixed = nullptr;   // [T, H * Dh]
   float* gate = nullptr;    // [T, F]
   float* up = nullptr;      // [T, F]
+  // Options of PanGu-pi.
+  float* branch = nullptr;    // [T, F] a branch of the series
+  float* shortcut = nullptr;  // [shortcuts, T, shortcut_width]
 };
 
 absl::StatusOr<std::unique_ptr<Arch>> Llama::Create(std::shared_ptr<const Checkpoint> checkpoint,
@@ -59,10 +43,7 @@ absl::StatusOr<std::unique_ptr<Arch>> Llama::Create(std::shared_ptr<const Checkp
   ArchInfo& info = arch->info_;
   MNEME_ASSIGN_OR_RETURN(arch->weights_, LoadWeights(*checkpoint, config, &info));
 
-  if (options.kv_dtype != DType::kF16 && options.kv_dtype != DType::kF32) {
-    return absl::InvalidArgumentError(absl::StrCat("kv_dtype must be F16 or F32, not ",
-                                                   std::string(Traits(options.kv_dtype).name)));
-  }
+  MNEME_RETURN_IF_ERROR(CheckKvDtype(options.kv_dtype));
   const int64_t total = options.window_tokens == 0 ? config.trained_context : options.window_tokens;
   if (options.sink_tokens < 0 || total < options.sink_tokens + 1) {
     return absl::InvalidArgumentError(absl::StrCat("window_tokens ", total,
@@ -95,7 +76,7 @@ absl::StatusOr<std::unique_ptr<Arch>> Llama::Create(std::shared_ptr<const Checkp
   }
   arch->schema_ = StateSchema(std::move(tensors));
 
-  info.architecture = "llama";
+  info.architecture = config.architecture;
   info.vocab_size = config.vocab_size;
   info.num_layers = config.num_layers;
   info.trained_context_tokens = config.trained_context;
@@ -112,41 +93,31 @@ Llama::Activations Llama::Reserve(int64_t T) {
   const int64_t D = config_.width, F = config_.ffn_width;
   const int64_t q_width = config_.heads * config_.head_dim;
   const int64_t kv_width = config_.kv_heads * config_.head_dim;
+  const PanguOptions& pangu = config_.pangu;
   Activations act{.T = T};
-  // Every array starts on a cache line.
-  constexpr int64_t kLine = AlignedBuffer::kAlignment / sizeof(float);
-  struct Part {
-    float** array;
-    int64_t width;
-  };
-  const Part parts[] = {
-      {&act.x, D},        {&act.normed, D},   {&act.q, q_width},     {&act.q_sink, q_width},
-      {&act.k, kv_width}, {&act.v, kv_width}, {&act.mixed, q_width}, {&act.gate, F},
-      {&act.up, F}};
-  int64_t total = 0;
-  for (const Part& part : parts) total += (T * part.width + kLine - 1) / kLine * kLine;
-  if (activations_.size() < total * sizeof(float)) {
-    activations_ = AlignedBuffer(total * sizeof(float));
-  }
-  float* next = activations_.as<float>();
-  for (const Part& part : parts) {
-    *part.array = next;
-    next += (T * part.width + kLine - 1) / kLine * kLine;
-  }
+  const StepBuffers::Part parts[] = {{&act.x, T * D},
+                                     {&act.normed, T * D},
+                                     {&act.q, T * q_width},
+                                     {&act.q_sink, T * q_width},
+                                     {&act.k, T * kv_width},
+                                     {&act.v, T * kv_width},
+                                     {&act.mixed, T * q_width},
+                                     {&act.gate, T * F},
+                                     {&act.up, T * F},
+                                     {&act.branch, pangu.projected ? T * F : 0},
+                                     {&act.shortcut, pangu.shortcuts * T * pangu.shortcut_width}};
+  buffers_.Reserve(parts);
   return act;
 }
 
 absl::Status Llama::Forward(Exec& exec, std::span<const ArchSlice> slices) {
   const Kernels& kernels = exec.kernels();
-  const int64_t D = config_.width, F = config_.ffn_width;
-
-  tokens_.clear();
+  FlattenTokens(slices, &tokens_);
   positions_.clear();
   sink_positions_.clear();
   for (const ArchSlice& slice : slices) {
     for (size_t t = 0; t < slice.tokens.size(); ++t) {
       const int64_t position = slice.state->position + static_cast<int64_t>(t);
-      tokens_.push_back(slice.tokens[t]);
       positions_.push_back(position);
       // Once the window slides, sinks keep the distance they have inside the cache.
       sink_positions_.push_back(std::min(position, sinks_ + window_ - 1));
@@ -159,24 +130,77 @@ absl::Status Llama::Forward(Exec& exec, std::span<const ArchSlice> slices) {
   kernels.embed_rows(exec, weights_.embedding, tokens_, act.x);
   for (int64_t i = 0; i < config_.num_layers; ++i) {
     const Layer& layer = weights_.layers[i];
-    kernels.rms_norm(exec, act.x, layer.attention_norm.data(), config_.rms_eps, T, D, act.normed);
-    const std::array qkv = {Product(layer.q, act.q, T, false), Product(layer.k, act.k, T, false),
-                            Product(layer.v, act.v, T, false)};
-    kernels.matmul(exec, qkv, act.normed, D, T);
+    ProjectQkv(exec, layer, config_.rms_eps, T, act.x, act.normed, act.q, act.k, act.v);
+    ReadShortcuts(exec, layer, act);
     Attend(exec, slices, i, act);
-    const MatMulTask output = Product(layer.output, act.x, T, true);
-    kernels.matmul(exec, {&output, 1}, act.mixed, config_.heads * config_.head_dim, T);
-
-    kernels.rms_norm(exec, act.x, layer.ffn_norm.data(), config_.rms_eps, T, D, act.normed);
-    const std::array gate_up = {Product(layer.gate, act.gate, T, false),
-                                Product(layer.up, act.up, T, false)};
-    kernels.matmul(exec, gate_up, act.normed, D, T);
-    kernels.silu_mul(exec, act.gate, act.up, T * F, act.gate);
-    const MatMulTask down = Product(layer.down, act.x, T, true);
-    kernels.matmul(exec, {&down, 1}, act.gate, F, T);
+    AddOutput(exec, layer, T, act.mixed, act.x);
+    AddShortcuts(exec, layer, act);
+    if (layer.series_scale.empty() && layer.gates.empty()) {
+      FeedForward(exec, layer, config_.rms_eps, T, act.x, act.normed, act.gate, act.up);
+    } else {
+      SeriesFeedForward(exec, layer, act);
+    }
   }
-  Head(exec, slices, act);
+  WriteLogits(exec, weights_, config_.rms_eps, slices, act.x, act.normed, head_);
   return absl::OkStatus();
+}
+
+// act.shortcut = act(down z) of every shortcut. Before the attention changes the residual.
+void Llama::ReadShortcuts(Exec& exec, const Layer& layer, const Activations& act) {
+  if (layer.shortcuts.empty()) return;
+  const PanguOptions& pangu = config_.pangu;
+  const int64_t size = act.T * pangu.shortcut_width;
+  std::vector<MatMulTask> tasks;
+  for (const Shortcut& shortcut : layer.shortcuts) {
+    float* y = act.shortcut + static_cast<int64_t>(tasks.size()) * size;
+    tasks.push_back(Product(shortcut.down, y, act.T));
+  }
+  const float* z = pangu.shortcut_reads_residual ? act.x : act.normed;
+  exec.kernels().matmul(exec, tasks, z, config_.width, act.T);
+  exec.kernels().activate(exec, pangu.shortcut_activation, act.shortcut, pangu.shortcuts * size,
+                          act.shortcut);
+}
+
+void Llama::AddShortcuts(Exec& exec, const Layer& layer, const Activations& act) {
+  const int64_t width = config_.pangu.shortcut_width;
+  const float* low = act.shortcut;
+  for (const Shortcut& shortcut : layer.shortcuts) {
+    const MatMulTask up = Product(shortcut.up, act.x, act.T, true);
+    exec.kernels().matmul(exec, {&up, 1}, low, width, act.T);
+    low += act.T * width;
+  }
+}
+
+// FeedForward with a series of activations in the place of SiLU.
+void Llama::SeriesFeedForward(Exec& exec, const Layer& layer, const Activations& act) {
+  const Kernels& kernels = exec.kernels();
+  const std::vector<Activation>& series = config_.pangu.series;
+  const int64_t D = config_.width, F = config_.ffn_width, T = act.T;
+  kernels.rms_norm(exec, act.x, layer.ffn_norm.data(), config_.rms_eps, T, D, act.normed);
+  const bool projected = config_.pangu.projected;
+  const std::array first = {Product(projected ? layer.gates[0] : layer.gate, act.gate, T),
+                            Product(layer.up, act.up, T)};
+  kernels.matmul(exec, first, act.normed, D, T);
+  if (projected) {
+    kernels.activate(exec, series[0], act.gate, T * F, act.gate);
+    for (size_t i = 1; i < series.size(); ++i) {
+      const MatMulTask task = Product(layer.gates[i], act.branch, T);
+      kernels.matmul(exec, {&task, 1}, act.normed, D, T);
+      kernels.activate(exec, series[i], act.branch, T * F, act.branch);
+      kernels.add(exec, act.branch, T * F, act.gate);
+    }
+  } else {
+    kernels.series_activate(exec, {.x = act.gate,
+                                   .scale = layer.series_scale.data(),
+                                   .bias = layer.series_bias.data(),
+                                   .series = series,
+                                   .T = T,
+                                   .C = F,
+                                   .y = act.gate});
+  }
+  kernels.mul(exec, act.up, T * F, act.gate);
+  const MatMulTask down = Product(layer.down, act.x, T, true);
+  kernels.matmul(exec, {&down, 1}, act.gate, F, T);
 }
 
 // act.q, act.k, act.v (not yet rotated) and the slices' rings -> act.mixed.
@@ -243,46 +267,6 @@ void Llama::Attend(Exec& exec, std::span<const ArchSlice> slices, int64_t layer,
     first += T;
   }
   kernels.attention(exec, attention_);
-}
-
-// Final norm and head, on the rows whose logits are wanted only.
-void Llama::Head(Exec& exec, std::span<const ArchSlice> slices, const Activations& act) {
-  const Kernels& kernels = exec.kernels();
-  const int64_t D = config_.width, V = config_.vocab_size;
-  // Wanted rows are gathered to the front of act.normed; where[i] is row i's destination.
-  std::vector<float*> where;
-  int64_t end = 0;
-  for (const ArchSlice& slice : slices) {
-    end += static_cast<int64_t>(slice.tokens.size());
-    for (int64_t i = 0; i < slice.num_logits; ++i) {
-      std::memcpy(act.normed + where.size() * D, act.x + (end - slice.num_logits + i) * D,
-                  D * sizeof(float));
-      where.push_back(slice.logits + i * V);
-    }
-  }
-  const int64_t rows = static_cast<int64_t>(where.size());
-  if (rows == 0) return;
-  kernels.rms_norm(exec, act.normed, weights_.final_norm.data(), config_.rms_eps, rows, D,
-                   act.normed);
-  for (int64_t begin = 0; begin < rows;) {
-    int64_t count = std::min(kHeadRows, rows - begin);
-    // Written in place where the destinations follow each other (always so for a single slice).
-    bool in_place = true;
-    for (int64_t i = 1; i < count; ++i) in_place &= where[begin + i] == where[begin] + i * V;
-    MatMulTask head{.weight = weights_.head, .y = where[begin], .y_stride = V};
-    if (!in_place) {
-      const size_t bytes = count * V * sizeof(float);
-      if (logits_.size() < bytes) logits_ = AlignedBuffer(bytes);
-      head.y = logits_.as<float>();
-    }
-    kernels.matmul(exec, {&head, 1}, act.normed + begin * D, D, count);
-    if (!in_place) {
-      for (int64_t i = 0; i < count; ++i) {
-        std::memcpy(where[begin + i], logits_.as<float>() + i * V, V * sizeof(float));
-      }
-    }
-    begin += count;
-  }
 }
 
 absl::StatusOr<std::unique_ptr<Arch>> Create(std::shared_ptr<const Checkpoint> checkpoint,

@@ -2,6 +2,8 @@
 // query heads, SwiGLU, with attention sinks and a sliding window (Xiao et al. 2023,
 // arXiv:2309.17453), so that the state has a fixed size.
 //
+// PanGu-pi is this block with options (pangu_options.h).
+//
 // State: per layer "k" and "v", rings [S + R, Hk * Dh], keys stored rotated at their absolute
 // position. Independent reference: train/llama/reference.py.
 #pragma once
@@ -13,7 +15,7 @@
 #include "engine/arch/arch.h"
 #include "engine/arch/llama/config.h"
 #include "engine/arch/llama/weights.h"
-#include "engine/core/aligned_buffer.h"
+#include "engine/arch/step_buffers.h"
 
 namespace mneme::engine::llama {
 
@@ -35,7 +37,9 @@ class Llama final : public Arch {
   // Sizes the activations for T tokens.
   Activations Reserve(int64_t T);
   void Attend(Exec& exec, std::span<const ArchSlice> slices, int64_t layer, const Activations& act);
-  void Head(Exec& exec, std::span<const ArchSlice> slices, const Activations& act);
+  void ReadShortcuts(Exec& exec, const Layer& layer, const Activations& act);
+  void AddShortcuts(Exec& exec, const Layer& layer, const Activations& act);
+  void SeriesFeedForward(Exec& exec, const Layer& layer, const Activations& act);
 
   std::shared_ptr<const Checkpoint> checkpoint_;  // owns the mapping that weights_ points into
   Config config_;
@@ -45,8 +49,8 @@ class Llama final : public Arch {
   DType kv_dtype_ = DType::kF16;
   int64_t sinks_ = 0;   // S
   int64_t window_ = 0;  // R
-  AlignedBuffer activations_;
-  AlignedBuffer logits_;
+  StepBuffers buffers_;
+  OutputHead head_;
   std::vector<int32_t> tokens_;
   std::vector<int64_t> positions_;        // [T], absolute
   std::vector<int64_t> sink_positions_;   // [T], what q_sink is rotated at

@@ -1,41 +1,33 @@
 // The weights of a Llama-family decoder under either naming scheme, used where they lie.
 #pragma once
 
-#include <cstdint>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "engine/arch/arch.h"
+#include "engine/arch/decoder_block.h"
 #include "engine/arch/llama/config.h"
 #include "engine/checkpoint/checkpoint.h"
-#include "engine/core/dtype.h"
 
 namespace mneme::engine::llama {
 
-// A matrix [rows, columns] and its bias, empty if it has none.
-struct Linear {
-  Weight weight;
-  std::vector<float> bias;  // [rows] or empty
+// An augmented shortcut of PanGu-pi: x += up act(down z).
+struct Shortcut {
+  Linear down;  // [D / r, D]
+  Linear up;    // [D, D / r]
 };
 
-struct Layer {
-  std::vector<float> attention_norm;  // [D]
-  Linear q;                           // [H * Dh, D]
-  Linear k;                           // [Hk * Dh, D]
-  Linear v;                           // [Hk * Dh, D]
-  Linear output;                      // [D, H * Dh]
-  std::vector<float> ffn_norm;        // [D]
-  Linear gate;                        // [F, D]
-  Linear up;                          // [F, D]
-  Linear down;                        // [D, F]
+struct Layer : DecoderLayer {
+  // The series activation of PanGu-pi: one of the two, or neither.
+  std::vector<float> series_scale;  // [n, F], with
+  std::vector<float> series_bias;   // [n, F]
+  std::vector<Linear> gates;        // n of [F, D], instead of `gate`
+  std::vector<Shortcut> shortcuts;
 };
 
 // Matrices point into the checkpoint's mapping, which must outlive them.
-struct Weights {
-  Weight embedding;  // [V, D]
+struct Weights : DecoderEnds {
   std::vector<Layer> layers;
-  std::vector<float> final_norm;  // [D]
-  Weight head;                    // [V, D]; the embedding itself if tied
 };
 
 // INVALID_ARGUMENT or NOT_FOUND names the tensor that is missing, has another shape or is not part

@@ -13,17 +13,6 @@
 namespace mneme::engine::infini {
 namespace {
 
-using ::testing::HasSubstr;
-
-void ExpectRefused(std::shared_ptr<const Checkpoint> checkpoint, const std::string& name,
-                   const std::string& expectation = "") {
-  SCOPED_TRACE(name);
-  const absl::Status status = CreateArch(std::move(checkpoint), {}).status();
-  ASSERT_FALSE(status.ok());
-  EXPECT_THAT(std::string(status.message()), HasSubstr(name));
-  EXPECT_THAT(std::string(status.message()), HasSubstr(expectation));
-}
-
 TEST(InfiniConfigTest, ReadsEveryKey) {
   auto c = FakeInfini();
   c->Set("memory_update", std::string("linear_delta"));

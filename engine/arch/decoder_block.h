@@ -1,0 +1,102 @@
+// The decoder block that several architectures share around their mixers: RMSNorm, projections to
+// queries, keys and values, an output projection, RMSNorm, SwiGLU; a residual around each half.
+//
+//   z = rms(x); q, k, v = W z;  x += o_proj mix(q, k, v);  x += down(silu(gate z') * up z'),
+//   z' = rms(x)
+//
+// Weights are used where they lie, in the checkpoint's mapping, which must outlive them. Functions
+// run over all T tokens of a pass; a row's bits do not depend on T.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "engine/arch/arch.h"
+#include "engine/arch/step_buffers.h"
+#include "engine/arch/weight_reader.h"
+#include "engine/core/dtype.h"
+#include "engine/kernels/matmul.h"
+
+namespace mneme::engine {
+
+// A matrix [rows, columns] and its bias, empty if it has none.
+struct Linear {
+  Weight weight;
+  std::vector<float> bias;  // [rows] or empty
+};
+
+// y [T, rows] = W x (+ bias); with `accumulate`, y += W x (+ bias).
+MatMulTask Product(const Linear& linear, float* y, int64_t T, bool accumulate = false);
+
+// Widths in elements. Rows of q, k, v and of what the mixer returns may all differ.
+struct DecoderShape {
+  int64_t width = 0;  // D
+  int64_t q_width = 0;
+  int64_t k_width = 0;
+  int64_t v_width = 0;
+  int64_t mixed_width = 0;
+  int64_t ffn_width = 0;   // F
+  int64_t vocab_size = 0;  // V
+  bool may_have_attention_bias = false;
+  bool may_have_mlp_bias = false;
+};
+
+struct DecoderLayer {
+  std::vector<float> attention_norm;  // [D]
+  Linear q;                           // [q_width, D]
+  Linear k;                           // [k_width, D]
+  Linear v;                           // [v_width, D]
+  Linear output;                      // [D, mixed_width]
+  std::vector<float> ffn_norm;        // [D]
+  Linear gate;                        // [F, D]; empty if the architecture has its own
+  Linear up;                          // [F, D]
+  Linear down;                        // [D, F]
+};
+
+// What lies outside the layers.
+struct DecoderEnds {
+  Weight embedding;               // [V, D]
+  std::vector<float> final_norm;  // [D]
+  Weight head;                    // [V, D]; the embedding itself if tied
+};
+
+// Names of tensors, inside a layer without ".weight" or ".bias".
+struct DecoderNames {
+  const char *embedding, *final_norm, *head, *layer_prefix;
+  const char *attention_norm, *q, *k, *v, *output, *ffn_norm, *gate, *up, *down;
+};
+extern const DecoderNames kGgufDecoderNames;
+extern const DecoderNames kHfDecoderNames;
+
+// "model.layers.7."
+std::string LayerPrefix(const DecoderNames& names, int64_t index);
+// `name`.weight and, if allowed and there, `name`.bias.
+absl::StatusOr<Linear> LoadLinear(WeightReader& reader, const std::string& name, int64_t rows,
+                                  int64_t columns, bool may_have_bias = false);
+absl::StatusOr<DecoderLayer> LoadDecoderLayer(WeightReader& reader, const DecoderNames& names,
+                                              const DecoderShape& shape, int64_t index,
+                                              bool with_gate = true);
+// Call after the layers: fills the size fields of `info`, which tell the layers from the ends.
+absl::StatusOr<DecoderEnds> LoadDecoderEnds(WeightReader& reader, const DecoderNames& names,
+                                            const DecoderShape& shape, bool tied, ArchInfo* info);
+
+// normed [T, D] = rms(x); q, k, v = their products.
+void ProjectQkv(Exec& exec, const DecoderLayer& layer, float eps, int64_t T, const float* x,
+                float* normed, float* q, float* k, float* v);
+// x += o_proj mixed.
+void AddOutput(Exec& exec, const DecoderLayer& layer, int64_t T, const float* mixed, float* x);
+// x += swiglu(rms(x)); normed [T, D], gate and up [T, F] are overwritten.
+void FeedForward(Exec& exec, const DecoderLayer& layer, float eps, int64_t T, float* x,
+                 float* normed, float* gate, float* up);
+// Logits of the wanted rows; normed [T, D] is overwritten.
+void WriteLogits(Exec& exec, const DecoderEnds& ends, float eps, std::span<const ArchSlice> slices,
+                 const float* x, float* normed, OutputHead& head);
+
+// INVALID_ARGUMENT unless it is F16 or F32, the types of stored keys and values.
+absl::Status CheckKvDtype(DType dtype);
+
+}  // namespace mneme::engine
