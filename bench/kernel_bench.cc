@@ -2,7 +2,7 @@
 // number of tokens, beside what the machine can do and what the reference backend does. Every
 // result is first checked against the reference.
 //
-//   kernel_bench [threads] [seconds per case] [type's name | "attention" | "recurrent"]
+//   kernel_bench [threads] [seconds per case] [type's name | "attention" | "recurrent" | "mixers"]
 //
 // Weights of one shape are repeated until they exceed the last cache, as a model's layers are: a
 // product of one token then reads from memory. Time is the best of several passes.
@@ -16,6 +16,7 @@
 #include <string>
 #include <vector>
 
+#include "bench/mixer_kernels.h"
 #include "bench/roofline.h"
 #include "engine/core/half.h"
 #include "engine/kernels/exec.h"
@@ -394,6 +395,9 @@ int Main(int argc, char** argv) {
     for (const RecurrentCase& c : kRecurrentCases) {
       for (const int64_t T : {1, 16}) RunRecurrent(c, T, threads, budget);
     }
+  }
+  if (filter.empty() || filter == "mixers") {
+    if (!BenchMixerKernels(budget, "")) return 1;
   }
   return 0;
 }
