@@ -11,6 +11,13 @@ namespace {
 
 using std::chrono::milliseconds;
 
+// From the start of a call until it stands in its session's queue.
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+constexpr milliseconds kUntilQueued{400};
+#else
+constexpr milliseconds kUntilQueued{40};
+#endif
+
 class ConcurrencyTest : public CoreTest {
  protected:
   void ExpectIdle() {
@@ -163,21 +170,23 @@ TEST_F(ConcurrencyTest, OneWriterAndAQueue) {
   // Eight wait, in order; the ninth is refused; one of them gives up.
   std::vector<std::thread> waiters;
   std::vector<CollectingSink> sinks(8);
-  std::vector<std::unique_ptr<CallContext>> contexts;
+  std::vector<CallContext> contexts(8);
   for (int i = 0; i < 8; ++i) {
-    contexts.push_back(std::make_unique<CallContext>());
+    std::atomic<bool> started{false};
     waiters.emplace_back([&, i] {
       auto request = Request("s", "next", 1);
       request.set_conflict_policy(v1::GenerateRequest::QUEUE);
-      const absl::Status status = core->Generate(*contexts[i], request, sinks[i]);
+      started = true;
+      const absl::Status status = core->Generate(contexts[i], request, sinks[i]);
       EXPECT_EQ(status.ok(), i != 3) << status;
     });
-    std::this_thread::sleep_for(milliseconds(40));  // so that the order is known
+    while (!started) std::this_thread::sleep_for(milliseconds(1));
+    std::this_thread::sleep_for(kUntilQueued);  // so that the order is known
   }
   auto ninth = Request("s", "x", 1);
   ninth.set_conflict_policy(v1::GenerateRequest::QUEUE);
   EXPECT_EQ(ReasonOf(Generate(ninth, refused)), reason::kSessionBusy);
-  contexts[3]->RequestCancel(CallContext::Cancel::kClient);
+  contexts[3].RequestCancel(CallContext::Cancel::kClient);
   waiters[3].join();
   go = true;
   holder.join();

@@ -8,29 +8,56 @@
 #include <utility>
 #include <vector>
 
+#include "engine/core/mutex.h"
 #include "server/core/server_core.h"
 
 namespace mneme::server {
 
+// A function that a test may replace while the server's threads call it.
+template <typename Signature>
+class Replaceable;
+template <typename Result, typename... Arguments>
+class Replaceable<Result(Arguments...)> {
+ public:
+  template <typename Function>
+  Replaceable(Function function) : function_(std::move(function)) {}
+  template <typename Function>
+  void operator=(Function function) {
+    MutexLock lock(&mutex_);
+    function_ = std::move(function);
+  }
+  Result operator()(Arguments... arguments) const {
+    std::function<Result(Arguments...)> function;
+    {
+      MutexLock lock(&mutex_);
+      function = function_;
+    }
+    return function(std::forward<Arguments>(arguments)...);
+  }
+
+ private:
+  mutable Mutex mutex_;
+  std::function<Result(Arguments...)> function_ ABSL_GUARDED_BY(mutex_);
+};
+
 class FakeServerCore : public ServerCore {
  public:
-  using GenerateFunction =
-      std::function<absl::Status(CallContext&, const v1::GenerateRequest&, TurnSink&)>;
   // Replaces Generate for every request but the server's warm-up.
-  GenerateFunction generate = [](CallContext&, const v1::GenerateRequest&, TurnSink& sink) {
-    return SendTurn(sink, 3, 8);
-  };
-  std::function<absl::StatusOr<v1::Session>(CallContext&, const v1::GetSessionRequest&)>
-      get_session = [](CallContext&, const v1::GetSessionRequest& request) {
+  Replaceable<absl::Status(CallContext&, const v1::GenerateRequest&, TurnSink&)> generate =
+      [](CallContext&, const v1::GenerateRequest&, TurnSink& sink) { return SendTurn(sink, 3, 8); };
+  Replaceable<absl::StatusOr<v1::Session>(CallContext&, const v1::GetSessionRequest&)> get_session =
+      [](CallContext&, const v1::GetSessionRequest& request) {
         v1::Session session;
         session.set_name(request.name());
         return session;
       };
-  std::function<absl::StatusOr<std::unique_ptr<Ingest>>(CallContext&,
-                                                        const v1::IngestRequest::Start&)>
-      start_ingest;
-  std::function<absl::Status()> check_store = [] { return absl::OkStatus(); };
-  std::function<void()> preempt_all = [] {};
+  Replaceable<absl::StatusOr<std::unique_ptr<Ingest>>(CallContext&,
+                                                      const v1::IngestRequest::Start&)>
+      start_ingest = [](CallContext&, const v1::IngestRequest::Start&) {
+        return absl::UnimplementedError("set start_ingest");
+      };
+  Replaceable<absl::Status()> check_store = [] { return absl::OkStatus(); };
+  Replaceable<void()> preempt_all = [] {};
   std::atomic<int> generate_calls = 0;
   std::atomic<bool> draining = false;
   std::atomic<int64_t> running_calls = 0;

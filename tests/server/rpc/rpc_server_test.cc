@@ -84,10 +84,10 @@ TEST_F(RpcServerTest, AnInternalErrorTellsNothing) {
 }
 
 TEST_F(RpcServerTest, EveryCallHasARequestIdOfItsOwn) {
-  std::string seen;
-  core_.get_session = [&](CallContext& context, const v1::GetSessionRequest&) {
-    seen = context.request_id;
-    return v1::Session();
+  core_.get_session = [](CallContext& context, const v1::GetSessionRequest&) {
+    v1::Session session;
+    session.set_name(context.request_id);
+    return session;
   };
   StartServer();
   std::string first;
@@ -96,6 +96,7 @@ TEST_F(RpcServerTest, EveryCallHasARequestIdOfItsOwn) {
     if (*unusable != '\0') context.AddMetadata("x-request-id", unusable);
     v1::Session session;
     ASSERT_TRUE(sessions_->GetSession(&context, {}, &session).ok());
+    const std::string seen = session.name();
     EXPECT_EQ(Trailer(context, "x-request-id"), seen);
     EXPECT_EQ(seen.size(), 32u);
     EXPECT_NE(seen, first);
