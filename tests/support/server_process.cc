@@ -1,5 +1,6 @@
 #include "tests/support/server_process.h"
 
+#include <gtest/gtest.h>
 #include <signal.h>
 
 #include <sstream>
@@ -64,9 +65,36 @@ absl::StatusOr<std::unique_ptr<ServerProcess>> ServerProcess::Start(const Option
                                              "\n", result.out, result.err));
 }
 
+ServerProcess::~ServerProcess() { ExpectNoCrash(); }
+
 void ServerProcess::Kill() {
+  ExpectNoCrash();
+  waited_ = true;
   child_->Signal(SIGKILL);
   child_->Wait();
+}
+
+void ServerProcess::Signal(int signal) {
+  signalled_ = true;
+  child_->Signal(signal);
+}
+
+ChildProcess::Result ServerProcess::Wait(absl::Duration timeout) {
+  waited_ = true;
+  return child_->Wait(timeout);
+}
+
+void ServerProcess::ExpectNoCrash() {
+  if (address_.empty() || waited_) return;  // Start tells why it never listened
+  const bool ended = child_->Ended();
+  const int code = ended ? child_->Wait(absl::ZeroDuration()).code : 0;
+  // A sanitizer may be in the middle of its report.
+  const std::string log = Log();
+  if ((ended && (!signalled_ || code != 0)) || log.find("Sanitizer: ") != std::string::npos) {
+    ADD_FAILURE() << "mneme-server " << (ended ? absl::StrCat("ended with code ", code) : "runs")
+                  << ", its log:\n"
+                  << log;
+  }
 }
 
 }  // namespace mneme::test

@@ -1,5 +1,8 @@
 // A real mneme-server as a child process, on a free port, with its sessions in a folder of the
 // caller's: for tests that kill it.
+//
+// A server that ends by itself (a crash, a sanitizer's report) fails the test, with its log, when
+// it is killed or goes out of scope. Whoever calls Wait looks at the exit code instead.
 #pragma once
 
 #include <filesystem>
@@ -28,24 +31,26 @@ class ServerProcess {
   static absl::StatusOr<std::unique_ptr<ServerProcess>> Start(const Options& options);
   // The command that Start runs, for servers that are expected to leave at once.
   static std::vector<std::string> Command(const Options& options);
+  ~ServerProcess();
 
   pid_t pid() const { return child_->pid(); }
   const std::string& address() const { return address_; }
   const std::string& metrics_address() const { return metrics_address_; }
   // SIGKILL, and waits: the port and the store are free afterwards.
   void Kill();
-  void Signal(int signal) { child_->Signal(signal); }
-  ChildProcess::Result Wait(absl::Duration timeout = absl::Seconds(120)) {
-    return child_->Wait(timeout);
-  }
+  void Signal(int signal);
+  ChildProcess::Result Wait(absl::Duration timeout = absl::Seconds(120));
   // Its log so far.
   std::string Log() const { return child_->Err(); }
 
  private:
   explicit ServerProcess(std::unique_ptr<ChildProcess> child) : child_(std::move(child)) {}
 
+  void ExpectNoCrash();
+
   std::unique_ptr<ChildProcess> child_;
   std::string address_, metrics_address_;
+  bool signalled_ = false, waited_ = false;
 };
 
 }  // namespace mneme::test
