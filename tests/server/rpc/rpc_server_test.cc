@@ -123,7 +123,10 @@ TEST_F(RpcServerTest, DeadlineReachesTheCoreAndStopsIt) {
   EXPECT_EQ(status.error_code(), grpc::StatusCode::DEADLINE_EXCEEDED);
   auto future = ended.get_future();
   ASSERT_EQ(future.wait_for(seconds(20)), std::future_status::ready);
-  EXPECT_EQ(future.get(), CallContext::Cancel::kDeadline);
+  // The client's timer began earlier, by as much as the call took to arrive: on a slow machine it
+  // is first to end the call.
+  EXPECT_THAT(future.get(),
+              testing::AnyOf(CallContext::Cancel::kDeadline, CallContext::Cancel::kClient));
   EXPECT_TRUE(saw_deadline);
 }
 
