@@ -91,6 +91,7 @@ class Curriculum:
     carry: float = 0.0
     answer_loss: float = 3.0  # running mean
     since: int = 0  # steps at this level
+    level: int = 0
 
     def update(self, answer_loss):
         self.answer_loss += 0.1 * (answer_loss - self.answer_loss)
@@ -98,6 +99,7 @@ class Curriculum:
         if self.answer_loss > 0.5 or self.since < 15:
             return
         self.since = 0
+        self.level += 1
         if self.length < self.longest:
             self.length = min(self.longest, self.length + max(32, self.length // 4))
         elif self.answer_loss < 0.3:
@@ -212,7 +214,9 @@ class Trainer:
             loss, answer_loss, hit, all_hit = self.losses(logits, batch, rows)
             if args.gate_cost:
                 closed = model.cost(torch.from_numpy(batch.filler[:, rows]))
-                loss = loss + args.gate_cost * closed * (rows.stop - rows.start) / T
+                # In full from the fourth level on: before the lookup is learned it would close everything.
+                price = args.gate_cost * min(1.0, self.curriculum.level / 4)
+                loss = loss + price * closed * (rows.stop - rows.start) / T
             loss.backward()
             state = detached(state)
             loss_sum, answer_sum, hits, exact = loss_sum + loss.item(), answer_sum + answer_loss, hits + hit, exact & all_hit
