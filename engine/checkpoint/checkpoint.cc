@@ -12,6 +12,7 @@
 #include "absl/strings/str_join.h"
 #include "engine/checkpoint/finite.h"
 #include "engine/checkpoint/gguf_checkpoint.h"
+#include "engine/checkpoint/rwkv_cpp_checkpoint.h"
 #include "engine/checkpoint/safetensors_checkpoint.h"
 #include "engine/core/status_macros.h"
 
@@ -90,8 +91,11 @@ absl::StatusOr<std::shared_ptr<const Checkpoint>> Checkpoint::Open(const std::st
   if (S_ISDIR(info.st_mode)) return OpenSafetensors(path, /*is_folder=*/true);
   if (name.ends_with(".safetensors")) return OpenSafetensors(path, /*is_folder=*/false);
   if (name.ends_with(".gguf")) return OpenGguf(path);
+  if (name.ends_with(".bin")) return OpenRwkvCpp(path);
   return absl::InvalidArgumentError(absl::StrCat(
-      path, ": expected a .gguf file, a .safetensors file or a folder with config.json"));
+      path,
+      ": expected a .gguf file, a .safetensors file, rwkv.cpp's .bin file or a folder with "
+      "config.json"));
 }
 
 absl::StatusOr<int64_t> Checkpoint::GetInt(std::string_view key,

@@ -1,4 +1,5 @@
-// Trained weights and their configuration, read from a GGUF file or a safetensors folder.
+// Trained weights and their configuration, read from a GGUF file, a safetensors folder or one of
+// rwkv.cpp's .bin files.
 //
 // Everything in the files is hostile: sizes, offsets, counts and types are checked before use
 // (docs/checkpoint_format.md says what is refused). Weights stay memory-mapped and are used as
@@ -37,28 +38,31 @@ using MetadataValue =
 
 class Checkpoint {
  public:
-  enum class Format { kGguf, kSafetensors };
+  // Whose names keys and tensors have.
+  enum class Format { kGguf, kSafetensors, kRwkvCpp };
 
   virtual ~Checkpoint() = default;
 
-  // `path` is a .gguf file, a .safetensors file with config.json beside it, or a folder that holds
-  // config.json and either model.safetensors or model.safetensors.index.json with its shards.
+  // `path` is a .gguf file, a .safetensors file with config.json beside it, rwkv.cpp's .bin file,
+  // or a folder that holds config.json and either model.safetensors or model.safetensors.index.json
+  // with its shards.
   // NOT_FOUND if the path does not exist; INVALID_ARGUMENT naming file, field and expectation
   // otherwise.
   static absl::StatusOr<std::shared_ptr<const Checkpoint>> Open(const std::string& path);
 
   virtual Format format() const = 0;
   // GGUF: the file's keys. Safetensors: config.json flattened with dots ("rope_scaling.factor").
+  // rwkv.cpp: the header (rwkv_cpp_checkpoint.h).
   virtual const std::map<std::string, MetadataValue, std::less<>>& metadata() const = 0;
   virtual const std::map<std::string, Tensor, std::less<>>& tensors() const = 0;
   // The file or folder, for messages.
   virtual const std::string& path() const = 0;
-  // 32-byte SHA-256 over weights, metadata and (safetensors) the tokenizer files beside it, as raw
+  // 32-byte SHA-256 over weights, metadata and (but for GGUF) the tokenizer files beside it, as raw
   // bytes. Computed on first use from the whole content and cached beside nothing: about 1 s per
   // GB.
   virtual std::string Fingerprint() const = 0;
 
-  // A file beside safetensors weights, whole: tokenizer.json, tokenizer.model,
+  // A file beside the weights, whole: tokenizer.json, rwkv_vocab_v20230424.txt, tokenizer.model,
   // tokenizer_config.json, generation_config.json. `name` is a plain file name. NOT_FOUND if it is
   // not there (a GGUF file has none); INVALID_ARGUMENT if it is larger than `max_bytes`.
   virtual absl::StatusOr<std::string> ReadSideFile(std::string_view name,

@@ -1,40 +1,25 @@
 #include "engine/checkpoint/safetensors_checkpoint.h"
 
-#include <algorithm>
 #include <mutex>
 #include <utility>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
-#include "engine/checkpoint/fingerprint.h"
 #include "engine/checkpoint/mapped_file.h"
+#include "engine/checkpoint/side_files.h"
 #include "engine/core/status_macros.h"
 
 namespace mneme::engine {
 namespace {
 
-constexpr std::string_view kConfigFile = "config.json";
 constexpr std::string_view kWeightsFile = "model.safetensors";
 constexpr std::string_view kIndexFile = "model.safetensors.index.json";
 
-// What may be read beside the weights. A fixed list, so that the fingerprint covers exactly this.
-constexpr std::string_view kSideFiles[] = {
-    "added_tokens.json", "chat_template.jinja",     "generation_config.json",
-    "merges.txt",        "special_tokens_map.json", "tokenizer.json",
-    "tokenizer.model",   "tokenizer_config.json",   "vocab.json",
-};
-
-std::string_view Text(const MappedFile& file) {
-  return {reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size()};
-}
-
 class SafetensorsCheckpoint final : public Checkpoint {
  public:
-  // By name in the folder. A single weights file goes by kWeightsFile whatever it is called, so
-  // that file and folder have the same fingerprint.
-  using Files = std::map<std::string, std::unique_ptr<MappedFile>, std::less<>>;
-
-  SafetensorsCheckpoint(std::string path, Files files,
+  // A single weights file goes by kWeightsFile whatever it is called, so that file and folder have
+  // the same fingerprint.
+  SafetensorsCheckpoint(std::string path, FileSet files,
                         std::map<std::string, MetadataValue, std::less<>> metadata,
                         std::map<std::string, Tensor, std::less<>> tensors)
       : path_(std::move(path)),
@@ -50,55 +35,26 @@ class SafetensorsCheckpoint final : public Checkpoint {
   const std::string& path() const override { return path_; }
 
   std::string Fingerprint() const override {
-    std::call_once(fingerprint_once_, [this] {
-      Sha256 hash;
-      for (const auto& [name, file] : files_) {  // ascending names
-        hash.AddSized(std::as_bytes(std::span(name)));
-        hash.AddSized(file->bytes());
-      }
-      fingerprint_ = hash.Finish();
-    });
+    std::call_once(fingerprint_once_, [this] { fingerprint_ = FingerprintOf(files_); });
     return fingerprint_;
   }
 
   absl::StatusOr<std::string> ReadSideFile(std::string_view name, size_t max_bytes) const override {
-    if (std::find(std::begin(kSideFiles), std::end(kSideFiles), name) == std::end(kSideFiles)) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(path_, ": \"", std::string(name), "\" is no tokenizer file"));
-    }
-    const auto it = files_.find(name);
-    if (it == files_.end()) {
-      return absl::NotFoundError(absl::StrCat(path_, ": has no ", std::string(name)));
-    }
-    if (it->second->bytes().size() > max_bytes) {
-      return absl::InvalidArgumentError(absl::StrCat(it->second->path(), ": ",
-                                                     it->second->bytes().size(), " bytes, at most ",
-                                                     max_bytes, " are allowed"));
-    }
-    return std::string(Text(*it->second));
+    return engine::ReadSideFile(files_, path_, name, max_bytes);
   }
 
  private:
   const std::string path_;
-  const Files files_;
+  const FileSet files_;
   const std::map<std::string, MetadataValue, std::less<>> metadata_;
   const std::map<std::string, Tensor, std::less<>> tensors_;
   mutable std::once_flag fingerprint_once_;
   mutable std::string fingerprint_;
 };
 
-// The file if it is there, null if it is not.
-absl::StatusOr<std::unique_ptr<MappedFile>> OpenOptional(const MappedFile::Folder& folder,
-                                                         std::string_view name) {
-  auto file = MappedFile::OpenIn(folder, std::string(name));
-  if (absl::IsNotFound(file.status())) return std::unique_ptr<MappedFile>();
-  return file;
-}
-
 // Opens every shard that the index names. Each tensor must be in the shard the index names, and
 // nowhere else.
-absl::Status OpenShards(const MappedFile::Folder& folder, const MappedFile& index,
-                        SafetensorsCheckpoint::Files& files,
+absl::Status OpenShards(const MappedFile::Folder& folder, const MappedFile& index, FileSet& files,
                         std::map<std::string, Tensor, std::less<>>& tensors) {
   MNEME_ASSIGN_OR_RETURN(const auto weight_map, ParseShardIndex(Text(index), index.path()));
   for (const auto& [name, shard] : weight_map) {
@@ -134,13 +90,9 @@ absl::Status OpenShards(const MappedFile::Folder& folder, const MappedFile& inde
 
 absl::StatusOr<std::shared_ptr<const Checkpoint>> OpenSafetensors(const std::string& path,
                                                                   bool is_folder) {
-  std::string folder_path = path;
-  if (!is_folder) {
-    const size_t slash = path.rfind('/');
-    folder_path = slash == path.npos ? "." : slash == 0 ? "/" : path.substr(0, slash);
-  }
+  const std::string folder_path = is_folder ? path : FolderOf(path);
   MNEME_ASSIGN_OR_RETURN(const auto folder, MappedFile::Folder::Open(folder_path));
-  SafetensorsCheckpoint::Files files;
+  FileSet files;
   MNEME_ASSIGN_OR_RETURN(auto config, OpenOptional(*folder, kConfigFile));
   if (config == nullptr) {
     return absl::InvalidArgumentError(
@@ -148,10 +100,7 @@ absl::StatusOr<std::shared_ptr<const Checkpoint>> OpenSafetensors(const std::str
   }
   MNEME_ASSIGN_OR_RETURN(auto metadata, ParseModelConfig(Text(*config), config->path()));
   files.emplace(kConfigFile, std::move(config));
-  for (const std::string_view name : kSideFiles) {
-    MNEME_ASSIGN_OR_RETURN(auto file, OpenOptional(*folder, name));
-    if (file != nullptr) files.emplace(name, std::move(file));
-  }
+  MNEME_RETURN_IF_ERROR(OpenSideFiles(*folder, &files));
 
   std::map<std::string, Tensor, std::less<>> tensors;
   std::unique_ptr<MappedFile> weights, index;

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes corpus/gguf/ and corpus/safetensors/: small files that reach each part of the parsers."""
+"""Writes corpus/gguf/, corpus/rwkv_cpp/ and corpus/safetensors/: small files that reach each part of the parsers."""
 
 import json
 import pathlib
@@ -90,7 +90,24 @@ SAFETENSORS = {
          "weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}).encode(),
 }
 
-for folder, files in (("gguf", GGUF), ("safetensors", SAFETENSORS)):
+def rwkv_cpp(records, version=101, kind=0):
+    out = struct.pack("<6I", 0x67676D66, version, 256, 32, 1, kind)
+    for name, dims, kind, size in records:
+        out += struct.pack(f"<3I{len(dims)}I", len(dims), len(name), kind, *dims) + name + bytes(size)
+    return out
+
+
+RWKV_CPP = {
+    "empty.bin": rwkv_cpp([]),
+    "old.bin": rwkv_cpp([(b"emb.weight", (32, 4), 1, 256)], version=100, kind=1),
+    "shapes.bin": rwkv_cpp([(b"blocks.0.att.x_rwkvag", (8, 1, 6), 0, 192), (b"blocks.0.att.r_k", (4, 2), 0, 32),
+                            (b"blocks.0.ln1.weight", (8,), 0, 32)]),
+    "types.bin": rwkv_cpp([(b"t%d" % t, (n, 2), t, 2 * size) for t, n, size in (
+        (0, 1, 4), (1, 1, 2), (2, 32, 18), (3, 32, 20), (7, 32, 22), (8, 32, 24), (9, 32, 34), (13, 256, 144),
+        (14, 256, 176), (15, 256, 210))], kind=8),
+}
+
+for folder, files in (("gguf", GGUF), ("rwkv_cpp", RWKV_CPP), ("safetensors", SAFETENSORS)):
     (HERE / folder).mkdir(parents=True, exist_ok=True)
     for name, data in files.items():
         (HERE / folder / name).write_bytes(data)

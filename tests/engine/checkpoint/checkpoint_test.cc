@@ -171,7 +171,7 @@ TEST_F(CheckpointTest, NonFiniteWeightsAreRefused) {
 TEST_F(CheckpointTest, RefusesPathsThatAreNoCheckpoint) {
   ExpectRefused(Folder("absent.gguf"), "no such file", kNotFound);
   ExpectRefused(Folder("absent/x.safetensors"), "no such file", kNotFound);
-  ExpectRefused(Write("a.bin", "x"), "expected a .gguf file, a .safetensors file or a folder");
+  ExpectRefused(Write("a.txt", "x"), "expected a .gguf file, a .safetensors file, rwkv.cpp's");
   ExpectRefused(Write("empty.gguf", ""), "header: the file has 0 bytes");
   Write("folder/x", "");
   ExpectRefused(Folder("folder"), "has no config.json");
