@@ -1,17 +1,23 @@
 """Makes tests/golden/tokenizer/: small tokenizers and the ids that independent code gives.
 
-Needs the PyPI packages `tokenizers` (0.23.3) and `sentencepiece` (0.2.3):
+Needs the PyPI packages `tokenizers` (0.23.3), `sentencepiece` (0.2.3) and `rwkv` (0.8.32, without
+its dependencies: pip install --no-deps rwkv==0.8.32):
 
     python3 train/make_tokenizer_golden.py tests/golden/tokenizer
 
-Per pre-tokenizer family (gpt2, smollm, llama3, qwen2): NAME.json is a tokenizer.json trained on the
+Per pre-tokenizer family (gpt2, neox, smollm, llama3, qwen2): NAME.json is a tokenizer.json trained on the
 text below, NAME.cases.json its ids by Hugging Face's `tokenizers`. spm.model is a SentencePiece BPE
 model with byte fallback as Llama 2's, spm.cases.json its ids by the sentencepiece package, and
-spm.pieces.json its pieces as a GGUF file would carry them.
+spm.pieces.json its pieces as a GGUF file would carry them. world.cases.json has the ids of the `rwkv`
+package with its whole World vocabulary (id 0 excepted: it has no text), and world.vocab.txt those
+lines of that vocabulary that the texts need, some that they do not, and every single byte.
 """
 
+import importlib.metadata
+import importlib.util
 import json
 import pathlib
+import random
 import sys
 import tempfile
 
@@ -66,6 +72,7 @@ def split_on(pattern):
 
 FAMILIES = {
     "gpt2": byte_level(True),
+    "neox": byte_level(True),  # with what GPT-NeoX-20B adds: NFC, and runs of spaces as tokens
     "smollm": pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), byte_level(True)]),
     "llama3": split_on(LLAMA3),
     "qwen2": split_on(QWEN2),
@@ -79,15 +86,17 @@ def write(path, value):
 def make_bpe(name, pre, out):
     tokenizer = Tokenizer(models.BPE(ignore_merges=name == "llama3"))
     tokenizer.pre_tokenizer = pre
-    if name == "qwen2":
+    if name in ("qwen2", "neox"):
         tokenizer.normalizer = normalizers.NFC()
     trainer = trainers.BpeTrainer(
         vocab_size=520, special_tokens=CONTROLS, show_progress=False,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
     tokenizer.train_from_iterator([CORPUS], trainer)
     tokenizer.add_tokens([AddedToken(t, normalized=False) for t in USER_DEFINED])
+    if name == "neox":
+        tokenizer.add_tokens([AddedToken(" " * n, normalized=True) for n in range(24, 1, -1)])
     root = json.loads(tokenizer.to_str())
-    if name in ("gpt2", "smollm"):  # the older form of merges
+    if name in ("gpt2", "neox", "smollm"):  # the older form of merges
         root["model"]["merges"] = [" ".join(pair) for pair in root["model"]["merges"]]
     write(out / f"{name}.json", root)
     cases = []
@@ -123,12 +132,38 @@ def make_spm(out):
            for t in TEXTS if "\0" not in t])
 
 
+def make_world(out):
+    # By path: the folder train/rwkv has the same name.
+    package = pathlib.Path(importlib.metadata.distribution("rwkv").locate_file("rwkv"))
+    spec = importlib.util.spec_from_file_location("rwkv_tokenizer", package / "rwkv_tokenizer.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    path = package / "rwkv_vocab_v20230424.txt"
+    tokenizer = module.TRIE_TOKENIZER(str(path))
+    cases, used = [], set(range(1, 257))
+    for text in TEXTS + [CORPUS[: len(CORPUS) // 4]]:
+        ids = tokenizer.encode(text)
+        assert tokenizer.decodeBytes(ids) == text.encode()
+        cases.append({"text": text, "ids": ids})
+        used.update(ids)
+    # Longer entries that begin as the texts do must lose, where the text goes on otherwise.
+    heads = {tokenizer.idx2token[i][:3] for i in used if i > 256}
+    longer = [i for i, piece in sorted(tokenizer.idx2token.items()) if i not in used and piece[:3] in heads]
+    used.update(random.Random(20240607).sample(longer, 150))
+    # In the file's order. A piece that is not used cannot change what is longest: ids stay as they are.
+    lines = [line for line in path.read_text(encoding="utf-8").split("\n")
+             if line and int(line.split(" ")[0]) in used]
+    (out / "world.vocab.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write(out / "world.cases.json", cases)
+
+
 def main():
     out = pathlib.Path(sys.argv[1])
     out.mkdir(parents=True, exist_ok=True)
     for name, pre in FAMILIES.items():
         make_bpe(name, pre, out)
     make_spm(out)
+    make_world(out)
 
 
 if __name__ == "__main__":

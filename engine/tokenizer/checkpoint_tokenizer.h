@@ -10,6 +10,7 @@
 #include "engine/tokenizer/bpe_tokenizer.h"
 #include "engine/tokenizer/spm_tokenizer.h"
 #include "engine/tokenizer/tokenizer.h"
+#include "engine/tokenizer/world_tokenizer.h"
 #include "nlohmann/json.hpp"
 
 namespace mneme::engine {
@@ -20,6 +21,8 @@ namespace mneme::engine {
 absl::StatusOr<BpeVocabulary> ReadGgufBpe(const Checkpoint& checkpoint);
 // tokenizer.ggml.model = "llama".
 absl::StatusOr<SpmVocabulary> ReadGgufSpm(const Checkpoint& checkpoint);
+// tokenizer.ggml.model = "rwkv".
+absl::StatusOr<WorldVocabulary> ReadGgufWorld(const Checkpoint& checkpoint);
 // tokenizer.ggml.model = "bytes".
 absl::StatusOr<SpecialTokens> ReadGgufByteSpecials(const Checkpoint& checkpoint);
 
@@ -27,6 +30,9 @@ absl::StatusOr<SpecialTokens> ReadGgufByteSpecials(const Checkpoint& checkpoint)
 
 inline constexpr size_t kMaxTokenizerJsonBytes = size_t{64} << 20;
 inline constexpr size_t kMaxTokenizerConfigBytes = size_t{4} << 20;
+// RWKV's own file name, under which converted folders carry it too.
+inline constexpr std::string_view kWorldVocabularyFile = "rwkv_vocab_v20230424.txt";
+inline constexpr size_t kMaxWorldVocabularyBytes = size_t{64} << 20;
 
 // What config.json and tokenizer_config.json say about special tokens. Names win over ids.
 struct HfSpecials {

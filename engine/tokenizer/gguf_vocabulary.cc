@@ -194,6 +194,28 @@ absl::StatusOr<SpmVocabulary> ReadGgufSpm(const Checkpoint& checkpoint) {
   return vocabulary;
 }
 
+absl::StatusOr<WorldVocabulary> ReadGgufWorld(const Checkpoint& checkpoint) {
+  MNEME_ASSIGN_OR_RETURN(Common common, ReadCommon(checkpoint, 0, 0, -1));
+  WorldVocabulary vocabulary;
+  vocabulary.types = std::move(common.types);
+  vocabulary.special = std::move(common.special);
+  vocabulary.more_end_tokens = std::move(common.more_end_tokens);
+  // Id 0 stands for no text, whether or not the types say so.
+  if (vocabulary.types[0] == PieceType::kNormal) vocabulary.types[0] = PieceType::kControl;
+  vocabulary.pieces = std::move(common.pieces);
+  for (size_t i = 0; i < vocabulary.pieces.size(); ++i) {
+    if (vocabulary.types[i] != PieceType::kNormal) continue;
+    auto piece = UnescapeWorldPiece(vocabulary.pieces[i]);
+    if (!piece.ok()) {
+      return absl::InvalidArgumentError(absl::StrCat(checkpoint.path(), ": tokenizer.ggml.tokens[",
+                                                     i, "] ", piece.status().message()));
+    }
+    vocabulary.pieces[i] = *std::move(piece);
+  }
+  MNEME_RETURN_IF_ERROR(ReadAddBos(checkpoint, true, &vocabulary.special));
+  return vocabulary;
+}
+
 absl::StatusOr<SpecialTokens> ReadGgufByteSpecials(const Checkpoint& checkpoint) {
   SpecialTokens special;
   MNEME_ASSIGN_OR_RETURN(special.bos, ReadId(checkpoint, "bos", -1));

@@ -90,7 +90,10 @@ void SpecialMatcher::Add(std::string_view spelling, TokenId id, bool control) {
   (control ? first_byte_control_ : first_byte_user_)[static_cast<unsigned char>(spelling.front())] =
       true;
   last_byte_[static_cast<unsigned char>(spelling.back())] = true;
-  has_inner_space_ |= std::any_of(spelling.begin() + 1, spelling.end(), IsAsciiSpace);
+  for (size_t i = 1; i < spelling.size(); ++i) {
+    has_inner_space_ |=
+        IsAsciiSpace(spelling[i]) && !(spelling[i] == ' ' && spelling[i - 1] == ' ');
+  }
 }
 
 std::vector<Fragment> SpecialMatcher::Cut(std::string_view text, bool parse_special) const {

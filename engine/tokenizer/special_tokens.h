@@ -59,7 +59,8 @@ class SpecialMatcher {
   std::vector<Fragment> Cut(std::string_view text, bool parse_special) const;
 
   // Whether some spelling holds a whitespace character after another character. Cutting a text
-  // before whitespace could then cut such a piece in two.
+  // before whitespace could then cut such a piece in two. A space after a space does not count
+  // (GPT-NeoX has pieces of 2 to 24 spaces): nobody cuts there.
   bool has_inner_space() const { return has_inner_space_; }
   // Whether some spelling ends with this byte.
   bool ends_spelling(char byte) const { return last_byte_[static_cast<unsigned char>(byte)]; }

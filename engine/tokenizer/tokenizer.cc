@@ -8,6 +8,7 @@
 #include "engine/tokenizer/byte_tokenizer.h"
 #include "engine/tokenizer/checkpoint_tokenizer.h"
 #include "engine/tokenizer/sentencepiece_model.h"
+#include "engine/tokenizer/world_tokenizer.h"
 
 namespace mneme::engine {
 namespace {
@@ -23,12 +24,31 @@ absl::StatusOr<std::unique_ptr<const Tokenizer>> CreateFromGguf(const Checkpoint
     MNEME_ASSIGN_OR_RETURN(SpmVocabulary vocabulary, ReadGgufSpm(checkpoint));
     return SpmTokenizer::Create(std::move(vocabulary), vocab_size);
   }
+  if (model == "rwkv") {
+    MNEME_ASSIGN_OR_RETURN(WorldVocabulary vocabulary, ReadGgufWorld(checkpoint));
+    return WorldTokenizer::Create(std::move(vocabulary), vocab_size);
+  }
   if (model == "bytes") {
     MNEME_ASSIGN_OR_RETURN(SpecialTokens special, ReadGgufByteSpecials(checkpoint));
     return ByteTokenizer::Create(std::move(special), vocab_size);
   }
-  return absl::UnimplementedError(absl::StrCat(
-      "tokenizer.ggml.model is \"", model, "\"; supported are \"gpt2\", \"llama\" and \"bytes\""));
+  return absl::UnimplementedError(
+      absl::StrCat("tokenizer.ggml.model is \"", model,
+                   "\"; supported are \"gpt2\", \"llama\", \"rwkv\" and \"bytes\""));
+}
+
+// The ids in config.json are ignored: public RWKV-7 files state the defaults of a class (bos 1, eos
+// 2), which are other tokens here.
+absl::StatusOr<std::unique_ptr<const Tokenizer>> CreateWorld(std::string_view text,
+                                                             const HfSpecials& specials,
+                                                             int64_t vocab_size) {
+  auto vocabulary = ReadWorldVocabulary(text, vocab_size);
+  if (!vocabulary.ok()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(std::string(kWorldVocabularyFile), ": ", vocabulary.status().message()));
+  }
+  vocabulary->special.add_bos = specials.add_bos.value_or(true);
+  return WorldTokenizer::Create(*std::move(vocabulary), vocab_size);
 }
 
 absl::StatusOr<std::unique_ptr<const Tokenizer>> CreateFromFolder(const Checkpoint& checkpoint,
@@ -45,9 +65,12 @@ absl::StatusOr<std::unique_ptr<const Tokenizer>> CreateFromFolder(const Checkpoi
     if (special.bos < 0) special.add_bos = false;
     return ByteTokenizer::Create(std::move(special), vocab_size);
   }
-  absl::Status failure = absl::InvalidArgumentError(
-      "the folder has neither tokenizer.json nor tokenizer.model, and config.json names no "
-      "tokenizer");
+  absl::Status failure = absl::InvalidArgumentError(absl::StrCat(
+      "there is neither tokenizer.json nor tokenizer.model nor ", std::string(kWorldVocabularyFile),
+      " beside the weights, and config.json names no tokenizer"));
+  auto world = checkpoint.ReadSideFile(kWorldVocabularyFile, kMaxWorldVocabularyBytes);
+  if (world.ok()) return CreateWorld(*world, specials, vocab_size);
+  if (!absl::IsNotFound(world.status())) return world.status();
   auto json = checkpoint.ReadSideFile("tokenizer.json", kMaxTokenizerJsonBytes);
   if (json.ok()) {
     auto vocabulary = ReadTokenizerJson(*json, specials, vocab_size);

@@ -30,9 +30,10 @@ class Tokenizer {
  public:
   virtual ~Tokenizer() = default;
 
-  // Reads the tokenizer that the checkpoint carries: GGUF metadata, or tokenizer.json /
-  // tokenizer.model beside a safetensors file. `vocab_size` is the number of embedding rows; ids
-  // never reach it. UNIMPLEMENTED names a tokenizer or pre-tokenizer kind that is not supported.
+  // Reads the tokenizer that the checkpoint carries: GGUF metadata, or tokenizer.json,
+  // tokenizer.model or RWKV's World vocabulary beside a safetensors file. `vocab_size` is the
+  // number of embedding rows; ids never reach it. UNIMPLEMENTED names a tokenizer or pre-tokenizer
+  // kind that is not supported.
   static absl::StatusOr<std::unique_ptr<const Tokenizer>> Create(const Checkpoint& checkpoint,
                                                                  int64_t vocab_size);
 
@@ -53,12 +54,12 @@ class Tokenizer {
   virtual const SpecialTokens& special() const = 0;
   // Id of a piece by its exact spelling ("<|im_start|>"), or -1.
   virtual TokenId FindPiece(std::string_view piece) const = 0;
-  virtual std::string_view kind() const = 0;  // "bpe", "spm", "sentencepiece", "bytes"
+  virtual std::string_view kind() const = 0;  // "bpe", "spm", "sentencepiece", "world", "bytes"
 
   // Where a streamed text can be cut so that encoding the parts equals encoding the whole: the
   // length of the longest prefix of `text` that ends at such a place, 0 if none is found. A prefix
-  // that ends inside a UTF-8 sequence is never returned, nor (but by raw bytes) one that ends
-  // inside a word. `text` may end inside a UTF-8 sequence.
+  // that ends inside a UTF-8 sequence is never returned, nor (but by raw bytes and World) one that
+  // ends inside a word. `text` may end inside a UTF-8 sequence.
   virtual size_t SafeSplit(std::string_view text) const = 0;
 
  protected:

@@ -1,6 +1,6 @@
-// Input: TOKENIZER '\0' TEXT. TOKENIZER is a tokenizer.json (or, if it does not start with '{', a
-// tokenizer.model). If it is refused, that is all; otherwise TEXT goes through the laws that every
-// tokenizer obeys.
+// Input: TOKENIZER '\0' TEXT. TOKENIZER is a tokenizer.json if it starts with '{', a World
+// vocabulary if it starts with a digit, otherwise a tokenizer.model. If it is refused, that is all;
+// otherwise TEXT goes through the laws that every tokenizer obeys.
 #include <algorithm>
 #include <cstdint>
 #include <cstdlib>
@@ -12,11 +12,13 @@
 #include "engine/checkpoint/checkpoint.h"
 #include "engine/tokenizer/tokenizer.h"
 #include "engine/tokenizer/utf8.h"
+#include "engine/tokenizer/world_tokenizer.h"
 
 namespace mneme::engine {
 namespace {
 
 constexpr int64_t kRows = 2048;
+constexpr int64_t kWorldRows = 65536;
 
 class OneFile final : public Checkpoint {
  public:
@@ -72,11 +74,16 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const std::string_view input(reinterpret_cast<const char*>(data), size);
   if (input.empty()) return 0;
   const bool json = input.front() == '{';
+  const bool world = input.front() >= '0' && input.front() <= '9';
   // A model holds zero bytes: there the last one is the border.
-  const size_t border = std::min(json ? input.find('\0') : input.rfind('\0'), input.size());
-  const OneFile checkpoint(json ? "tokenizer.json" : "tokenizer.model",
+  const size_t border =
+      std::min(json || world ? input.find('\0') : input.rfind('\0'), input.size());
+  const OneFile checkpoint(json    ? "tokenizer.json"
+                           : world ? "rwkv_vocab_v20230424.txt"
+                                   : "tokenizer.model",
                            std::string(input.substr(0, border)));
-  const auto tokenizer = Tokenizer::Create(checkpoint, kRows);
+  if (world) (void)UnescapeWorldPiece(input.substr(0, border));  // GGUF's form of a piece
+  const auto tokenizer = Tokenizer::Create(checkpoint, world ? kWorldRows : kRows);
   if (!tokenizer.ok()) return 0;
   CheckText(**tokenizer, input.substr(std::min(border + 1, input.size())));
   return 0;

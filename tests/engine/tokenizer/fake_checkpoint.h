@@ -12,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "engine/checkpoint/checkpoint.h"
 #include "engine/checkpoint/strict_json.h"
+#include "engine/tokenizer/world_tokenizer.h"
 #include "gtest/gtest.h"
 
 namespace mneme::engine {
@@ -70,9 +71,12 @@ inline nlohmann::json ReadGoldenJson(const std::string& name) {
 // The families of tests/golden/tokenizer/.
 inline const std::vector<std::string>& BpeFamilies() {
   static const auto* const kFamilies =
-      new std::vector<std::string>{"gpt2", "smollm", "llama3", "qwen2"};
+      new std::vector<std::string>{"gpt2", "neox", "smollm", "llama3", "qwen2"};
   return *kFamilies;
 }
+
+// Whether the family's tokenizer.json normalises texts to NFC.
+inline bool Normalizes(const std::string& family) { return family == "qwen2" || family == "neox"; }
 
 // A folder with tokenizer.json of `family`.
 inline FakeCheckpoint FolderWithBpe(const std::string& family) {
@@ -81,10 +85,13 @@ inline FakeCheckpoint FolderWithBpe(const std::string& family) {
   return checkpoint;
 }
 
-// The same tokenizer as GGUF metadata (without qwen2's normaliser, which GGUF cannot express).
+// The same tokenizer as GGUF metadata (without a normaliser, which GGUF cannot express).
 inline FakeCheckpoint GgufWithBpe(const std::string& family) {
-  static const std::map<std::string, std::string> kPre = {
-      {"gpt2", "gpt-2"}, {"smollm", "smollm"}, {"llama3", "llama-bpe"}, {"qwen2", "qwen2"}};
+  static const std::map<std::string, std::string> kPre = {{"gpt2", "gpt-2"},
+                                                          {"neox", "gpt-2"},
+                                                          {"smollm", "smollm"},
+                                                          {"llama3", "llama-bpe"},
+                                                          {"qwen2", "qwen2"}};
   const nlohmann::json root = ReadGoldenJson(family + ".json");
   std::map<int64_t, std::pair<std::string, int64_t>> pieces;
   for (const auto& [piece, id] : root["model"]["vocab"].items()) pieces[id] = {piece, 1};
@@ -128,6 +135,51 @@ inline FakeCheckpoint GgufWithSpm() {
       .Set("tokenizer.ggml.tokens", std::move(tokens))
       .Set("tokenizer.ggml.token_type", std::move(types))
       .Set("tokenizer.ggml.scores", std::move(scores));
+  return checkpoint;
+}
+
+// Embedding rows of the World models; the vocabulary of tests/golden/tokenizer/ has its true ids.
+inline constexpr int64_t kWorldRows = 65536;
+
+inline FakeCheckpoint FolderWithWorld() {
+  FakeCheckpoint checkpoint(Checkpoint::Format::kSafetensors);
+  checkpoint.SetFile("rwkv_vocab_v20230424.txt", ReadGoldenFile("world.vocab.txt"));
+  return checkpoint;
+}
+
+// As llama.cpp's converter writes it; ids that the excerpt lacks are as its padding.
+inline FakeCheckpoint GgufWithWorld() {
+  std::vector<std::string> tokens = {"<s>"};
+  std::vector<int64_t> types = {3};
+  for (int64_t id = 1; id < kWorldRows; ++id) {
+    tokens.push_back(absl::StrCat("[PAD", id, "]"));
+    types.push_back(5);
+  }
+  const auto vocabulary = ReadWorldVocabulary(ReadGoldenFile("world.vocab.txt"), kWorldRows);
+  EXPECT_TRUE(vocabulary.ok()) << vocabulary.status();
+  for (size_t id = 1; vocabulary.ok() && id < vocabulary->pieces.size(); ++id) {
+    if (vocabulary->types[id] != PieceType::kNormal) continue;
+    std::string& escaped = tokens[id];
+    escaped.clear();
+    for (const char c : vocabulary->pieces[id]) {
+      const auto byte = static_cast<unsigned char>(c);
+      if (c == '\t' || c == '\n' || c == '\r') {
+        escaped += c == '\t' ? "\\t" : c == '\n' ? "\\n" : "\\r";
+      } else if (c == '\\') {
+        escaped += "\\\\";
+      } else if (byte < 0x20 || byte >= 0x7F) {
+        absl::StrAppend(&escaped, "\\x", absl::Hex(byte, absl::kZeroPad2));
+      } else {
+        escaped += c;
+      }
+    }
+    types[id] = 1;
+  }
+  FakeCheckpoint checkpoint;
+  checkpoint.Set("tokenizer.ggml.model", std::string("rwkv"))
+      .Set("tokenizer.ggml.tokens", std::move(tokens))
+      .Set("tokenizer.ggml.token_type", std::move(types))
+      .Set("tokenizer.ggml.eot_token_id", int64_t{261});
   return checkpoint;
 }
 

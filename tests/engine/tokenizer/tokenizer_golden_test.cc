@@ -14,8 +14,8 @@ constexpr int64_t kRows = 1024;
 
 using Ids = std::vector<TokenId>;
 
-std::unique_ptr<const Tokenizer> Make(const Checkpoint& checkpoint) {
-  auto tokenizer = Tokenizer::Create(checkpoint, kRows);
+std::unique_ptr<const Tokenizer> Make(const Checkpoint& checkpoint, int64_t rows = kRows) {
+  auto tokenizer = Tokenizer::Create(checkpoint, rows);
   EXPECT_TRUE(tokenizer.ok()) << tokenizer.status();
   return tokenizer.ok() ? *std::move(tokenizer) : nullptr;
 }
@@ -45,11 +45,11 @@ TEST_P(BpeGolden, TokenizerJson) {
 TEST_P(BpeGolden, Gguf) {
   const auto tokenizer = Make(GgufWithBpe(GetParam()));
   ASSERT_NE(tokenizer, nullptr);
-  const auto with_nfc = Make(FolderWithBpe("qwen2"));
+  const auto with_nfc = Make(FolderWithBpe(GetParam()));
   ASSERT_NE(with_nfc, nullptr);
   for (const auto& c : ReadGoldenJson(GetParam() + ".cases.json")) {
     const std::string text = c["text"];
-    if (GetParam() == "qwen2") {  // only texts that the normaliser leaves alone
+    if (Normalizes(GetParam())) {  // only texts that the normaliser leaves alone
       if (with_nfc->Decode(c["ids"].get<Ids>()) != text) continue;
     }
     ExpectIds(*tokenizer, text, false, c["ids"].get<Ids>());
@@ -59,6 +59,52 @@ TEST_P(BpeGolden, Gguf) {
 
 INSTANTIATE_TEST_SUITE_P(Families, BpeGolden, testing::ValuesIn(BpeFamilies()),
                          [](const auto& info) { return info.param; });
+
+TEST(WorldGolden, VocabularyFileAndGguf) {
+  for (const FakeCheckpoint& checkpoint : {FolderWithWorld(), GgufWithWorld()}) {
+    const auto tokenizer = Make(checkpoint, kWorldRows);
+    ASSERT_NE(tokenizer, nullptr);
+    EXPECT_EQ(tokenizer->kind(), "world");
+    const auto cases = ReadGoldenJson("world.cases.json");
+    ASSERT_GT(cases.size(), 90u);
+    for (const auto& c : cases) {
+      const std::string text = c["text"];
+      ExpectIds(*tokenizer, text, false, c["ids"].get<Ids>());
+      EXPECT_EQ(tokenizer->Decode(c["ids"].get<Ids>()), text);
+    }
+  }
+}
+
+TEST(WorldGolden, SpecialTokens) {
+  const auto file = Make(FolderWithWorld(), kWorldRows);
+  const auto gguf = Make(GgufWithWorld(), kWorldRows);
+  ASSERT_NE(file, nullptr);
+  ASSERT_NE(gguf, nullptr);
+  for (const auto* tokenizer : {file.get(), gguf.get()}) {
+    EXPECT_EQ(tokenizer->special().bos, 0);
+    EXPECT_EQ(tokenizer->special().eos, 0);
+    EXPECT_TRUE(tokenizer->special().add_bos);
+    EXPECT_EQ(tokenizer->FindPiece("<s>"), 0);
+    EXPECT_EQ(tokenizer->FindPiece("\n\n"), 261);
+    EXPECT_EQ(tokenizer->FindPiece("[PAD65530]"), -1);
+    EXPECT_EQ(tokenizer->TokenBytes(0), "");
+    EXPECT_EQ(tokenizer->TokenBytes(0, true), "<s>");
+    EXPECT_EQ(tokenizer->TokenBytes(kWorldRows - 1, true), "");
+    EXPECT_EQ(tokenizer->TokenBytes(256), "\xFF");
+    ExpectIds(*tokenizer, "a<s>\n\n", true, {98, 0, 261});
+    for (const TokenId id : tokenizer->Encode("a<s>\n\n", false, true).value()) EXPECT_NE(id, 0);
+  }
+  EXPECT_THAT(file->special().end_of_generation, testing::ElementsAre(0));
+  EXPECT_THAT(gguf->special().end_of_generation, testing::ElementsAre(0, 261));
+  // The class defaults in public RWKV-7 configurations are no World tokens; add_bos_token counts.
+  FakeCheckpoint folder = FolderWithWorld();
+  folder.Set("bos_token_id", int64_t{1}).Set("eos_token_id", int64_t{2});
+  folder.SetFile("tokenizer_config.json", R"({"add_bos_token": false})");
+  const auto configured = Make(folder, kWorldRows);
+  ASSERT_NE(configured, nullptr);
+  EXPECT_EQ(configured->special().eos, 0);
+  EXPECT_FALSE(configured->special().add_bos);
+}
 
 TEST(SpmGolden, GgufAndLibrary) {
   const auto gguf = Make(GgufWithSpm());

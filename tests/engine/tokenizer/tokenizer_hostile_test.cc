@@ -30,7 +30,7 @@ std::vector<T> Array(const Checkpoint& checkpoint, const char* key) {
 
 TEST(HostileGguf, Kinds) {
   FakeCheckpoint c = GgufWithBpe("smollm");
-  ExpectRefused(c.Set("tokenizer.ggml.model", std::string("rwkv")), kUnimplemented, "rwkv");
+  ExpectRefused(c.Set("tokenizer.ggml.model", std::string("t5")), kUnimplemented, "t5");
   ExpectRefused(c.Set("tokenizer.ggml.model", int64_t{3}), kInvalid, "tokenizer.ggml.model");
   EXPECT_FALSE(Tokenizer::Create(c.Erase("tokenizer.ggml.model"), 1024).ok());
   c = GgufWithBpe("smollm").Set("tokenizer.ggml.pre", std::string("tekken"));
@@ -110,6 +110,97 @@ TEST(HostileGguf, SpmScores) {
   types.back() = 6;
   c = good;
   ExpectRefused(c.Set("tokenizer.ggml.token_type", types), kInvalid, "<0xHH>");
+}
+
+TEST(HostileWorld, Gguf) {
+  const FakeCheckpoint good = GgufWithWorld();
+  EXPECT_TRUE(Tokenizer::Create(good, kWorldRows).ok());
+  ExpectRefused(good, kInvalid, "embedding rows", kWorldRows - 1);
+  const auto tokens = Array<std::string>(good, "tokenizer.ggml.tokens");
+  const auto types = Array<int64_t>(good, "tokenizer.ggml.token_type");
+  auto with_token = [&](size_t id, const std::string& token, int64_t type = 1) {
+    FakeCheckpoint c = good;
+    auto changed = tokens;
+    changed[id] = token;
+    auto changed_types = types;
+    changed_types[id] = type;
+    c.Set("tokenizer.ggml.tokens", changed).Set("tokenizer.ggml.token_type", changed_types);
+    return c;
+  };
+  ExpectRefused(with_token(300, "\\"), kInvalid, "tokens[300] ends with a backslash", kWorldRows);
+  ExpectRefused(with_token(300, "a\\x4"), kInvalid, "tokens[300] has \\x without", kWorldRows);
+  ExpectRefused(with_token(300, "a\\x4g"), kInvalid, "tokens[300] has \\x without", kWorldRows);
+  ExpectRefused(with_token(300, ""), kInvalid, "piece 300 is empty", kWorldRows);
+  ExpectRefused(with_token(300, std::string(257, 'x')), kInvalid, "257 bytes", kWorldRows);
+  ExpectRefused(with_token(65535, "\\x41"), kInvalid, "has the bytes of piece 66", kWorldRows);
+  ExpectRefused(with_token(66, "Zz"), kInvalid, "single byte 0x41", kWorldRows);
+  ExpectRefused(with_token(300, "<0x41>", 6), kInvalid, "type 6", kWorldRows);
+  ExpectRefused(with_token(300, "x", 2), kInvalid, "type 2", kWorldRows);
+  EXPECT_TRUE(Tokenizer::Create(with_token(65535, "<tool>", 4), kWorldRows).ok());
+  FakeCheckpoint c = good;
+  ExpectRefused(c.Set("tokenizer.ggml.token_type", std::vector<int64_t>(tokens.size(), 3)),
+                kInvalid, "special", kWorldRows);
+  c = good;
+  ExpectRefused(c.Set("tokenizer.ggml.eot_token_id", kWorldRows), kInvalid, "end-of-turn",
+                kWorldRows);
+}
+
+TEST(HostileWorld, VocabularyFile) {
+  const std::string good = ReadGoldenFile("world.vocab.txt");
+  auto with = [](std::string text) {
+    return FakeCheckpoint(Checkpoint::Format::kSafetensors)
+        .SetFile("rwkv_vocab_v20230424.txt", std::move(text));
+  };
+  auto with_line = [&](const std::string& line) { return with(line + "\n" + good); };
+  auto expect_line = [&](const std::string& line, const std::string& part) {
+    ExpectRefused(with_line(line), kInvalid, "rwkv_vocab_v20230424.txt: line 1 has " + part,
+                  kWorldRows);
+  };
+  EXPECT_TRUE(Tokenizer::Create(with(good), kWorldRows).ok());
+  // The last line may lack its end, and lines may end as on Windows.
+  EXPECT_TRUE(Tokenizer::Create(with(good.substr(0, good.size() - 1)), kWorldRows).ok());
+  std::string windows;
+  for (const char c : good) windows += c == '\n' ? "\r\n" : std::string(1, c);
+  EXPECT_TRUE(Tokenizer::Create(with(windows), kWorldRows).ok());
+  ExpectRefused(with(good), kInvalid, "no id from 1 to 1023", 1024);
+  ExpectRefused(with(""), kInvalid, "single byte 0x00", kWorldRows);
+  expect_line("", "no id, literal and length");
+  expect_line("60000", "no id, literal and length");
+  expect_line("60000 'x'", "no id, literal and length");
+  expect_line("0 '' 0", "no id from 1");
+  expect_line("-1 'zzzz' 4", "no id from 1");
+  expect_line("060 'zzzz' 4", "no id from 1");
+  expect_line("6000000000000000000000 'zzzz' 4", "no id from 1");
+  expect_line("65536 'zzzz' 4", "no id from 1");
+  expect_line("60000 'zzzz' 4x", "no length");
+  expect_line("60000 '' 0", "no length");
+  expect_line("60000 'zzzz' 5", "a literal of 4 bytes and the length 5");
+  expect_line("60000 zzzz 4", "no Python literal");
+  expect_line("60000 'zzzz\" 4", "no Python literal");
+  expect_line("60000 ' 4", "no Python literal");
+  expect_line("60000 b 4", "no Python literal");
+  expect_line("60000 r'zzzz' 4", "no Python literal");
+  expect_line("60000 'zz' 'zz' 4", "a quote inside");
+  expect_line("60000 'zzzz\\' 5", "a literal that ends with a backslash");
+  expect_line("60000 'zz\\a' 3", "the escape \\a");
+  expect_line("60000 b'zz\\u0041' 3", "the escape \\u");
+  expect_line("60000 'zz\\x4' 3", "the escape \\x without its 2");
+  expect_line("60000 'zz\\u004' 3", "the escape \\u without its 4");
+  expect_line("60000 'zz\\ud800' 5", "an escape that is no Unicode");
+  expect_line("60000 'zz\\U00110000' 5", "an escape that is no Unicode");
+  expect_line("60000 'zz\xff' 3", "text that is not valid UTF-8");
+  expect_line("60000 b'zz\xff' 3", "a byte outside of ASCII");
+  expect_line("60000 'zz\tz' 4", "a control character");
+  ExpectRefused(with(good + "1 'zzzz' 4"), kInvalid, "the id 1, which an earlier", kWorldRows);
+  ExpectRefused(with_line("60000 'a' 1"), kInvalid, "has the bytes of piece 98", kWorldRows);
+  ExpectRefused(with_line("60000 '" + std::string(300, 'z') + "' 300"), kInvalid, "300 bytes",
+                kWorldRows);
+  // Escapes in text are code points, in bytes they are bytes.
+  const auto escapes = Tokenizer::Create(
+      with_line("60000 'z\\xe9\\u20ac\\U0001f600\\'\\\\' 12\n60001 b'z\\xe9\"' 3"), kWorldRows);
+  ASSERT_TRUE(escapes.ok()) << escapes.status();
+  EXPECT_EQ((*escapes)->TokenBytes(60000), "z\u00e9\u20ac\U0001f600'\\");
+  EXPECT_EQ((*escapes)->TokenBytes(60001), "z\xe9\"");
 }
 
 TEST(HostileBytes, SizesAndIds) {
@@ -212,6 +303,9 @@ TEST(SafeSplit, GivesUpWhereAPieceMayHoldASpace) {
   types.push_back(4);
   bpe.Set("tokenizer.ggml.tokens", tokens).Set("tokenizer.ggml.token_type", types);
   EXPECT_EQ(Tokenizer::Create(bpe, 1024).value()->SafeSplit("one two thr"), 0u);
+
+  // GPT-NeoX's pieces of many spaces are no such pieces.
+  EXPECT_EQ(Tokenizer::Create(FolderWithBpe("neox"), 1024).value()->SafeSplit("one  two  thr"), 8u);
 
   EXPECT_EQ(Tokenizer::Create(GgufWithSpm(), 1024).value()->SafeSplit("one two thr"), 7u);
   FakeCheckpoint spm = GgufWithSpm();
