@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Writes the tiny checkpoints of tests/golden/tiny/: random weights, real containers.
+"""Writes the tiny checkpoints of tests/golden/tiny/: random weights, real containers. Beside them, in
+tests/golden/formats/, RWKV ones in the file formats of other programs.
 
     python3 train/make_tiny.py            writes them
     python3 train/make_tiny.py --check    writes them elsewhere and compares byte for byte
@@ -26,6 +27,7 @@ import tempfile
 import numpy as np
 
 import tiny_archs
+import tiny_rwkv_formats
 
 SEED = 20240607
 
@@ -562,20 +564,24 @@ def tiny_hf():
 
 
 def generate(folder):
+    archs = tiny_archs.files(Random, safetensors)
+    formats = tiny_rwkv_formats.files(archs, gguf)
     files = {
         "tiny-llama-f32.gguf": tiny_f32(),
         "tiny-llama-q.gguf": tiny_q(),
         "tiny-llama-k.gguf": tiny_k(),
         **{f"tiny-llama-hf/{name}": data for name, data in tiny_hf().items()},
-        **tiny_archs.files(Random, safetensors),
+        **archs,
     }
-    manifest = {
-        "generator": "train/make_tiny.py",
-        "seed": SEED,
-        "files": {name: {"size_bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-                  for name, data in sorted(files.items())},
-    }
-    files["manifest.json"] = (json.dumps(manifest, indent=2) + "\n").encode()
+    for group in (files, formats):
+        manifest = {
+            "generator": "train/make_tiny.py",
+            "seed": SEED,
+            "files": {name: {"size_bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+                      for name, data in sorted(group.items())},
+        }
+        group["manifest.json"] = (json.dumps(manifest, indent=2) + "\n").encode()
+    files.update({f"../formats/{name}": data for name, data in formats.items()})
     for name, data in files.items():
         assert len(data) < 1 << 20, name
         path = folder / name
@@ -595,7 +601,7 @@ def main():
             print(args.out / name)
         return 0
     with tempfile.TemporaryDirectory() as temporary:
-        fresh = pathlib.Path(temporary)
+        fresh = pathlib.Path(temporary) / "tiny"
         names = generate(fresh)
         differing = [name for name in names
                      if not (args.out / name).is_file()

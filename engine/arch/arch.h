@@ -79,7 +79,8 @@ using ArchFactory = absl::StatusOr<std::unique_ptr<Arch>> (*)(std::shared_ptr<co
 struct ArchEntry {
   std::string_view name;
   ArchFactory create;
-  // Whether this architecture serves the checkpoint, judged by its metadata alone.
+  // Whether this architecture serves the checkpoint, judged by its metadata alone. RWKV checkpoints
+  // of other programs come here in the Hugging Face layout (rwkv_formats.h).
   bool (*matches)(const Checkpoint&);
 };
 

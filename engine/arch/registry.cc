@@ -5,6 +5,9 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "engine/arch/arch.h"
+#include "engine/arch/rwkv_formats.h"
+#include "engine/arch/translated_checkpoint.h"
+#include "engine/core/status_macros.h"
 
 namespace mneme::engine {
 
@@ -49,8 +52,13 @@ std::span<const ArchEntry> AllArchs() { return kArchs; }
 
 absl::StatusOr<std::unique_ptr<Arch>> CreateArch(std::shared_ptr<const Checkpoint> checkpoint,
                                                  const ArchOptions& options) {
+  MNEME_ASSIGN_OR_RETURN(checkpoint, rwkv::InHfLayout(std::move(checkpoint)));
   for (const ArchEntry& entry : kArchs) {
-    if (entry.matches(*checkpoint)) return entry.create(std::move(checkpoint), options);
+    if (!entry.matches(*checkpoint)) continue;
+    auto arch = entry.create(checkpoint, options);
+    const auto* translated = dynamic_cast<const TranslatedCheckpoint*>(checkpoint.get());
+    if (arch.ok() || translated == nullptr) return arch;
+    return translated->WithSourceNames(arch.status());
   }
   return absl::UnimplementedError(absl::StrCat(checkpoint->path(), ": architecture '",
                                                OwnName(*checkpoint), "' is not supported"));

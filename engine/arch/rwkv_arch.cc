@@ -13,6 +13,12 @@ namespace {
 // The tensors of a layer that every version has come first in the schema.
 enum ShiftIndex { kAttShift, kFfnShift, kNumShifts };
 
+// Exact: `scale` is a power of two.
+void Scale(float scale, int64_t size, float* x) {
+  if (scale == 1) return;
+  for (int64_t i = 0; i < size; ++i) x[i] *= scale;
+}
+
 }  // namespace
 
 void Normalize(Exec& exec, const Norm& norm, float eps, const float* x, int64_t T, int64_t D,
@@ -168,6 +174,7 @@ void RwkvArch::ChannelMix(Exec& exec, const Pass& pass, const Block& block) {
   float* const value = pass.delta;
   Project(exec, pass, block.ffn_receptance, receptance);
   kernels.activate(exec, Activation::kSigmoid, receptance, size, receptance);
+  Scale(block.output_scale, size, receptance);
   Multiply(exec, block.ffn_value, pass.ffn, F, T, value);
   kernels.mul(exec, receptance, size, value);
   kernels.add(exec, value, size, pass.x);
@@ -194,6 +201,7 @@ void RwkvArch::MixHeads(Exec& exec, const Pass& pass, int64_t layer, const HeadM
   exec.kernels().wkv6(exec, scans_);
   Normalize(exec, mix.norm, config.group_norm_eps, mix.y, T, C, H, mix.y);
   if (mix.gate != nullptr) exec.kernels().silu_mul(exec, mix.gate, mix.y, T * C, mix.y);
+  Scale(model_.blocks[layer].output_scale, T * C, mix.y);
   Multiply(exec, mix.output, mix.y, C, T, pass.x, /*accumulate=*/true);
 }
 

@@ -13,6 +13,12 @@
 
 namespace mneme::engine::rwkv {
 
+// Keys of checkpoints that were other formats' (rwkv_formats.h). "out_in": low-rank factors are
+// stored as other matrices, not for products from the right.
+inline constexpr const char* kFactorLayoutKey = "translated.low_rank_factors";
+// n > 0: att.output and ffn.value of layer l are stored divided by 2^(l div n).
+inline constexpr const char* kRescaledEveryKey = "translated.rescaled_every";
+
 // The keys, and the feed-forward width from the tensors; what has to do with heads stays 0.
 absl::StatusOr<Config> ParseHfConfig(const Checkpoint& checkpoint, std::string_view model_type,
                                      WeightReader& reader);

@@ -48,6 +48,9 @@ struct Block {
   Weight ffn_key;               // [F, C]
   Weight ffn_value;             // [C, F]
   Weight ffn_receptance;        // [C, C], up to version 6
+  // A power of two by which the weights of both outputs to the residual stream are stored divided.
+  // Versions 5 and 6.
+  float output_scale = 1;
 };
 
 // Matrices point into the checkpoint's mapping, which must outlive them, or into themselves.

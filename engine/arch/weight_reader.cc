@@ -44,6 +44,26 @@ absl::StatusOr<std::vector<OwnedMatrix>> WeightReader::TransposedStack(const std
   return matrices;
 }
 
+absl::StatusOr<std::vector<OwnedMatrix>> WeightReader::MatrixStack(const std::string& name,
+                                                                   int64_t count, int64_t rows,
+                                                                   int64_t columns) {
+  const int64_t shape[] = {count, rows, columns};
+  MNEME_ASSIGN_OR_RETURN(const Tensor* tensor, checkpoint_.GetTensor(name, shape));
+  if (!AllFinite(tensor->dtype, {tensor->data, tensor->size_bytes})) {
+    return absl::InvalidArgumentError(absl::StrCat(checkpoint_.path(), ": tensor \"", name,
+                                                   "\" holds a NaN or infinity, expected finite"));
+  }
+  used_.insert(name);
+  std::vector<OwnedMatrix> matrices(count);
+  for (int64_t i = 0; i < count; ++i) {
+    Weight& weight = matrices[i].weight;
+    weight = {tensor->dtype, rows, columns, nullptr};
+    weight.data = tensor->data + i * weight.size_bytes();
+    CountMatrix(weight);
+  }
+  return matrices;
+}
+
 OwnedMatrix WeightReader::Transpose(const float* stored, int64_t rows, int64_t columns) {
   // Counted as a matrix, which is how it is used.
   bytes_ -= rows * columns * static_cast<int64_t>(sizeof(float));

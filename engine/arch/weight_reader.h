@@ -42,6 +42,9 @@ class WeightReader {
   // `count` such matrices stored as one tensor [count, columns, rows].
   absl::StatusOr<std::vector<OwnedMatrix>> TransposedStack(const std::string& name, int64_t count,
                                                            int64_t rows, int64_t columns);
+  // `count` matrices [rows, columns] where they lie, in one tensor [count, rows, columns].
+  absl::StatusOr<std::vector<OwnedMatrix>> MatrixStack(const std::string& name, int64_t count,
+                                                       int64_t rows, int64_t columns);
   // A float tensor of one of `shapes`, as f32; all values finite. The message names the first one.
   absl::StatusOr<std::vector<float>> Floats(const std::string& name,
                                             std::vector<std::vector<int64_t>> shapes);
