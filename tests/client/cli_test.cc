@@ -9,7 +9,6 @@
 #include <atomic>
 #include <filesystem>
 #include <fstream>
-#include <mutex>
 #include <nlohmann/json.hpp>
 #include <sstream>
 #include <thread>
@@ -55,8 +54,7 @@ class CliTest : public ::testing::Test {
       return grpc::Status::OK;
     };
     server_.sessions.on_GetSession = [this](auto&, const auto& request, auto& session) {
-      std::lock_guard lock(mutex_);
-      asked_name_ = request.name();
+      asked_name_.Set(request.name());
       if (!exists_) {
         return FakeError(grpc::StatusCode::NOT_FOUND, "SESSION_NOT_FOUND", "no such session");
       }
@@ -66,7 +64,6 @@ class CliTest : public ::testing::Test {
       return grpc::Status::OK;
     };
     server_.sessions.on_CreateSession = [this](auto&, const auto& request, auto& session) {
-      std::lock_guard lock(mutex_);
       exists_ = true;
       session = request.session();
       session.set_name(request.parent() + "/sessions/" + request.session_id());
@@ -74,8 +71,7 @@ class CliTest : public ::testing::Test {
       return grpc::Status::OK;
     };
     server_.generation.on_Generate = [this](auto&, const auto& request, auto& writer) {
-      std::lock_guard lock(mutex_);
-      requests_.push_back(request);
+      requests_.Update([&](auto& requests) { requests.push_back(request); });
       WriteTurn(writer, {"Hel", "lo\x1b[31m"});
       return grpc::Status::OK;
     };
@@ -126,11 +122,10 @@ class CliTest : public ::testing::Test {
 
   FakeServer server_;
   std::filesystem::path folder_;
-  std::mutex mutex_;
-  bool exists_ = true;
-  int64_t position_ = 0;
-  std::string asked_name_;
-  std::vector<v1::GenerateRequest> requests_;
+  std::atomic<bool> exists_{true};
+  std::atomic<int64_t> position_{0};
+  test::Guarded<std::string> asked_name_;
+  test::Guarded<std::vector<v1::GenerateRequest>> requests_;
 };
 
 TEST_F(CliTest, UsageErrorsExitWith2) {
@@ -220,11 +215,11 @@ TEST_F(CliTest, ErrorsNameTheField) {
 
 TEST_F(CliTest, NamesAreExpanded) {
   EXPECT_EQ(Run({"sessions", "get", "diary"}).code, 0);
-  EXPECT_EQ(asked_name_, "tenants/default/sessions/diary");
+  EXPECT_EQ(asked_name_.Get(), "tenants/default/sessions/diary");
   EXPECT_EQ(Run({"sessions", "get", "diary", "--tenant", "acme"}).code, 0);
-  EXPECT_EQ(asked_name_, "tenants/acme/sessions/diary");
+  EXPECT_EQ(asked_name_.Get(), "tenants/acme/sessions/diary");
   EXPECT_EQ(Run({"sessions", "get", "tenants/t/sessions/x"}).code, 0);
-  EXPECT_EQ(asked_name_, "tenants/t/sessions/x");
+  EXPECT_EQ(asked_name_.Get(), "tenants/t/sessions/x");
   Result r = Run({"sessions", "get", "Bad Name"});
   EXPECT_EQ(r.code, 6);
   EXPECT_NE(r.err.find("bad session name"), std::string::npos);
@@ -260,12 +255,12 @@ TEST_F(CliTest, GenerateWritesExactBytesIntoAPipe) {
   EXPECT_EQ(r.code, 0) << r.err;
   EXPECT_EQ(r.out, "Hello\x1b[31m");
   EXPECT_EQ(r.err, "");
-  ASSERT_EQ(requests_.size(), 1u);
-  EXPECT_EQ(requests_[0].text(), "Say");
-  EXPECT_TRUE(requests_[0].sampling().has_temperature());
-  EXPECT_FALSE(requests_[0].sampling().has_top_p());
-  EXPECT_EQ(requests_[0].stop_sequences_size(), 2);
-  EXPECT_EQ(requests_[0].max_output_tokens(), 5);
+  ASSERT_EQ(requests_.Get().size(), 1u);
+  EXPECT_EQ(requests_.Get()[0].text(), "Say");
+  EXPECT_TRUE(requests_.Get()[0].sampling().has_temperature());
+  EXPECT_FALSE(requests_.Get()[0].sampling().has_top_p());
+  EXPECT_EQ(requests_.Get()[0].stop_sequences_size(), 2);
+  EXPECT_EQ(requests_.Get()[0].max_output_tokens(), 5);
 }
 
 TEST_F(CliTest, GenerateJsonIsOneEventALine) {
@@ -278,16 +273,16 @@ TEST_F(CliTest, GenerateJsonIsOneEventALine) {
   EXPECT_EQ(lines[1]["delta"]["text"], "Hel");
   EXPECT_EQ(lines[3]["final"]["finish_reason"], "EOS");
   EXPECT_EQ(lines[3]["final"]["usage"]["recomputed_tokens"], 0);
-  ASSERT_EQ(requests_[0].messages().messages_size(), 2);
-  EXPECT_EQ(requests_[0].messages().messages(0).role(), "system");
-  EXPECT_EQ(requests_[0].messages().messages(1).content(), "From a pipe");
-  EXPECT_EQ(requests_[0].logprobs(), 2);
+  ASSERT_EQ(requests_.Get()[0].messages().messages_size(), 2);
+  EXPECT_EQ(requests_.Get()[0].messages().messages(0).role(), "system");
+  EXPECT_EQ(requests_.Get()[0].messages().messages(1).content(), "From a pipe");
+  EXPECT_EQ(requests_.Get()[0].logprobs(), 2);
 }
 
 TEST_F(CliTest, GenerateOnASessionMayHaveNoInput) {
   EXPECT_EQ(Run({"generate", "-s", "diary"}).code, 0);
-  EXPECT_EQ(requests_.at(0).input_case(), v1::GenerateRequest::INPUT_NOT_SET);
-  EXPECT_EQ(requests_.at(0).session(), "tenants/default/sessions/diary");
+  EXPECT_EQ(requests_.Get().at(0).input_case(), v1::GenerateRequest::INPUT_NOT_SET);
+  EXPECT_EQ(requests_.Get().at(0).session(), "tenants/default/sessions/diary");
 }
 
 TEST_F(CliTest, ChatCreatesTheSessionAndEachLineIsATurn) {
@@ -296,27 +291,28 @@ TEST_F(CliTest, ChatCreatesTheSessionAndEachLineIsATurn) {
       Run({"chat", "talk", "--system", "Be brief."}, "Hi\n\nlong \\\nline\n//slash\n/quit\nno\n");
   EXPECT_EQ(r.code, 0) << r.err;
   EXPECT_TRUE(exists_);
-  ASSERT_EQ(requests_.size(), 3u);
-  EXPECT_EQ(requests_[0].session(), "tenants/default/sessions/talk");
-  ASSERT_EQ(requests_[0].messages().messages_size(), 2);
-  EXPECT_EQ(requests_[0].messages().messages(0).content(), "Be brief.");
-  ASSERT_EQ(requests_[1].messages().messages_size(), 1);  // the session has read the system message
-  EXPECT_EQ(requests_[1].messages().messages(0).content(), "long \nline");
-  EXPECT_EQ(requests_[2].messages().messages(0).content(), "/slash");
+  ASSERT_EQ(requests_.Get().size(), 3u);
+  EXPECT_EQ(requests_.Get()[0].session(), "tenants/default/sessions/talk");
+  ASSERT_EQ(requests_.Get()[0].messages().messages_size(), 2);
+  EXPECT_EQ(requests_.Get()[0].messages().messages(0).content(), "Be brief.");
+  ASSERT_EQ(requests_.Get()[1].messages().messages_size(),
+            1);  // the session has read the system message
+  EXPECT_EQ(requests_.Get()[1].messages().messages(0).content(), "long \nline");
+  EXPECT_EQ(requests_.Get()[2].messages().messages(0).content(), "/slash");
   EXPECT_EQ(r.out, "Hello\x1b[31m\nHello\x1b[31m\nHello\x1b[31m\n");
 }
 
 TEST_F(CliTest, ChatCommandsCallTheServer) {
-  std::vector<int64_t> positions;
-  std::string child;
+  test::Guarded<std::vector<int64_t>> positions;
+  test::Guarded<std::string> child;
   server_.sessions.on_RewindSession = [&](auto&, const auto& request, auto& response) {
-    positions.push_back(request.position_tokens());
+    positions.Update([&](auto& all) { all.push_back(request.position_tokens()); });
     response.mutable_session()->set_name(request.name());
     response.mutable_session()->set_position_tokens(request.position_tokens());
     return grpc::Status::OK;
   };
   server_.sessions.on_ForkSession = [&](auto&, const auto& request, auto& response) {
-    child = request.session_ids(0);
+    child.Set(request.session_ids(0));
     response.add_sessions();
     return grpc::Status::OK;
   };
@@ -324,29 +320,28 @@ TEST_F(CliTest, ChatCommandsCallTheServer) {
   Result r =
       Run({"chat", "talk"}, "One\nTwo\n/rewind 2\n/rewind @5\nThree\n/regenerate\n/fork copy\n");
   EXPECT_EQ(r.code, 0) << r.err;
-  EXPECT_EQ(positions, (std::vector<int64_t>{11, 5, 5}));
-  EXPECT_EQ(child, "copy");
-  ASSERT_EQ(requests_.size(), 4u);
-  EXPECT_EQ(requests_[3].messages().messages(0).content(), "Three");
+  EXPECT_EQ(positions.Get(), (std::vector<int64_t>{11, 5, 5}));
+  EXPECT_EQ(child.Get(), "copy");
+  ASSERT_EQ(requests_.Get().size(), 4u);
+  EXPECT_EQ(requests_.Get()[3].messages().messages(0).content(), "Three");
   EXPECT_EQ(Run({"chat", "talk"}, "/nonsense\nOne\n").code, 2);
 }
 
 TEST_F(CliTest, ChatInAScriptEndsWithTheFirstFailure) {
   server_.generation.on_Generate = [this](auto&, const auto&, auto&) {
-    std::lock_guard lock(mutex_);
-    requests_.emplace_back();
+    requests_.Update([](auto& requests) { requests.emplace_back(); });
     return FakeError(grpc::StatusCode::ABORTED, "SESSION_BUSY", "busy", "current_version", "3");
   };
   Result r = Run({"chat", "talk"}, "One\nTwo\n");
   EXPECT_EQ(r.code, 4);
-  EXPECT_EQ(requests_.size(), 1u);
+  EXPECT_EQ(requests_.Get().size(), 1u);
 }
 
 TEST_F(CliTest, InterruptCancelsTheGenerationWellAndExitsWith130) {
   std::atomic<bool> cancelled{false}, writing{false};
-  std::string generation;
+  test::Guarded<std::string> generation;
   server_.generation.on_CancelGeneration = [&](auto&, const auto& request, auto&) {
-    generation = request.name();
+    generation.Set(request.name());
     cancelled = true;
     return grpc::Status::OK;
   };
@@ -377,7 +372,7 @@ TEST_F(CliTest, InterruptCancelsTheGenerationWellAndExitsWith130) {
   kill(pid, SIGINT);
   Result r = Wait(pid);
   EXPECT_EQ(r.code, 130);
-  EXPECT_EQ(generation, "tenants/default/generations/g-9");
+  EXPECT_EQ(generation.Get(), "tenants/default/generations/g-9");
   EXPECT_EQ(Lines(r.out).back()["final"]["finish_reason"], "CANCELLED");
 }
 
@@ -389,18 +384,20 @@ class CliIngestTest : public CliTest {
     server_.sessions.on_IngestSession = [this](auto&, auto& stream) {
       v1::IngestRequest request;
       stream.Read(&request);
-      ids_.push_back(request.start().ingest_id());
+      ids_.Update([&](auto& ids) { ids.push_back(request.start().ingest_id()); });
+      std::string durable = durable_.Get();
       v1::IngestProgress progress;
-      progress.set_durable_bytes(static_cast<int64_t>(durable_.size()));
+      progress.set_durable_bytes(static_cast<int64_t>(durable.size()));
       stream.Write(progress);
       while (stream.Read(&request)) {
-        EXPECT_EQ(request.data().offset_bytes(), static_cast<int64_t>(durable_.size()));
-        durable_ += request.data().data();
-        if (break_once_ && durable_.size() > 200'000) {
+        EXPECT_EQ(request.data().offset_bytes(), static_cast<int64_t>(durable.size()));
+        durable += request.data().data();
+        durable_.Set(durable);
+        if (break_once_ && durable.size() > 200'000) {
           break_once_ = false;
           return grpc::Status(grpc::StatusCode::UNAVAILABLE, "connection reset");
         }
-        progress.set_durable_bytes(static_cast<int64_t>(durable_.size()));
+        progress.set_durable_bytes(static_cast<int64_t>(durable.size()));
         progress.set_received_bytes(progress.durable_bytes());
         progress.set_read_tokens(progress.durable_bytes() / 4);
         progress.set_done(request.data().last());
@@ -411,31 +408,32 @@ class CliIngestTest : public CliTest {
     };
   }
 
-  std::string durable_;
-  std::vector<std::string> ids_;
-  bool break_once_ = false;
+  test::Guarded<std::string> durable_;
+  test::Guarded<std::vector<std::string>> ids_;
+  std::atomic<bool> break_once_{false};
 };
 
 TEST_F(CliIngestTest, ResumesAndReports) {
   break_once_ = true;
   Result r = Run({"ingest", folder_ / "book", "-s", "reader"});
   EXPECT_EQ(r.code, 0) << r.err;
-  EXPECT_EQ(durable_, Slurp(folder_ / "book"));
+  EXPECT_EQ(durable_.Get(), Slurp(folder_ / "book"));
   EXPECT_NE(r.out.find("Ingested 293.0 KiB"), std::string::npos) << r.out;
   EXPECT_NE(r.err.find("connection lost"), std::string::npos) << r.err;
-  ASSERT_EQ(ids_.size(), 2u);
-  EXPECT_EQ(ids_[0], ids_[1]);
+  const std::vector<std::string> ids = ids_.Get();
+  ASSERT_EQ(ids.size(), 2u);
+  EXPECT_EQ(ids[0], ids[1]);
 }
 
 TEST_F(CliIngestTest, TheIdFollowsSessionAndContent) {
   auto ingest = [&](std::vector<std::string> more, const std::string& session) {
-    durable_.clear();
+    durable_.Set("");
     std::vector<std::string> args = {"ingest", folder_ / "book", "-s", session, "--json"};
     args.insert(args.end(), more.begin(), more.end());
     Result r = Run(args);
     EXPECT_EQ(r.code, 0) << r.err;
     EXPECT_EQ(Lines(r.out).back()["done"], true);
-    return ids_.back();
+    return ids_.Get().back();
   };
   const std::string id = ingest({}, "reader");
   EXPECT_LE(id.size(), 64u);
@@ -450,7 +448,7 @@ TEST_F(CliIngestTest, TheIdFollowsSessionAndContent) {
 TEST_F(CliIngestTest, StdinAndMissingFiles) {
   Result r = Run({"ingest", "-", "-s", "reader"}, "some text");
   EXPECT_EQ(r.code, 0) << r.err;
-  EXPECT_EQ(durable_, "some text");
+  EXPECT_EQ(durable_.Get(), "some text");
   EXPECT_EQ(Run({"ingest", folder_ / "none", "-s", "reader"}).code, 1);
   EXPECT_EQ(Run({"ingest", folder_, "-s", "reader"}).code, 1);
 }

@@ -36,23 +36,25 @@ class ClientTest : public ::testing::Test {
 const grpc::Status kGone{grpc::StatusCode::UNAVAILABLE, "connection reset"};
 
 TEST_F(ClientTest, NamesAreExpandedAndMetadataIsSent) {
-  std::string name, affinity, id;
+  struct Seen {
+    std::string name, affinity, id;
+  };
+  test::Guarded<Seen> last;
   server_.sessions.on_GetSession = [&](auto& context, const auto& request, auto& response) {
-    name = request.name();
-    affinity = MetadataOf(context, "x-session-affinity");
-    id = MetadataOf(context, "x-request-id");
+    last.Set({request.name(), MetadataOf(context, "x-session-affinity"),
+              MetadataOf(context, "x-request-id")});
     response.set_name(request.name());
     return grpc::Status::OK;
   };
   ASSERT_TRUE(client_->GetSession("diary").ok());
-  EXPECT_EQ(name, "tenants/default/sessions/diary");
-  EXPECT_EQ(affinity, name);
-  EXPECT_EQ(id.size(), 36u);
-  const std::string first = id;
+  const Seen first = last.Get();
+  EXPECT_EQ(first.name, "tenants/default/sessions/diary");
+  EXPECT_EQ(first.affinity, first.name);
+  EXPECT_EQ(first.id.size(), 36u);
   ASSERT_TRUE(client_->GetSession("diary").ok());
-  EXPECT_NE(id, first);
+  EXPECT_NE(last.Get().id, first.id);
   ASSERT_TRUE(client_->GetSession("diary", {.request_id = "mine"}).ok());
-  EXPECT_EQ(id, "mine");
+  EXPECT_EQ(last.Get().id, "mine");
 }
 
 TEST_F(ClientTest, ReadsAreRetriedFourTimesInAll) {
@@ -168,16 +170,16 @@ TEST_F(ClientTest, DeadlineOfTheCall) {
 }
 
 TEST_F(ClientTest, RewindAcceptsASnapshotIdOfTheSession) {
-  std::string snapshot;
+  test::Guarded<std::string> snapshot;
   server_.sessions.on_RewindSession = [&](auto&, const auto& request, auto&) {
-    snapshot = request.snapshot();
+    snapshot.Set(request.snapshot());
     return grpc::Status::OK;
   };
   v1::RewindSessionRequest request;
   request.set_name("s");
   request.set_snapshot("before-rewind");
   ASSERT_TRUE(client_->RewindSession(request).ok());
-  EXPECT_EQ(snapshot, "tenants/default/sessions/s/snapshots/before-rewind");
+  EXPECT_EQ(snapshot.Get(), "tenants/default/sessions/s/snapshots/before-rewind");
 }
 
 TEST(Connect, WithoutAServerItIsUnavailable) {

@@ -1,7 +1,8 @@
 // A scripted server: real gRPC on a free port, answers from the test.
 //
 // Each method calls a std::function of the test; one that is not set answers UNIMPLEMENTED.
-// Threads: functions are called on gRPC's threads; set them before the calls.
+// Threads: functions are called on gRPC's threads. They may be replaced at any time; what they
+// capture and the test reads too must be atomic or test::Guarded.
 #pragma once
 
 #include <grpcpp/grpcpp.h>
@@ -13,23 +14,28 @@
 #include "mneme/v1/generation.grpc.pb.h"
 #include "mneme/v1/models.grpc.pb.h"
 #include "mneme/v1/sessions.grpc.pb.h"
+#include "tests/support/guarded.h"
 
 namespace mneme::client {
 
 template <typename Request, typename Response>
 using Script = std::function<grpc::Status(grpc::ServerContext&, const Request&, Response&)>;
 
+inline grpc::Status NotScripted() {
+  return {grpc::StatusCode::UNIMPLEMENTED, "the test did not script this method"};
+}
+
 // An error as the server makes them: code, ErrorInfo{reason, metadata}, and whatever is added.
 grpc::Status FakeError(grpc::StatusCode code, const std::string& reason, const std::string& message,
                        const std::string& metadata_key = "", const std::string& metadata_value = "",
                        const std::string& field = "", int retry_ms = 0);
 
-#define FAKE_UNARY(Method, Request, Response)                                               \
-  Script<v1::Request, v1::Response> on_##Method;                                            \
-  grpc::Status Method(grpc::ServerContext* context, const v1::Request* request,             \
-                      v1::Response* response) override {                                    \
-    if (!on_##Method) return {grpc::StatusCode::UNIMPLEMENTED, #Method " is not scripted"}; \
-    return on_##Method(*context, *request, *response);                                      \
+#define FAKE_UNARY(Method, Request, Response)                                              \
+  test::Replaceable<grpc::Status(grpc::ServerContext&, const v1::Request&, v1::Response&)> \
+      on_##Method = [](auto&, const auto&, auto&) { return NotScripted(); };               \
+  grpc::Status Method(grpc::ServerContext* context, const v1::Request* request,            \
+                      v1::Response* response) override {                                   \
+    return on_##Method(*context, *request, *response);                                     \
   }
 
 struct FakeSessions : v1::Sessions::Service {
@@ -44,9 +50,9 @@ struct FakeSessions : v1::Sessions::Service {
   FAKE_UNARY(ListSnapshots, ListSnapshotsRequest, ListSnapshotsResponse)
 
   using IngestStream = grpc::ServerReaderWriter<v1::IngestProgress, v1::IngestRequest>;
-  std::function<grpc::Status(grpc::ServerContext&, IngestStream&)> on_IngestSession;
+  test::Replaceable<grpc::Status(grpc::ServerContext&, IngestStream&)> on_IngestSession =
+      [](auto&, auto&) { return NotScripted(); };
   grpc::Status IngestSession(grpc::ServerContext* context, IngestStream* stream) override {
-    if (!on_IngestSession) return {grpc::StatusCode::UNIMPLEMENTED, "IngestSession"};
     return on_IngestSession(*context, *stream);
   }
 };
@@ -59,11 +65,10 @@ struct FakeGeneration : v1::Generation::Service {
   FAKE_UNARY(Score, ScoreRequest, ScoreResponse)
 
   using Writer = grpc::ServerWriter<v1::GenerateResponse>;
-  std::function<grpc::Status(grpc::ServerContext&, const v1::GenerateRequest&, Writer&)>
-      on_Generate;
+  test::Replaceable<grpc::Status(grpc::ServerContext&, const v1::GenerateRequest&, Writer&)>
+      on_Generate = [](auto&, const auto&, auto&) { return NotScripted(); };
   grpc::Status Generate(grpc::ServerContext* context, const v1::GenerateRequest* request,
                         Writer* writer) override {
-    if (!on_Generate) return {grpc::StatusCode::UNIMPLEMENTED, "Generate"};
     return on_Generate(*context, *request, *writer);
   }
 };

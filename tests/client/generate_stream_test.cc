@@ -83,7 +83,7 @@ TEST_F(GenerateStreamTest, DestructionCancels) {
 
 TEST_F(GenerateStreamTest, AssignmentCancelsTheOldStream) {
   ScriptEndless();
-  server_.generation.on_Generate = [this, endless = server_.generation.on_Generate](
+  server_.generation.on_Generate = [this, endless = server_.generation.on_Generate.Get()](
                                        auto& context, const auto& request, auto& writer) {
     if (++calls_ == 1) return endless(context, request, writer);
     WriteTurn(writer, {"b"});

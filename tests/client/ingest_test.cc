@@ -18,6 +18,20 @@ namespace {
 // What the server has: all that came in order, durable in steps.
 class IngestTest : public ::testing::Test {
  protected:
+  // How the server is to behave.
+  struct Plan {
+    int breaks = 0;
+    bool stall = false;  // takes nothing more once some bytes are durable
+    std::function<grpc::Status(int attempt)> refuse;
+  };
+  struct Kept {
+    std::string durable;
+    bool complete = false;
+    std::vector<v1::IngestRequest::Start> starts;
+    std::string affinity;
+    size_t largest_frame = 0;
+  };
+
   void SetUp() override {
     server_.sessions.on_IngestSession = [this](auto& context, auto& stream) {
       return Serve(context, stream);
@@ -39,42 +53,47 @@ class IngestTest : public ::testing::Test {
     if (!stream.Read(&request) || !request.has_start()) {
       return {grpc::StatusCode::INVALID_ARGUMENT, "no start"};
     }
-    starts_.push_back(request.start());
-    affinity_ = MetadataOf(context, "x-session-affinity");
-    if (refuse_) {
-      if (auto status = refuse_(attempt); !status.ok()) return status;
+    const std::string affinity = MetadataOf(context, "x-session-affinity");
+    const Plan plan = plan_.Get();
+    Kept begin = kept_.Update([&](Kept& kept) {
+      kept.starts.push_back(request.start());
+      kept.affinity = affinity;
+      return kept;
+    });
+    if (plan.refuse) {
+      if (auto status = plan.refuse(attempt); !status.ok()) return status;
     }
-    std::string received = durable_;
-    v1::IngestProgress progress;
-    auto say = [&](bool done) {
+    std::string received = begin.durable;
+    auto say = [&](bool done, size_t durable_bytes) {
+      v1::IngestProgress progress;
       progress.set_received_bytes(static_cast<int64_t>(received.size()));
-      progress.set_durable_bytes(static_cast<int64_t>(durable_.size()));
-      progress.set_read_tokens(static_cast<int64_t>(durable_.size() / 4));
+      progress.set_durable_bytes(static_cast<int64_t>(durable_bytes));
+      progress.set_read_tokens(static_cast<int64_t>(durable_bytes / 4));
       progress.set_done(done);
       stream.Write(progress);
     };
-    say(complete_);
-    if (complete_) return grpc::Status::OK;
+    say(begin.complete, received.size());
+    if (begin.complete) return grpc::Status::OK;
     int64_t frames = 0;
     while (stream.Read(&request)) {
       const auto& data = request.data();
-      largest_frame_ = std::max(largest_frame_, data.data().size());
+      kept_.Update([&](Kept& kept) {
+        kept.largest_frame = std::max(kept.largest_frame, data.data().size());
+      });
       if (data.offset_bytes() != static_cast<int64_t>(received.size())) {
         return FakeError(grpc::StatusCode::OUT_OF_RANGE, "INGEST_GAP", "a hole");
       }
       received += data.data();
-      if (data.last()) {
-        durable_ = received;
-        complete_ = true;
-        say(true);
-        return grpc::Status::OK;
+      if (data.last() || ++frames % 3 == 0) {
+        kept_.Update([&](Kept& kept) {
+          kept.durable = received;
+          kept.complete = data.last();
+        });
+        say(data.last(), received.size());
+        if (data.last()) return grpc::Status::OK;
+        while (plan.stall && !context.IsCancelled()) std::this_thread::yield();
       }
-      if (++frames % 3 == 0) {
-        durable_ = received;
-        say(false);
-        while (stall_ && !context.IsCancelled()) std::this_thread::yield();
-      }
-      if (attempt <= breaks_ && frames == 4 + attempt) {
+      if (attempt <= plan.breaks && frames == 4 + attempt) {
         return {grpc::StatusCode::UNAVAILABLE, "connection reset"};
       }
     }
@@ -92,14 +111,8 @@ class IngestTest : public ::testing::Test {
   FakeServer server_;
   std::optional<Client> client_;
   std::string text_;
-  std::string durable_;
-  bool complete_ = false;
-  int breaks_ = 0;
-  bool stall_ = false;  // takes nothing more once some bytes are durable
-  std::function<grpc::Status(int attempt)> refuse_;
-  std::vector<v1::IngestRequest::Start> starts_;
-  std::string affinity_;
-  size_t largest_frame_ = 0;
+  test::Guarded<Plan> plan_;
+  test::Guarded<Kept> kept_;
   std::atomic<int> attempts_{0};
 };
 
@@ -108,13 +121,13 @@ TEST_F(IngestTest, SendsEverythingInFrames) {
   auto done = client_->Ingest(in, Options());
   ASSERT_TRUE(done.ok()) << done.status();
   EXPECT_TRUE(done->done());
-  EXPECT_EQ(durable_, text_);
-  EXPECT_EQ(largest_frame_, 10'000u);
-  EXPECT_EQ(affinity_, "tenants/default/sessions/s");
+  EXPECT_EQ(kept_.Get().durable, text_);
+  EXPECT_EQ(kept_.Get().largest_frame, 10'000u);
+  EXPECT_EQ(kept_.Get().affinity, "tenants/default/sessions/s");
 }
 
 TEST_F(IngestTest, ResumesAfterBreaksWithTheSameIdFromWhatIsDurable) {
-  breaks_ = 3;
+  plan_.Set({.breaks = 3});
   IngestOptions options = Options();
   options.expected_version = 9;
   int retries = 0;
@@ -127,13 +140,14 @@ TEST_F(IngestTest, ResumesAfterBreaksWithTheSameIdFromWhatIsDurable) {
   std::istringstream in(text_);
   auto done = client_->Ingest(in, options);
   ASSERT_TRUE(done.ok()) << done.status();
-  EXPECT_EQ(durable_, text_);
+  EXPECT_EQ(kept_.Get().durable, text_);
   EXPECT_EQ(retries, 3);
-  ASSERT_EQ(starts_.size(), 4u);
-  for (const auto& start : starts_) EXPECT_EQ(start.ingest_id(), "book");
+  const auto starts = kept_.Get().starts;
+  ASSERT_EQ(starts.size(), 4u);
+  for (const auto& start : starts) EXPECT_EQ(start.ingest_id(), "book");
   // The first attempt made bytes durable, and so moved the version itself.
-  EXPECT_EQ(starts_[0].expected_version(), 9);
-  EXPECT_EQ(starts_[1].expected_version(), 0);
+  EXPECT_EQ(starts[0].expected_version(), 9);
+  EXPECT_EQ(starts[1].expected_version(), 0);
 }
 
 TEST_F(IngestTest, SurvivesARestartOfTheServer) {
@@ -149,21 +163,20 @@ TEST_F(IngestTest, SurvivesARestartOfTheServer) {
   auto done = client_->Ingest(in, options);
   ASSERT_TRUE(done.ok()) << done.status();
   EXPECT_TRUE(stopped);
-  EXPECT_EQ(durable_, text_);
-  EXPECT_GE(starts_.size(), 2u);
+  EXPECT_EQ(kept_.Get().durable, text_);
+  EXPECT_GE(kept_.Get().starts.size(), 2u);
 }
 
 TEST_F(IngestTest, AnotherProcessContinues) {
-  durable_ = text_.substr(0, 123'456);
+  kept_.Set({.durable = text_.substr(0, 123'456)});
   std::istringstream in(text_);
   auto done = client_->Ingest(in, Options());
   ASSERT_TRUE(done.ok()) << done.status();
-  EXPECT_EQ(durable_, text_);
+  EXPECT_EQ(kept_.Get().durable, text_);
 }
 
 TEST_F(IngestTest, CompleteIngestSendsNothing) {
-  durable_ = text_;
-  complete_ = true;
+  kept_.Set({.durable = text_, .complete = true});
   std::istringstream in(text_);
   auto done = client_->Ingest(in, Options());
   ASSERT_TRUE(done.ok()) << done.status();
@@ -172,12 +185,11 @@ TEST_F(IngestTest, CompleteIngestSendsNothing) {
 
 TEST_F(IngestTest, EmptyAndOneByteTexts) {
   for (const char* text : {"", "x"}) {
-    durable_.clear();
-    complete_ = false;
+    kept_.Set({});
     std::istringstream in(text);
     auto done = client_->Ingest(in, Options());
     ASSERT_TRUE(done.ok()) << done.status();
-    EXPECT_EQ(durable_, text);
+    EXPECT_EQ(kept_.Get().durable, text);
   }
 }
 
@@ -185,19 +197,19 @@ TEST_F(IngestTest, TextOfWholeFramesEndsWithALastFrame) {
   std::istringstream in(text_.substr(0, 30'000));
   auto done = client_->Ingest(in, Options());
   ASSERT_TRUE(done.ok()) << done.status();
-  EXPECT_EQ(durable_.size(), 30'000u);
+  EXPECT_EQ(kept_.Get().durable.size(), 30'000u);
 }
 
 TEST_F(IngestTest, ShorterTextUnderTheSameIdIsNoticed) {
-  durable_ = text_.substr(0, 50'000);
+  kept_.Set({.durable = text_.substr(0, 50'000)});
   std::istringstream in(text_.substr(0, 20'000));
   EXPECT_EQ(client_->Ingest(in, Options()).status().code(), absl::StatusCode::kDataLoss);
 }
 
 TEST_F(IngestTest, RefusalIsNotRetried) {
-  refuse_ = [](int) {
+  plan_.Set({.refuse = [](int) {
     return FakeError(grpc::StatusCode::ABORTED, "VERSION_MISMATCH", "another turn came between");
-  };
+  }});
   std::istringstream in(text_);
   auto done = client_->Ingest(in, Options());
   EXPECT_EQ(ErrorOf(done.status()).reason, "VERSION_MISMATCH");
@@ -205,15 +217,16 @@ TEST_F(IngestTest, RefusalIsNotRetried) {
 }
 
 TEST_F(IngestTest, BusyIsWaitedForOnlyAfterABreak) {
-  refuse_ = [](int attempt) {
+  plan_.Set({.refuse = [](int attempt) {
     if (attempt == 1) return grpc::Status(grpc::StatusCode::UNAVAILABLE, "connection reset");
     if (attempt == 2) return FakeError(grpc::StatusCode::ABORTED, "SESSION_BUSY", "busy");
     return grpc::Status::OK;
-  };
+  }});
   std::istringstream in(text_);
   EXPECT_TRUE(client_->Ingest(in, Options()).ok());
   EXPECT_EQ(attempts_, 3);
-  refuse_ = [](int) { return FakeError(grpc::StatusCode::ABORTED, "SESSION_BUSY", "busy"); };
+  plan_.Set(
+      {.refuse = [](int) { return FakeError(grpc::StatusCode::ABORTED, "SESSION_BUSY", "busy"); }});
   attempts_ = 0;
   std::istringstream again(text_);
   EXPECT_EQ(ErrorOf(client_->Ingest(again, Options()).status()).reason, "SESSION_BUSY");
@@ -221,7 +234,7 @@ TEST_F(IngestTest, BusyIsWaitedForOnlyAfterABreak) {
 }
 
 TEST_F(IngestTest, GivesUpAfterMaxOutage) {
-  refuse_ = [](int) { return grpc::Status(grpc::StatusCode::UNAVAILABLE, "down"); };
+  plan_.Set({.refuse = [](int) { return grpc::Status(grpc::StatusCode::UNAVAILABLE, "down"); }});
   IngestOptions options = Options();
   options.max_outage = absl::Milliseconds(400);
   std::istringstream in(text_);
@@ -230,7 +243,7 @@ TEST_F(IngestTest, GivesUpAfterMaxOutage) {
 }
 
 TEST_F(IngestTest, StopEndsIt) {
-  stall_ = true;
+  plan_.Set({.stall = true});
   std::stop_source stop;
   IngestOptions options = Options();
   options.stop = stop.get_token();
@@ -240,7 +253,7 @@ TEST_F(IngestTest, StopEndsIt) {
   std::istringstream in(text_);
   EXPECT_EQ(client_->Ingest(in, options).status().code(), absl::StatusCode::kCancelled);
   server_.Stop();
-  EXPECT_LT(durable_.size(), text_.size());
+  EXPECT_LT(kept_.Get().durable.size(), text_.size());
 }
 
 TEST_F(IngestTest, WriterIsOneAttempt) {
@@ -257,7 +270,7 @@ TEST_F(IngestTest, WriterIsOneAttempt) {
   EXPECT_TRUE(progress.done());
   EXPECT_FALSE(writer->Read(&progress));
   EXPECT_TRUE(writer->Finish().ok());
-  EXPECT_EQ(durable_, "hello");
+  EXPECT_EQ(kept_.Get().durable, "hello");
 }
 
 }  // namespace

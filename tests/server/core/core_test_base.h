@@ -16,6 +16,7 @@
 #include "google/rpc/error_details.pb.h"
 #include "memstore/state_store.h"
 #include "server/core/server_core.h"
+#include "tests/support/guarded.h"
 
 namespace mneme::server {
 
@@ -25,10 +26,13 @@ class TestStore final : public memstore::StateStore {
   struct Shared {
     std::unique_ptr<memstore::StateStore> store = memstore::CreateMemoryStore();
     // Called before each operation ("get", "commit", ...); its error is returned instead.
-    std::function<absl::Status(const std::string& op)> fault;
+    test::Replaceable<absl::Status(const std::string& op)> fault = nullptr;
     std::atomic<bool> corrupt_chunks{false};
 
-    absl::Status Check(const std::string& op) { return fault ? fault(op) : absl::OkStatus(); }
+    absl::Status Check(const std::string& op) {
+      const auto function = fault.Get();
+      return function ? function(op) : absl::OkStatus();
+    }
   };
   explicit TestStore(std::shared_ptr<Shared> shared) : shared_(std::move(shared)) {}
 

@@ -8,37 +8,12 @@
 #include <utility>
 #include <vector>
 
-#include "engine/core/mutex.h"
 #include "server/core/server_core.h"
+#include "tests/support/guarded.h"
 
 namespace mneme::server {
 
-// A function that a test may replace while the server's threads call it.
-template <typename Signature>
-class Replaceable;
-template <typename Result, typename... Arguments>
-class Replaceable<Result(Arguments...)> {
- public:
-  template <typename Function>
-  Replaceable(Function function) : function_(std::move(function)) {}
-  template <typename Function>
-  void operator=(Function function) {
-    MutexLock lock(&mutex_);
-    function_ = std::move(function);
-  }
-  Result operator()(Arguments... arguments) const {
-    std::function<Result(Arguments...)> function;
-    {
-      MutexLock lock(&mutex_);
-      function = function_;
-    }
-    return function(std::forward<Arguments>(arguments)...);
-  }
-
- private:
-  mutable Mutex mutex_;
-  std::function<Result(Arguments...)> function_ ABSL_GUARDED_BY(mutex_);
-};
+using test::Replaceable;
 
 class FakeServerCore : public ServerCore {
  public:
