@@ -15,7 +15,7 @@
 namespace mneme::cli {
 namespace {
 
-struct Flags {
+struct BenchFlags {
   std::string model, mode = "both";
   int streams = 4, concurrency = 1, turns = 1, prompt_tokens = 64, output_tokens = 64;
   uint64_t seed = 1;
@@ -38,7 +38,7 @@ double Percentile(std::vector<double> values, double p) {
 
 // One conversation of `flags.turns` turns. With a session each turn sends what is new; without one
 // it sends everything again.
-absl::Status RunStream(client::Client& client, const Flags& flags, const v1::Model& model,
+absl::Status RunStream(client::Client& client, const BenchFlags& flags, const v1::Model& model,
                        bool with_session, int index, std::mutex& mutex, Samples& samples) {
   std::mt19937_64 random(flags.seed + static_cast<uint64_t>(index));
   std::uniform_int_distribution<int32_t> any(
@@ -127,7 +127,7 @@ absl::Status RunStream(client::Client& client, const Flags& flags, const v1::Mod
   return status;
 }
 
-absl::Status RunMode(client::Client& client, const Flags& flags, const v1::Model& model,
+absl::Status RunMode(client::Client& client, const BenchFlags& flags, const v1::Model& model,
                      bool with_session, Samples& samples) {
   std::atomic<int> next{0};
   std::mutex mutex;
@@ -171,7 +171,7 @@ Json Summary(const Samples& s) {
       {"commit_ms", spread(s.commit)}};
 }
 
-int Run(client::Client& client, const Context& context, Flags flags) {
+int Run(client::Client& client, const Context& context, BenchFlags flags) {
   v1::Model model;
   auto models = client.ListModels({});
   if (!models.ok()) return context.Fail(models.status());
@@ -230,7 +230,7 @@ int Run(client::Client& client, const Context& context, Flags flags) {
 
 void AddBench(CLI::App& app, Context& context) {
   auto* command = app.add_subcommand("bench", "Measure streams through the server");
-  auto flags = std::make_shared<Flags>();
+  auto flags = std::make_shared<BenchFlags>();
   command->add_option("-m,--model", flags->model, "Model, if the server has more than one");
   command->add_option("--mode", flags->mode, "stateless, session or both")
       ->check(CLI::IsMember({"stateless", "session", "both"}))

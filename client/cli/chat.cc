@@ -34,7 +34,7 @@ constexpr char kHelp[] = R"(  /help                 this
   A line that ends in '\' goes on in the next one.
 )";
 
-struct Flags {
+struct ChatFlags {
   std::string session, model, system;
   bool raw = false, no_history = false;
   TurnFlags turn;
@@ -42,7 +42,7 @@ struct Flags {
 
 class Chat {
  public:
-  Chat(client::Client& client, const Context& context, const Flags& flags)
+  Chat(client::Client& client, const Context& context, const ChatFlags& flags)
       : client_(client), context_(context), flags_(flags), talk_(StdinIsTty() && !context.json()) {}
 
   int Run() {
@@ -359,7 +359,7 @@ class Chat {
 
   client::Client& client_;
   const Context& context_;
-  const Flags& flags_;
+  const ChatFlags& flags_;
   const bool talk_;  // to a person, not a script
   bool raw_ = false;
   v1::Session session_;
@@ -370,7 +370,7 @@ class Chat {
 
 void AddChat(CLI::App& app, Context& context) {
   auto* command = app.add_subcommand("chat", "Talk with a model; the conversation is kept");
-  auto flags = std::make_shared<Flags>();
+  auto flags = std::make_shared<ChatFlags>();
   command->add_option("SESSION", flags->session,
                       "Go on in this session, created if there is none; default: a new one");
   command->add_option("-m,--model", flags->model, "Model of a session that is created");

@@ -9,7 +9,7 @@
 namespace mneme::cli {
 namespace {
 
-struct Flags {
+struct GenerateFlags {
   std::string prompt, session, model, system;
   bool chat = false, special = false;
   int logprobs = 0;
@@ -17,7 +17,7 @@ struct Flags {
   TurnFlags turn;
 };
 
-int Run(client::Client& client, const Context& context, Flags flags) {
+int Run(client::Client& client, const Context& context, GenerateFlags flags) {
   if (flags.logprobs > 0 && !context.json()) {
     return context.FailUsage("--logprobs needs --json: text alone has no place for them");
   }
@@ -62,7 +62,7 @@ int Run(client::Client& client, const Context& context, Flags flags) {
 
 void AddGenerate(CLI::App& app, Context& context) {
   auto* command = app.add_subcommand("generate", "Generate text from a prompt, streaming");
-  auto flags = std::make_shared<Flags>();
+  auto flags = std::make_shared<GenerateFlags>();
   command->add_option("PROMPT", flags->prompt,
                       "Text to continue; '-' reads stdin. On a session it may be left out: the "
                       "session goes on from where it is");

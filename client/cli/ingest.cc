@@ -18,7 +18,7 @@
 namespace mneme::cli {
 namespace {
 
-struct Flags {
+struct IngestFlags {
   std::string file, session, model, ingest_id;
   bool again = false, create = false, special = false;
   int64_t expected_version = 0, commit_every = 0;
@@ -47,7 +47,7 @@ absl::StatusOr<std::string> IdOfContent(const std::string& session, const std::s
   return absl::StrCat("file-", absl::BytesToHexString(half));
 }
 
-absl::Status CreateIfAbsent(client::Client& client, const Flags& flags) {
+absl::Status CreateIfAbsent(client::Client& client, const IngestFlags& flags) {
   auto found = client.GetSession(flags.session);
   if (found.ok() || found.status().code() != absl::StatusCode::kNotFound) return found.status();
   v1::CreateSessionRequest request;
@@ -56,7 +56,7 @@ absl::Status CreateIfAbsent(client::Client& client, const Flags& flags) {
   return client.CreateSession(request).status();
 }
 
-int Run(client::Client& client, const Context& context, Flags flags) {
+int Run(client::Client& client, const Context& context, IngestFlags flags) {
   const bool pipe = flags.file == "-";
   auto session = client::SessionName(context.tenant, flags.session);
   if (!session.ok()) return context.Fail(session.status());
@@ -164,7 +164,7 @@ int Run(client::Client& client, const Context& context, Flags flags) {
 
 void AddIngest(CLI::App& app, Context& context) {
   auto* command = app.add_subcommand("ingest", "Let a session read a long text");
-  auto flags = std::make_shared<Flags>();
+  auto flags = std::make_shared<IngestFlags>();
   command->add_option("FILE", flags->file, "UTF-8 text; '-' reads stdin")->required();
   command->add_option("-s,--session", flags->session, "The session that reads it")->required();
   command->add_flag("--create", flags->create, "Create the session if there is none");
