@@ -29,16 +29,19 @@ class CliChatTest : public CliE2eTest {
 
 #define EXPECT_SHOWN(terminal, text) \
   ASSERT_TRUE((terminal).Expect(text)) << "not shown: " << (text) << "\n" << (terminal).screen()
+#define EXPECT_PROMPT(terminal) \
+  EXPECT_SHOWN(terminal, "> "); \
+  ASSERT_TRUE((terminal).ExpectKeysAreRead()) << (terminal).screen()
 
 TEST_F(CliChatTest, TypeStreamCommandsAndCtrlD) {
   auto chat = Chat("talk", "12");
   ASSERT_NE(chat, nullptr);
   EXPECT_SHOWN(*chat, "New session talk on tiny");
-  EXPECT_SHOWN(*chat, "> ");
+  EXPECT_PROMPT(*chat);
   chat->Type("Hello there\r");
   EXPECT_SHOWN(*chat, "wrote 12 tokens");
   EXPECT_SHOWN(*chat, "saved as version 1");
-  EXPECT_SHOWN(*chat, "> ");
+  EXPECT_PROMPT(*chat);
   const int64_t first = Position("talk");
   EXPECT_GT(first, 12);
 
@@ -67,7 +70,7 @@ TEST_F(CliChatTest, TypeStreamCommandsAndCtrlD) {
   EXPECT_SHOWN(*chat, absl::StrCat("Session branch on tiny, ", first, " tokens read so far"));
   chat->Type("/help\r");
   EXPECT_SHOWN(*chat, "/rewind @POSITION");
-  EXPECT_SHOWN(*chat, "> ");
+  EXPECT_PROMPT(*chat);
   chat->Type(kCtrlD);
   EXPECT_SHOWN(*chat, "Go on any time: mneme chat branch");
   EXPECT_EQ(chat->Wait(), 0) << chat->screen();
@@ -87,10 +90,11 @@ TEST_F(CliChatTest, TypeStreamCommandsAndCtrlD) {
 TEST_F(CliChatTest, LinesCanBeEdited) {
   auto chat = Chat("edited", "4");
   ASSERT_NE(chat, nullptr);
-  EXPECT_SHOWN(*chat, "> ");
+  EXPECT_PROMPT(*chat);
   // An x too much after the first letter, noticed at the end of the line.
   chat->Type(absl::StrCat("Hxello", kCtrlA, kCtrlF, kCtrlD, "\r"));
   EXPECT_SHOWN(*chat, "saved as version 1");
+  EXPECT_PROMPT(*chat);
   chat->Type(kCtrlD);
   EXPECT_EQ(chat->Wait(), 0) << chat->screen();
   // The same session as if "Hello" had been typed: both go on alike.
@@ -106,7 +110,7 @@ TEST_F(CliChatTest, LinesCanBeEdited) {
 TEST_F(CliChatTest, CtrlCStopsAnAnswerAndKeepsIt) {
   auto chat = Chat("long", "60000");
   ASSERT_NE(chat, nullptr);
-  EXPECT_SHOWN(*chat, "> ");
+  EXPECT_PROMPT(*chat);
   chat->Type("half a line");
   EXPECT_SHOWN(*chat, "half a line");
   chat->Type(kCtrlC);
@@ -115,7 +119,7 @@ TEST_F(CliChatTest, CtrlCStopsAnAnswerAndKeepsIt) {
     chat->Type(kCtrlC);
     EXPECT_SHOWN(*chat, "Ctrl-D or /quit leaves");
   }
-  EXPECT_SHOWN(*chat, "> ");
+  EXPECT_PROMPT(*chat);
   chat->Type("Tell me everything\r");
   // Runs until stopped: wait for a good part of it.
   const size_t before = chat->screen().size();
@@ -125,7 +129,7 @@ TEST_F(CliChatTest, CtrlCStopsAnAnswerAndKeepsIt) {
   }
   chat->Type(kCtrlC);
   EXPECT_SHOWN(*chat, "cancelled; saved as version 1");
-  EXPECT_SHOWN(*chat, "> ");
+  EXPECT_PROMPT(*chat);
   chat->Type("/quit\r");
   EXPECT_EQ(chat->Wait(), 0) << chat->screen();
   EXPECT_GT(Position("long"), 20);

@@ -8,6 +8,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/wait.h>
+#include <termios.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -106,6 +107,15 @@ bool PtyProcess::Expect(std::string_view text, absl::Duration timeout) {
     }
     if (!open || absl::Now() >= deadline) return false;
     open = ReadSome(absl::Milliseconds(50));
+  }
+}
+
+bool PtyProcess::ExpectKeysAreRead(absl::Duration timeout) {
+  const absl::Time deadline = absl::Now() + timeout;
+  for (;;) {
+    termios settings;
+    if (tcgetattr(terminal_, &settings) == 0 && (settings.c_lflag & ICANON) == 0) return true;
+    if (absl::Now() >= deadline || !ReadSome(absl::Milliseconds(5))) return false;
   }
 }
 

@@ -30,6 +30,9 @@ class PtyProcess {
   // Waits until `text` is shown after everything that earlier calls have found; false after
   // `timeout` or at the program's end.
   bool Expect(std::string_view text, absl::Duration timeout = absl::Seconds(60));
+  // Waits until the program reads single keys: an editor shows its prompt a moment before, and keys
+  // typed in between are echoed by the terminal and edited by nobody.
+  bool ExpectKeysAreRead(absl::Duration timeout = absl::Seconds(60));
   // Waits for the end; the exit status, 128 + the signal, or -1 if it had to be killed.
   int Wait(absl::Duration timeout = absl::Seconds(60));
   // Everything shown so far, control sequences included.
