@@ -68,7 +68,8 @@ __attribute__((target("avx2"))) uint64_t SumAvx2(const std::byte* p, size_t size
 #define MNEME_TEN(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9)
 
 #define MNEME_START(n) auto s##n = zero;
-#define MNEME_SUM(n) total = total + static_cast<uint64_t>(Low(s##n));
+// Through a signed number: the conversion to unsigned branches, and GCC then spills the chains.
+#define MNEME_SUM(n) total = total + static_cast<uint64_t>(static_cast<int64_t>(Low(s##n)));
 
 __attribute__((target("avx2"))) inline int Low(__m256i v) { return _mm256_extract_epi32(v, 0); }
 __attribute__((target("avx2"))) inline float Low(__m256 v) { return _mm256_cvtss_f32(v); }
