@@ -3,13 +3,13 @@
 #include <bit>
 #include <cstdint>
 #include <cstring>
-#include <mutex>
 #include <optional>
 #include <utility>
 
 #include "absl/status/status.h"
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "engine/checkpoint/file_set_checkpoint.h"
 #include "engine/checkpoint/mapped_file.h"
 #include "engine/checkpoint/safetensors_checkpoint.h"
 #include "engine/checkpoint/side_files.h"
@@ -202,40 +202,6 @@ class Parser {
   RwkvCppContent content_;
 };
 
-class RwkvCppCheckpoint final : public Checkpoint {
- public:
-  using Metadata = std::map<std::string, MetadataValue, std::less<>>;
-
-  RwkvCppCheckpoint(std::string path, FileSet files, Metadata metadata,
-                    std::map<std::string, Tensor, std::less<>> tensors)
-      : path_(std::move(path)),
-        files_(std::move(files)),
-        metadata_(std::move(metadata)),
-        tensors_(std::move(tensors)) {}
-
-  Format format() const override { return Format::kRwkvCpp; }
-  const Metadata& metadata() const override { return metadata_; }
-  const std::map<std::string, Tensor, std::less<>>& tensors() const override { return tensors_; }
-  const std::string& path() const override { return path_; }
-
-  std::string Fingerprint() const override {
-    std::call_once(fingerprint_once_, [this] { fingerprint_ = FingerprintOf(files_); });
-    return fingerprint_;
-  }
-
-  absl::StatusOr<std::string> ReadSideFile(std::string_view name, size_t max_bytes) const override {
-    return engine::ReadSideFile(files_, path_, name, max_bytes);
-  }
-
- private:
-  const std::string path_;
-  const FileSet files_;
-  const Metadata metadata_;
-  const std::map<std::string, Tensor, std::less<>> tensors_;
-  mutable std::once_flag fingerprint_once_;
-  mutable std::string fingerprint_;
-};
-
 }  // namespace
 
 absl::StatusOr<RwkvCppContent> ParseRwkvCpp(std::span<const std::byte> file,
@@ -249,7 +215,7 @@ absl::StatusOr<std::shared_ptr<const Checkpoint>> OpenRwkvCpp(const std::string&
   MNEME_ASSIGN_OR_RETURN(const auto folder, MappedFile::Folder::Open(FolderOf(path)));
   FileSet files;
   MNEME_RETURN_IF_ERROR(OpenSideFiles(*folder, &files));
-  RwkvCppCheckpoint::Metadata metadata;
+  FileSetCheckpoint::Metadata metadata;
   MNEME_ASSIGN_OR_RETURN(auto config, OpenOptional(*folder, kConfigFile));
   if (config != nullptr) {
     MNEME_ASSIGN_OR_RETURN(metadata, ParseModelConfig(Text(*config), config->path()));
@@ -260,7 +226,8 @@ absl::StatusOr<std::shared_ptr<const Checkpoint>> OpenRwkvCpp(const std::string&
   metadata.insert_or_assign("hidden_size", content.width);
   metadata.insert_or_assign("num_hidden_layers", content.num_layers);
   files.emplace("model.bin", std::move(weights));
-  return std::make_shared<const RwkvCppCheckpoint>(path, std::move(files), std::move(metadata),
+  return std::make_shared<const FileSetCheckpoint>(Checkpoint::Format::kRwkvCpp, path,
+                                                   std::move(files), std::move(metadata),
                                                    std::move(content.tensors));
 }
 

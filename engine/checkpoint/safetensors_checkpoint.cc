@@ -1,10 +1,10 @@
 #include "engine/checkpoint/safetensors_checkpoint.h"
 
-#include <mutex>
 #include <utility>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "engine/checkpoint/file_set_checkpoint.h"
 #include "engine/checkpoint/mapped_file.h"
 #include "engine/checkpoint/side_files.h"
 #include "engine/core/status_macros.h"
@@ -14,43 +14,6 @@ namespace {
 
 constexpr std::string_view kWeightsFile = "model.safetensors";
 constexpr std::string_view kIndexFile = "model.safetensors.index.json";
-
-class SafetensorsCheckpoint final : public Checkpoint {
- public:
-  // A single weights file goes by kWeightsFile whatever it is called, so that file and folder have
-  // the same fingerprint.
-  SafetensorsCheckpoint(std::string path, FileSet files,
-                        std::map<std::string, MetadataValue, std::less<>> metadata,
-                        std::map<std::string, Tensor, std::less<>> tensors)
-      : path_(std::move(path)),
-        files_(std::move(files)),
-        metadata_(std::move(metadata)),
-        tensors_(std::move(tensors)) {}
-
-  Format format() const override { return Format::kSafetensors; }
-  const std::map<std::string, MetadataValue, std::less<>>& metadata() const override {
-    return metadata_;
-  }
-  const std::map<std::string, Tensor, std::less<>>& tensors() const override { return tensors_; }
-  const std::string& path() const override { return path_; }
-
-  std::string Fingerprint() const override {
-    std::call_once(fingerprint_once_, [this] { fingerprint_ = FingerprintOf(files_); });
-    return fingerprint_;
-  }
-
-  absl::StatusOr<std::string> ReadSideFile(std::string_view name, size_t max_bytes) const override {
-    return engine::ReadSideFile(files_, path_, name, max_bytes);
-  }
-
- private:
-  const std::string path_;
-  const FileSet files_;
-  const std::map<std::string, MetadataValue, std::less<>> metadata_;
-  const std::map<std::string, Tensor, std::less<>> tensors_;
-  mutable std::once_flag fingerprint_once_;
-  mutable std::string fingerprint_;
-};
 
 // Opens every shard that the index names. Each tensor must be in the shard the index names, and
 // nowhere else.
@@ -120,10 +83,12 @@ absl::StatusOr<std::shared_ptr<const Checkpoint>> OpenSafetensors(const std::str
     files.emplace(kIndexFile, std::move(index));
   } else {
     MNEME_ASSIGN_OR_RETURN(tensors, ParseSafetensors(weights->bytes(), weights->path()));
+    // Whatever it is called, so that file and folder have the same fingerprint.
     files.emplace(kWeightsFile, std::move(weights));
   }
-  return std::make_shared<const SafetensorsCheckpoint>(path, std::move(files), std::move(metadata),
-                                                       std::move(tensors));
+  return std::make_shared<const FileSetCheckpoint>(Checkpoint::Format::kSafetensors, path,
+                                                   std::move(files), std::move(metadata),
+                                                   std::move(tensors));
 }
 
 }  // namespace mneme::engine
