@@ -26,6 +26,10 @@ const DecoderNames kHfDecoderNames = {"model.embed_tokens",
                                       "mlp.up_proj",
                                       "mlp.down_proj"};
 
+MatMulTask Product(const Weight& weight, float* y, bool accumulate) {
+  return {.weight = weight, .y = y, .y_stride = weight.rows, .accumulate = accumulate};
+}
+
 MatMulTask Product(const Linear& linear, float* y, int64_t T, bool accumulate) {
   const int64_t rows = linear.weight.rows;
   // The bias goes in first and the product is added to it: one order whatever the split.
@@ -38,7 +42,7 @@ MatMulTask Product(const Linear& linear, float* y, int64_t T, bool accumulate) {
     }
     accumulate = true;
   }
-  return {.weight = linear.weight, .y = y, .y_stride = rows, .accumulate = accumulate};
+  return Product(linear.weight, y, accumulate);
 }
 
 std::string LayerPrefix(const DecoderNames& names, int64_t index) {
@@ -55,11 +59,27 @@ absl::StatusOr<Linear> LoadLinear(WeightReader& reader, const std::string& name,
   return linear;
 }
 
+absl::StatusOr<FeedForwardWeights> LoadFeedForward(WeightReader& reader, const DecoderNames& names,
+                                                   const DecoderShape& shape, int64_t index,
+                                                   bool with_gate) {
+  const int64_t D = shape.width, F = shape.ffn_width;
+  const bool bias = shape.may_have_mlp_bias;
+  const std::string prefix = LayerPrefix(names, index);
+  FeedForwardWeights layer;
+  MNEME_ASSIGN_OR_RETURN(layer.ffn_norm, reader.Floats(prefix + names.ffn_norm + ".weight", {{D}}));
+  if (with_gate) {
+    MNEME_ASSIGN_OR_RETURN(layer.gate, LoadLinear(reader, prefix + names.gate, F, D, bias));
+  }
+  MNEME_ASSIGN_OR_RETURN(layer.up, LoadLinear(reader, prefix + names.up, F, D, bias));
+  MNEME_ASSIGN_OR_RETURN(layer.down, LoadLinear(reader, prefix + names.down, D, F, bias));
+  return layer;
+}
+
 absl::StatusOr<DecoderLayer> LoadDecoderLayer(WeightReader& reader, const DecoderNames& names,
                                               const DecoderShape& shape, int64_t index,
                                               bool with_gate) {
-  const int64_t D = shape.width, F = shape.ffn_width;
-  const bool attention_bias = shape.may_have_attention_bias, mlp_bias = shape.may_have_mlp_bias;
+  const int64_t D = shape.width;
+  const bool attention_bias = shape.may_have_attention_bias;
   const std::string prefix = LayerPrefix(names, index);
   DecoderLayer layer;
   MNEME_ASSIGN_OR_RETURN(layer.attention_norm,
@@ -72,12 +92,8 @@ absl::StatusOr<DecoderLayer> LoadDecoderLayer(WeightReader& reader, const Decode
                          LoadLinear(reader, prefix + names.v, shape.v_width, D, attention_bias));
   MNEME_ASSIGN_OR_RETURN(layer.output, LoadLinear(reader, prefix + names.output, D,
                                                   shape.mixed_width, attention_bias));
-  MNEME_ASSIGN_OR_RETURN(layer.ffn_norm, reader.Floats(prefix + names.ffn_norm + ".weight", {{D}}));
-  if (with_gate) {
-    MNEME_ASSIGN_OR_RETURN(layer.gate, LoadLinear(reader, prefix + names.gate, F, D, mlp_bias));
-  }
-  MNEME_ASSIGN_OR_RETURN(layer.up, LoadLinear(reader, prefix + names.up, F, D, mlp_bias));
-  MNEME_ASSIGN_OR_RETURN(layer.down, LoadLinear(reader, prefix + names.down, D, F, mlp_bias));
+  MNEME_ASSIGN_OR_RETURN(static_cast<FeedForwardWeights&>(layer),
+                         LoadFeedForward(reader, names, shape, index, with_gate));
   return layer;
 }
 
@@ -114,7 +130,7 @@ void AddOutput(Exec& exec, const DecoderLayer& layer, int64_t T, const float* mi
   exec.kernels().matmul(exec, {&task, 1}, mixed, layer.output.weight.columns, T);
 }
 
-void FeedForward(Exec& exec, const DecoderLayer& layer, float eps, int64_t T, float* x,
+void FeedForward(Exec& exec, const FeedForwardWeights& layer, float eps, int64_t T, float* x,
                  float* normed, float* gate, float* up) {
   const Kernels& kernels = exec.kernels();
   const int64_t D = layer.down.weight.rows, F = layer.down.weight.columns;

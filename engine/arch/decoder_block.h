@@ -29,7 +29,8 @@ struct Linear {
   std::vector<float> bias;  // [rows] or empty
 };
 
-// y [T, rows] = W x (+ bias); with `accumulate`, y += W x (+ bias).
+// y [T, rows] = W x (+ bias); with `accumulate`, y += W x (+ bias). A bias needs T.
+MatMulTask Product(const Weight& weight, float* y, bool accumulate = false);
 MatMulTask Product(const Linear& linear, float* y, int64_t T, bool accumulate = false);
 
 // Widths in elements. Rows of q, k, v and of what the mixer returns may all differ.
@@ -45,16 +46,20 @@ struct DecoderShape {
   bool may_have_mlp_bias = false;
 };
 
-struct DecoderLayer {
+// The second half of a layer.
+struct FeedForwardWeights {
+  std::vector<float> ffn_norm;  // [D]
+  Linear gate;                  // [F, D]; empty if the architecture has its own
+  Linear up;                    // [F, D]
+  Linear down;                  // [D, F]
+};
+
+struct DecoderLayer : FeedForwardWeights {
   std::vector<float> attention_norm;  // [D]
   Linear q;                           // [q_width, D]
   Linear k;                           // [k_width, D]
   Linear v;                           // [v_width, D]
   Linear output;                      // [D, mixed_width]
-  std::vector<float> ffn_norm;        // [D]
-  Linear gate;                        // [F, D]; empty if the architecture has its own
-  Linear up;                          // [F, D]
-  Linear down;                        // [D, F]
 };
 
 // What lies outside the layers.
@@ -77,6 +82,9 @@ std::string LayerPrefix(const DecoderNames& names, int64_t index);
 // `name`.weight and, if allowed and there, `name`.bias.
 absl::StatusOr<Linear> LoadLinear(WeightReader& reader, const std::string& name, int64_t rows,
                                   int64_t columns, bool may_have_bias = false);
+absl::StatusOr<FeedForwardWeights> LoadFeedForward(WeightReader& reader, const DecoderNames& names,
+                                                   const DecoderShape& shape, int64_t index,
+                                                   bool with_gate = true);
 absl::StatusOr<DecoderLayer> LoadDecoderLayer(WeightReader& reader, const DecoderNames& names,
                                               const DecoderShape& shape, int64_t index,
                                               bool with_gate = true);
@@ -90,7 +98,7 @@ void ProjectQkv(Exec& exec, const DecoderLayer& layer, float eps, int64_t T, con
 // x += o_proj mixed.
 void AddOutput(Exec& exec, const DecoderLayer& layer, int64_t T, const float* mixed, float* x);
 // x += swiglu(rms(x)); normed [T, D], gate and up [T, F] are overwritten.
-void FeedForward(Exec& exec, const DecoderLayer& layer, float eps, int64_t T, float* x,
+void FeedForward(Exec& exec, const FeedForwardWeights& layer, float eps, int64_t T, float* x,
                  float* normed, float* gate, float* up);
 // Logits of the wanted rows; normed [T, D] is overwritten.
 void WriteLogits(Exec& exec, const DecoderEnds& ends, float eps, std::span<const ArchSlice> slices,

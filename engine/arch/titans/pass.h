@@ -47,8 +47,4 @@ class WorkerScratch {
   std::vector<AlignedBuffer> blocks_;
 };
 
-inline MatMulTask Product(const Weight& weight, float* y, bool accumulate = false) {
-  return {.weight = weight, .y = y, .y_stride = weight.rows, .accumulate = accumulate};
-}
-
 }  // namespace mneme::engine::titans

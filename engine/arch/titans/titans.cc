@@ -46,10 +46,7 @@ absl::StatusOr<std::unique_ptr<Arch>> Titans::Create(std::shared_ptr<const Check
   MNEME_ASSIGN_OR_RETURN(arch->config_, ParseConfig(*checkpoint));
   ArchInfo& info = arch->info_;
   MNEME_ASSIGN_OR_RETURN(arch->weights_, LoadWeights(*checkpoint, arch->config_, &info));
-  if (options.kv_dtype != DType::kF16 && options.kv_dtype != DType::kF32) {
-    return absl::InvalidArgumentError(absl::StrCat("kv_dtype must be F16 or F32, not ",
-                                                   std::string(Traits(options.kv_dtype).name)));
-  }
+  MNEME_RETURN_IF_ERROR(CheckKvDtype(options.kv_dtype));
   absl::StatusOr<StateMap> states = StateMap::Create(arch->config_, options.kv_dtype);
   if (!states.ok()) {
     return absl::Status(states.status().code(),
@@ -183,13 +180,9 @@ void Titans::Run(Exec& exec, const TitansKernels& kernels, std::span<const ArchS
         ContextBlock(pass, i, act);
         break;
     }
-    FeedForward(pass, layer, act);
+    FeedForward(exec, layer, config_.rms_eps, T, act.x, act.normed, act.gate, act.up);
   }
-  const int64_t rows = head_.Gather(slices, act.x, D, config_.vocab_size, act.normed);
-  if (rows == 0) return;
-  table.rms_norm(exec, act.normed, weights_.final_norm.data(), config_.rms_eps, rows, D,
-                 act.normed);
-  head_.Product(exec, weights_.head, act.normed);
+  WriteLogits(exec, weights_, config_.rms_eps, slices, act.x, act.normed, head_);
 }
 
 namespace {
@@ -309,17 +302,6 @@ void Titans::Mix(const Pass& pass, const Layer& layer, const Activations& act) {
   }
   const MatMulTask mix = Product(layer.mix, act.x, /*accumulate=*/true);
   kernels.matmul(pass.exec, {&mix, 1}, act.y, D, T);
-}
-
-void Titans::FeedForward(const Pass& pass, const Layer& layer, const Activations& act) {
-  const Kernels& kernels = pass.exec.kernels();
-  const int64_t D = config_.width, F = config_.ffn_width, T = pass.T;
-  kernels.rms_norm(pass.exec, act.x, layer.ffn_norm.data(), config_.rms_eps, T, D, act.normed);
-  const std::array gate_up = {Product(layer.gate, act.gate), Product(layer.up, act.up)};
-  kernels.matmul(pass.exec, gate_up, act.normed, D, T);
-  kernels.silu_mul(pass.exec, act.gate, act.up, T * F, act.gate);
-  const MatMulTask down = Product(layer.down, act.x, /*accumulate=*/true);
-  kernels.matmul(pass.exec, {&down, 1}, act.gate, F, T);
 }
 
 absl::StatusOr<std::unique_ptr<Arch>> Create(std::shared_ptr<const Checkpoint> checkpoint,

@@ -53,7 +53,6 @@ class Titans final : public Arch {
   void Attend(const Pass& pass, int64_t layer, float* out, bool accumulate, const Activations& act);
   // x += mix.o_proj(gate_mix(act.y, act.m)).
   void Mix(const Pass& pass, const Layer& layer, const Activations& act);
-  void FeedForward(const Pass& pass, const Layer& layer, const Activations& act);
 
   std::shared_ptr<const Checkpoint> checkpoint_;  // owns the mapping that weights_ points into
   Config config_;

@@ -11,6 +11,11 @@
 namespace mneme::engine::titans {
 namespace {
 
+// Of the parts that are those of any decoder.
+DecoderShape Shape(const Config& config) {
+  return {.width = config.width, .ffn_width = config.ffn_width, .vocab_size = config.vocab_size};
+}
+
 class Loader {
  public:
   Loader(const Checkpoint& checkpoint, const Config& config)
@@ -120,8 +125,8 @@ absl::StatusOr<AttentionWeights> Loader::ReadAttention(const std::string& prefix
 }
 
 absl::StatusOr<Layer> Loader::ReadLayer(int64_t index) {
-  const int64_t D = config_.width, F = config_.ffn_width;
-  const std::string prefix = absl::StrCat("model.layers.", index, ".");
+  const int64_t D = config_.width;
+  const std::string prefix = LayerPrefix(kHfDecoderNames, index);
   Layer layer;
   MNEME_ASSIGN_OR_RETURN(layer.norm, Vector(prefix + "input_layernorm.weight", D));
   MNEME_ASSIGN_OR_RETURN(layer.memory, ReadMemory(prefix + "memory."));
@@ -137,10 +142,8 @@ absl::StatusOr<Layer> Loader::ReadLayer(int64_t index) {
     MNEME_ASSIGN_OR_RETURN(layer.mix_memory_norm, Vector(prefix + "mix.memory_norm.weight", D));
     MNEME_ASSIGN_OR_RETURN(layer.mix, reader_.Matrix(prefix + "mix.o_proj.weight", D, D));
   }
-  MNEME_ASSIGN_OR_RETURN(layer.ffn_norm, Vector(prefix + "post_attention_layernorm.weight", D));
-  MNEME_ASSIGN_OR_RETURN(layer.gate, reader_.Matrix(prefix + "mlp.gate_proj.weight", F, D));
-  MNEME_ASSIGN_OR_RETURN(layer.up, reader_.Matrix(prefix + "mlp.up_proj.weight", F, D));
-  MNEME_ASSIGN_OR_RETURN(layer.down, reader_.Matrix(prefix + "mlp.down_proj.weight", D, F));
+  MNEME_ASSIGN_OR_RETURN(static_cast<FeedForwardWeights&>(layer),
+                         LoadFeedForward(reader_, kHfDecoderNames, Shape(config_), index));
   return layer;
 }
 
@@ -148,7 +151,6 @@ absl::StatusOr<Layer> Loader::ReadLayer(int64_t index) {
 
 absl::StatusOr<Weights> LoadWeights(const Checkpoint& checkpoint, const Config& config,
                                     ArchInfo* info) {
-  const int64_t D = config.width, V = config.vocab_size;
   Loader loader(checkpoint, config);
   Weights weights;
   // A hostile number of layers must not reserve more than the file could fill.
@@ -159,18 +161,10 @@ absl::StatusOr<Weights> LoadWeights(const Checkpoint& checkpoint, const Config& 
     weights.layers.push_back(std::move(layer));
   }
   WeightReader& reader = loader.reader();
-  info->layer_matrix_parameters = reader.matrix_parameters();
-  MNEME_ASSIGN_OR_RETURN(weights.final_norm, loader.Vector("model.norm.weight", D));
-  const int64_t body_bytes = reader.bytes();
-  MNEME_ASSIGN_OR_RETURN(weights.embedding, reader.Matrix("model.embed_tokens.weight", V, D));
-  weights.head = weights.embedding;
-  if (!config.tied_embeddings) {
-    MNEME_ASSIGN_OR_RETURN(weights.head, reader.Matrix("lm_head.weight", V, D));
-  }
+  MNEME_ASSIGN_OR_RETURN(
+      static_cast<DecoderEnds&>(weights),
+      LoadDecoderEnds(reader, kHfDecoderNames, Shape(config), config.tied_embeddings, info));
   MNEME_RETURN_IF_ERROR(reader.RefuseUnused());
-  reader.FillInfo(info);
-  info->decode_weight_bytes = body_bytes + static_cast<int64_t>(weights.head.size_bytes()) +
-                              static_cast<int64_t>(weights.embedding.row_bytes());
   return weights;
 }
 

@@ -6,6 +6,7 @@
 
 #include "absl/status/statusor.h"
 #include "engine/arch/arch.h"
+#include "engine/arch/decoder_block.h"
 #include "engine/arch/titans/config.h"
 #include "engine/checkpoint/checkpoint.h"
 #include "engine/core/dtype.h"
@@ -40,7 +41,7 @@ struct AttentionWeights {
   std::vector<float> persistent_k, persistent_v;
 };
 
-struct Layer {
+struct Layer : FeedForwardWeights {
   std::vector<float> norm;  // [D]
   MemoryWeights memory;
   AttentionWeights attention;             // not in lmm
@@ -48,17 +49,11 @@ struct Layer {
   std::vector<float> mix_attention_norm;  // [D], mac and mag
   std::vector<float> mix_memory_norm;     // [D]
   Weight mix;                             // [D, D]
-  std::vector<float> ffn_norm;            // [D]
-  Weight gate, up;                        // [F, D]
-  Weight down;                            // [D, F]
 };
 
 // Matrices point into the checkpoint's mapping, which must outlive them.
-struct Weights {
-  Weight embedding;  // [V, D]
+struct Weights : DecoderEnds {
   std::vector<Layer> layers;
-  std::vector<float> final_norm;  // [D]
-  Weight head;                    // [V, D]; the embedding itself if tied
 };
 
 // INVALID_ARGUMENT or NOT_FOUND names the tensor that is missing, has another shape or type or is
