@@ -18,29 +18,6 @@ constexpr Activation kAll[] = {Activation::kSigmoid,  Activation::kTanh, Activat
                                Activation::kDecay,    Activation::kSilu, Activation::kGeluErf,
                                Activation::kGeluTanh, Activation::kRelu};
 
-double Exact(Activation f, double x) {
-  switch (f) {
-    case Activation::kSigmoid:
-      return 1 / (1 + std::exp(-x));
-    case Activation::kTanh:
-      return std::tanh(x);
-    case Activation::kReluSquared:
-      return x > 0 ? x * x : 0;
-    case Activation::kDecay:
-      return std::exp(-std::exp(x));
-    case Activation::kSilu:
-      return x / (1 + std::exp(-x));
-    case Activation::kGeluErf:
-      return x / 2 * std::erfc(-x / std::sqrt(2.0));
-    case Activation::kGeluTanh:
-      return x / 2 *
-             (1 + std::tanh(std::sqrt(2 / 3.14159265358979323846) * (x + 0.044715 * x * x * x)));
-    case Activation::kRelu:
-      return x > 0 ? x : 0;
-  }
-  return x;
-}
-
 class ActivationTest : public ::testing::Test {
  protected:
   ~ActivationTest() override { PinSimdTarget(""); }

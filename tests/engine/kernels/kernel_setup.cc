@@ -1,5 +1,6 @@
 #include "tests/engine/kernels/kernel_setup.h"
 
+#include <cmath>
 #include <cstring>
 
 #include "engine/core/half.h"
@@ -84,6 +85,29 @@ std::vector<float> TestWeight::Dequantized() const {
                   out.data() + n * view_.columns);
   }
   return out;
+}
+
+double Exact(Activation f, double x) {
+  switch (f) {
+    case Activation::kSigmoid:
+      return 1 / (1 + std::exp(-x));
+    case Activation::kTanh:
+      return std::tanh(x);
+    case Activation::kReluSquared:
+      return x > 0 ? x * x : 0;
+    case Activation::kDecay:
+      return std::exp(-std::exp(x));
+    case Activation::kSilu:
+      return x / (1 + std::exp(-x));
+    case Activation::kGeluErf:
+      return x / 2 * std::erfc(-x / std::sqrt(2.0));
+    case Activation::kGeluTanh:
+      return x / 2 *
+             (1 + std::tanh(std::sqrt(2 / 3.14159265358979323846) * (x + 0.044715 * x * x * x)));
+    case Activation::kRelu:
+      return x > 0 ? x : 0;
+  }
+  return x;
 }
 
 }  // namespace mneme::engine

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "engine/core/dtype.h"
+#include "engine/kernels/activation.h"
 #include "engine/kernels/exec.h"
 #include "engine/kernels/kernels.h"
 
@@ -39,6 +40,9 @@ class Random {
  private:
   std::mt19937 engine_;
 };
+
+// The activation's formula in double.
+double Exact(Activation f, double x);
 
 // A random [rows, columns] weight with finite scales of about 1/100, stored `misalign` bytes off
 // any alignment. Owns its bytes.

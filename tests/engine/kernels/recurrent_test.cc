@@ -123,21 +123,6 @@ TEST_F(RecurrentTest, NormOfRowsFarFromZero) {
   });
 }
 
-double Exactly(Activation f, double x) {
-  switch (f) {
-    case Activation::kSigmoid:
-      return 1 / (1 + std::exp(-x));
-    case Activation::kTanh:
-      return std::tanh(x);
-    case Activation::kReluSquared:
-      return x > 0 ? x * x : 0;
-    case Activation::kDecay:
-      return std::exp(-std::exp(x));
-    default:  // those of feed-forwards have a test of their own
-      return kNaN;
-  }
-}
-
 constexpr Activation kActivations[] = {Activation::kSigmoid, Activation::kTanh,
                                        Activation::kReluSquared, Activation::kDecay};
 
@@ -148,7 +133,7 @@ TEST_F(RecurrentTest, ActivationsEqualTheirFormulas) {
         for (const float scale : {1.0f, 4.0f, 30.0f}) {
           const std::vector<float> x = Scaled(Random(5).Floats(n), scale);
           std::vector<float> expected(n), y(n);
-          for (size_t i = 0; i < n; ++i) expected[i] = static_cast<float>(Exactly(f, x[i]));
+          for (size_t i = 0; i < n; ++i) expected[i] = static_cast<float>(Exact(f, x[i]));
           kernels.activate(exec, f, x.data(), static_cast<int64_t>(n), y.data());
           ASSERT_TRUE(AllClose(y, expected, {3e-7, 3e-7})) << static_cast<int>(f) << " n " << n;
           // Place in the array, and in place.
@@ -172,7 +157,7 @@ TEST_F(RecurrentTest, ActivationsAtTheEdges) {
           EXPECT_TRUE(std::isnan(y[i])) << static_cast<int>(f);
           continue;
         }
-        const auto exact = static_cast<float>(Exactly(f, x[i]));
+        const auto exact = static_cast<float>(Exact(f, x[i]));
         EXPECT_TRUE(AllClose({&y[i], 1}, {&exact, 1}, {2e-7, 1e-6}))
             << static_cast<int>(f) << " of " << x[i];
       }

@@ -6,10 +6,9 @@
 #include <string>
 #include <vector>
 
-#include "engine/arch/arch.h"
-#include "engine/kernels/exec.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/engine/arch/arch_runner.h"
 #include "tests/engine/arch/rwkv/fake_rwkv.h"
 #include "tests/support/compare.h"
 
@@ -24,46 +23,7 @@ constexpr int64_t kVocab = 11;
 const RwkvVersion kV4 = kRwkvVersions[0], kV51 = kRwkvVersions[1], kV51Gate = kRwkvVersions[2],
                   kV52 = kRwkvVersions[3], kV6 = kRwkvVersions[4], kV7 = kRwkvVersions[5];
 
-// One model and one sequence.
-class Runner {
- public:
-  explicit Runner(std::shared_ptr<const Checkpoint> checkpoint, std::string_view backend = "cpu")
-      : exec_(*FindBackend(backend), Contract::kF32, 1) {
-    auto arch = CreateArch(std::move(checkpoint), {});
-    EXPECT_TRUE(arch.ok()) << arch.status();
-    arch_ = *std::move(arch);
-    state_.block = AlignedBuffer(arch_->schema().size_bytes());
-    arch_->InitState(state_);
-  }
-
-  // Logits after the last `count` tokens.
-  std::vector<float> Feed(std::span<const TokenId> tokens, int64_t count) {
-    std::vector<float> logits(count * kVocab);
-    const ArchSlice slice{
-        .state = &state_, .tokens = tokens, .num_logits = count, .logits = logits.data()};
-    const absl::Status status = arch_->Forward(exec_, {&slice, 1});
-    EXPECT_TRUE(status.ok()) << status;
-    state_.position += static_cast<int64_t>(tokens.size());
-    return logits;
-  }
-  std::vector<float> Feed(const std::vector<TokenId>& tokens) {
-    return Feed(tokens, static_cast<int64_t>(tokens.size()));
-  }
-
-  std::vector<float> Values(int layer, const char* name) const {
-    const StateTensor* tensor = arch_->schema().Find(layer, name);
-    std::vector<float> values(tensor->size_bytes / sizeof(float));
-    std::memcpy(values.data(), state_.block.data() + tensor->offset_bytes, tensor->size_bytes);
-    return values;
-  }
-  const Arch& arch() const { return *arch_; }
-  const State& state() const { return state_; }
-
- private:
-  Exec exec_;
-  std::unique_ptr<Arch> arch_;
-  State state_;
-};
+using Runner = ArchRunner;
 
 bool AllFinite(std::span<const float> values) {
   return std::all_of(values.begin(), values.end(), [](float x) { return std::isfinite(x); });
@@ -104,7 +64,7 @@ TEST_P(RwkvTest, StateIsWhatTheDocumentSays) {
 TEST_P(RwkvTest, BeginsAsTheDocumentSays) {
   const Runner run(FakeRwkv(GetParam()));
   for (const StateTensor& tensor : run.arch().schema().tensors()) {
-    const std::vector<float> values = run.Values(tensor.layer, tensor.name.c_str());
+    const std::vector<float> values = run.Copy(tensor.layer, tensor.name);
     const float expected = tensor.name == "exponent" ? -1e30f : 0.0f;
     EXPECT_THAT(values, testing::Each(expected)) << tensor.name;
   }
@@ -146,7 +106,7 @@ TEST_P(RwkvTest, FiftyThousandTokensLeaveAFiniteStateOfTheSameSize) {
   EXPECT_EQ(run.state().block.size(), bytes);
   EXPECT_EQ(bytes, run.arch().schema().size_bytes());
   for (const StateTensor& tensor : run.arch().schema().tensors()) {
-    EXPECT_TRUE(AllFinite(run.Values(tensor.layer, tensor.name.c_str()))) << tensor.name;
+    EXPECT_TRUE(AllFinite(run.Copy(tensor.layer, tensor.name))) << tensor.name;
   }
 }
 
@@ -183,7 +143,7 @@ TEST_P(RwkvBackendTest, Version4SurvivesLargeKeys) {
   }
   Runner run(c, GetParam());
   EXPECT_TRUE(AllFinite(run.Feed(kText)));
-  const std::vector<float> exponent = run.Values(0, "exponent");
+  const std::vector<float> exponent = run.Copy(0, "exponent");
   EXPECT_GT(*std::max_element(exponent.begin(), exponent.end()), 100.0f);
 }
 

@@ -7,9 +7,9 @@
 #include <string>
 #include <vector>
 
-#include "engine/kernels/exec.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/engine/arch/arch_runner.h"
 #include "tests/engine/arch/titans/fake_titans.h"
 #include "tests/support/compare.h"
 
@@ -22,47 +22,7 @@ constexpr int64_t kVocab = 10;
 constexpr int64_t kChunk = 4;
 const std::vector<TokenId> kTokens = {3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8, 9, 7, 9, 3, 2, 3, 8, 4};
 
-// One model on one backend, and one sequence.
-class Runner {
- public:
-  Runner(std::shared_ptr<const Checkpoint> checkpoint, std::string_view backend,
-         DType kv_dtype = DType::kF32)
-      : exec_(*FindBackend(backend), Contract::kF32, 1) {
-    auto arch = Titans::Create(std::move(checkpoint), {.kv_dtype = kv_dtype});
-    EXPECT_TRUE(arch.ok()) << arch.status();
-    arch_ = *std::move(arch);
-    state_.block = AlignedBuffer(arch_->schema().size_bytes());
-    arch_->InitState(state_);
-  }
-
-  // Logits after every token.
-  std::vector<float> Feed(std::span<const TokenId> tokens) {
-    std::vector<float> logits(tokens.size() * kVocab);
-    const ArchSlice slice{.state = &state_,
-                          .tokens = tokens,
-                          .num_logits = static_cast<int64_t>(tokens.size()),
-                          .logits = logits.data()};
-    const absl::Status status = arch_->Forward(exec_, {&slice, 1});
-    EXPECT_TRUE(status.ok()) << status;
-    state_.position += static_cast<int64_t>(tokens.size());
-    return logits;
-  }
-
-  std::vector<float> Values(int layer, const std::string& name) const {
-    const StateTensor* tensor = arch_->schema().Find(layer, name);
-    EXPECT_NE(tensor, nullptr) << name;
-    std::vector<float> values(tensor->size_bytes / sizeof(float));
-    std::memcpy(values.data(), state_.block.data() + tensor->offset_bytes, tensor->size_bytes);
-    return values;
-  }
-  const Arch& arch() const { return *arch_; }
-  State& state() { return state_; }
-
- private:
-  Exec exec_;
-  std::unique_ptr<Arch> arch_;
-  State state_;
-};
+using Runner = ArchRunner;
 
 std::span<const float> From(const std::vector<float>& logits, int64_t token) {
   return std::span(logits).subspan(token * kVocab);
@@ -108,11 +68,11 @@ TEST_P(TitansTest, AFreshStateIsTheTrainedMemory) {
       for (int l = 0; l < options.depth; ++l) {
         const std::vector<float> init = InitOf(*c, layer, l);
         const std::string matrix = std::to_string(l);
-        EXPECT_TRUE(SameBits(run.Values(layer, "memory_" + matrix), init));
+        EXPECT_TRUE(SameBits(run.Copy(layer, "memory_" + matrix), init));
         EXPECT_TRUE(
-            SameBits(run.Values(layer, "momentum_" + matrix), std::vector<float>(init.size())));
+            SameBits(run.Copy(layer, "momentum_" + matrix), std::vector<float>(init.size())));
         if (options.read_mode == "token") {
-          EXPECT_TRUE(SameBits(run.Values(layer, "running_" + matrix), init));
+          EXPECT_TRUE(SameBits(run.Copy(layer, "running_" + matrix), init));
         }
       }
     }
@@ -124,13 +84,13 @@ TEST_P(TitansTest, CommitsComeAtTheEndOfChunks) {
   for (const FakeTitansOptions& options : AllOptions()) {
     SCOPED_TRACE(Describe(options));
     Runner run(FakeTitans(options), GetParam());
-    std::vector<float> last = run.Values(1, "memory_0");
+    std::vector<float> last = run.Copy(1, "memory_0");
     for (size_t n = 0; n < kTokens.size(); ++n) {
       run.Feed({&kTokens[n], 1});
-      const std::vector<float> now = run.Values(1, "memory_0");
+      const std::vector<float> now = run.Copy(1, "memory_0");
       EXPECT_EQ(bool{SameBits(now, last)}, n % kChunk != kChunk - 1) << "after token " << n;
       if (options.read_mode == "token" && n % kChunk == kChunk - 1) {
-        EXPECT_TRUE(SameBits(now, run.Values(1, "running_0")));
+        EXPECT_TRUE(SameBits(now, run.Copy(1, "running_0")));
       }
       last = now;
     }
@@ -150,7 +110,7 @@ TEST_P(TitansTest, ACommitEqualsItsRows) {
     for (const char* name : {"memory_", "momentum_"}) {
       for (int l = 0; l < depth; ++l) {
         const std::string tensor = name + std::to_string(l);
-        EXPECT_TRUE(test::AllClose(together.Values(0, tensor), one_by_one.Values(0, tensor),
+        EXPECT_TRUE(test::AllClose(together.Copy(0, tensor), one_by_one.Copy(0, tensor),
                                    {.absolute = 1e-5, .relative = 1e-5}))
             << tensor << " of " << depth;
       }
@@ -203,7 +163,7 @@ TEST_P(TitansTest, RatesOfZeroLeaveTheMemoryAsItWas) {
     Runner run(c, GetParam());
     run.Feed(kTokens);
     for (int l = 0; l < options.depth; ++l) {
-      EXPECT_TRUE(SameBits(run.Values(0, "memory_" + std::to_string(l)), InitOf(*c, 0, l)));
+      EXPECT_TRUE(SameBits(run.Copy(0, "memory_" + std::to_string(l)), InitOf(*c, 0, l)));
     }
   }
 }
@@ -272,7 +232,7 @@ TEST_P(TitansTest, LongTextsStayFinite) {
       const double bound = static_cast<double>(run.state().position) / (1 - 0.95);
       double moved = 0;
       for (int l = 0; l < options.depth; ++l) {
-        const std::vector<float> now = run.Values(0, "memory_" + std::to_string(l));
+        const std::vector<float> now = run.Copy(0, "memory_" + std::to_string(l));
         const std::vector<float> init = InitOf(*c, 0, l);
         for (size_t i = 0; i < now.size() / 2; ++i) moved += std::pow(now[i] - init[i], 2);
       }
@@ -327,7 +287,7 @@ TEST_P(TitansTest, StateIsWhatTheDocumentSays) {
   for (const FakeTitansOptions& options : AllOptions()) {
     for (const auto& [dtype, bytes] : {std::pair{DType::kF32, 4}, std::pair{DType::kF16, 2}}) {
       SCOPED_TRACE(Describe(options));
-      Runner run(FakeTitans(options), GetParam(), dtype);
+      Runner run(FakeTitans(options), GetParam(), {.kv_dtype = dtype});
       int64_t sum = 0;
       for (const StateTensor& tensor : run.arch().schema().tensors()) {
         sum += static_cast<int64_t>(tensor.size_bytes);
@@ -380,7 +340,7 @@ TEST(TitansOptionsTest, ChunksAndTapsOfOne) {
   Runner whole(c, "cpu"), cut(c, "cpu");
   EXPECT_EQ(whole.arch().schema().tensors().size(), 2 * 4);
   const std::vector<float> logits = whole.Feed(kTokens);
-  EXPECT_FALSE(SameBits(whole.Values(0, "memory_0"), InitOf(*c, 0, 0)));
+  EXPECT_FALSE(SameBits(whole.Copy(0, "memory_0"), InitOf(*c, 0, 0)));
   for (size_t t = 0; t < kTokens.size(); ++t) {
     EXPECT_TRUE(SameBits(cut.Feed({&kTokens[t], 1}), From(logits, t).first(kVocab)));
   }
