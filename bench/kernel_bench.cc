@@ -7,7 +7,6 @@
 // Weights of one shape are repeated until they exceed the last cache, as a model's layers are: a
 // product of one token then reads from memory. Time is the best of several passes.
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -16,6 +15,7 @@
 #include <string>
 #include <vector>
 
+#include "bench/best_seconds.h"
 #include "bench/mixer_kernels.h"
 #include "bench/roofline.h"
 #include "engine/core/half.h"
@@ -24,25 +24,6 @@
 
 namespace mneme::engine {
 namespace {
-
-using Clock = std::chrono::steady_clock;
-
-double Seconds(Clock::time_point begin) {
-  return std::chrono::duration<double>(Clock::now() - begin).count();
-}
-
-// Best seconds of one call of fn, from passes that last `budget` together; at least two.
-template <typename Fn>
-double Best(double budget, Fn fn) {
-  double best = 1e30;
-  const auto begin = Clock::now();
-  for (int pass = 0; pass < 2 || Seconds(begin) < budget; ++pass) {
-    const auto start = Clock::now();
-    fn();
-    best = std::min(best, Seconds(start));
-  }
-  return best;
-}
 
 void FillBlocks(DType dtype, std::byte* data, size_t size) {
   std::mt19937 random(1);
@@ -80,7 +61,7 @@ double TimeMatMul(const Kernels& kernels, int threads, double budget, const MatM
                   const std::vector<Weight>& weights, const std::vector<float>& x,
                   std::vector<float>* y) {
   Exec exec(kernels, c.contract, threads);
-  const double seconds = Best(budget, [&] {
+  const double seconds = bench::BestSeconds(budget, [&] {
     for (const Weight& weight : weights) {
       const MatMulTask task = {weight, y->data(), c.N, false};
       kernels.matmul(exec, {&task, 1}, x.data(), c.K, c.T);
@@ -150,7 +131,7 @@ void RunAttention(int64_t depth, int64_t T, int threads, double budget,
   const Kernels& cpu = *FindBackend("cpu");
   Exec exec(cpu, Contract::kInt8, threads);
   size_t layer = 0;
-  const double seconds = Best(budget, [&] {
+  const double seconds = bench::BestSeconds(budget, [&] {
     AttentionArgs args;
     args.k_ring = k_ring.data() + layer * ring;
     args.v_ring = v_ring.data() + layer * ring;
@@ -352,8 +333,9 @@ void RunRecurrent(const RecurrentCase& c, int64_t T, int threads, double budget)
       std::exit(1);
     }
   }
-  const double reference_seconds = Best(budget, [&] { c.run(reference, plain, expected); });
-  const double seconds = Best(budget, [&] { c.run(cpu, exec, actual); });
+  const double reference_seconds =
+      bench::BestSeconds(budget, [&] { c.run(reference, plain, expected); });
+  const double seconds = bench::BestSeconds(budget, [&] { c.run(cpu, exec, actual); });
   std::printf("%-13s T %4ld %10.2f us, reference %10.2f us %6.1fx\n", c.name, static_cast<long>(T),
               seconds * 1e6, reference_seconds * 1e6, reference_seconds / seconds);
   std::fflush(stdout);

@@ -1,7 +1,6 @@
 #include "bench/mixer_kernels.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <functional>
@@ -9,6 +8,7 @@
 #include <random>
 #include <vector>
 
+#include "bench/best_seconds.h"
 #include "engine/arch/infini/memory_kernels.h"
 #include "engine/core/half.h"
 #include "engine/kernels/exec.h"
@@ -17,31 +17,11 @@
 namespace mneme::engine {
 namespace {
 
-using Clock = std::chrono::steady_clock;
-
 std::vector<float> Floats(int64_t n, uint32_t seed) {
   std::mt19937 random(seed);
   std::vector<float> values(n);
   for (float& v : values) v = static_cast<float>(random()) * 0x1p-31f - 1;
   return values;
-}
-
-// Best seconds of one call, from batches long enough for the clock.
-double Best(double budget, const std::function<void()>& fn) {
-  const auto seconds = [](Clock::time_point begin) {
-    return std::chrono::duration<double>(Clock::now() - begin).count();
-  };
-  int64_t calls = 1;
-  double best = 1e30;
-  const auto begin = Clock::now();
-  for (int pass = 0; pass < 3 || seconds(begin) < budget; ++pass) {
-    const auto start = Clock::now();
-    for (int64_t i = 0; i < calls; ++i) fn();
-    const double each = seconds(start) / static_cast<double>(calls);
-    best = std::min(best, each);
-    calls = std::clamp<int64_t>(static_cast<int64_t>(2e-4 / each), 1, 100'000);
-  }
-  return best;
 }
 
 // One kernel and shape: `run` computes `out` on the backend it is given.
@@ -63,8 +43,8 @@ bool Run(const Row& row, double budget) {
                  actual[i], expected[i]);
     return false;
   }
-  const double slow = Best(budget, [&] { row.run(reference, &expected); });
-  const double fast = Best(budget, [&] { row.run(cpu, &actual); });
+  const double slow = bench::BestSeconds(budget, [&] { row.run(reference, &expected); });
+  const double fast = bench::BestSeconds(budget, [&] { row.run(cpu, &actual); });
   std::printf("%-46s %10.2f us %8.2f us %6.1fx", row.name.c_str(), slow * 1e6, fast * 1e6,
               slow / fast);
   if (row.flops > 0) std::printf(" %7.1f GFLOP/s", row.flops / fast / 1e9);

@@ -3,7 +3,6 @@
 //
 //   titans_bench [seconds per case]
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -12,30 +11,12 @@
 #include <string>
 #include <vector>
 
+#include "bench/best_seconds.h"
 #include "engine/arch/titans/kernels.h"
 #include "engine/kernels/kernels.h"
 
 namespace mneme::engine::titans {
 namespace {
-
-using Clock = std::chrono::steady_clock;
-
-double Seconds(Clock::time_point begin) {
-  return std::chrono::duration<double>(Clock::now() - begin).count();
-}
-
-// Best seconds of one call, in batches long enough for the clock.
-double Best(double budget, const std::function<void()>& fn) {
-  double best = 1e30;
-  const auto begin = Clock::now();
-  do {
-    constexpr int kCalls = 50;
-    const auto start = Clock::now();
-    for (int i = 0; i < kCalls; ++i) fn();
-    best = std::min(best, Seconds(start) / kCalls);
-  } while (Seconds(begin) < budget);
-  return best;
-}
 
 std::vector<float> Random(int64_t n, float scale) {
   static std::mt19937 engine(1);
@@ -148,8 +129,9 @@ int Main(int argc, char** argv) {
           const float a = c.result(cpu)[i], b = c.result(reference)[i];
           if (!(std::abs(a - b) <= 1e-4 * (1 + std::abs(b)))) agree = false;
         }
-        const double slow = Best(budget, [&] { c.run(ReferenceTitansKernels(), reference); });
-        const double fast = Best(budget, [&] { c.run(CpuTitansKernels(), cpu); });
+        const double slow =
+            bench::BestSeconds(budget, [&] { c.run(ReferenceTitansKernels(), reference); });
+        const double fast = bench::BestSeconds(budget, [&] { c.run(CpuTitansKernels(), cpu); });
         std::printf("%-10s %5d %5d %5d %12.2f %12.2f %9.2f %6.1fx\n", c.name, int(e), int(h),
                     int(rows), slow * 1e6, fast * 1e6, c.flops / fast / 1e9, slow / fast);
       }
