@@ -96,6 +96,18 @@ def matrix(generator, rows, columns, gain=1.0):
     return normal(generator, rows, columns, std=gain / math.sqrt(columns))
 
 
+def decoder_layer(generator, p, d, H, dk, F):
+    """Weights of the usual block around an attention of H heads of width dk, named with the prefix p."""
+    w = {p + norm + ".weight": torch.ones(d) for norm in ("input_layernorm", "post_attention_layernorm")}
+    for f in "qkv":
+        w[p + f"self_attn.{f}_proj.weight"] = matrix(generator, H * dk, d)
+    w[p + "self_attn.o_proj.weight"] = matrix(generator, d, H * dk, 0.5)
+    w[p + "mlp.gate_proj.weight"] = matrix(generator, F, d)
+    w[p + "mlp.up_proj.weight"] = matrix(generator, F, d)
+    w[p + "mlp.down_proj.weight"] = matrix(generator, d, F, 0.5)
+    return w
+
+
 @functools.lru_cache(64)
 def angles(first, count, D, theta, dtype):
     """cos and sin [count, 1, D/2] of positions first..first+count-1, from f64."""

@@ -10,7 +10,7 @@ import math
 import torch
 import torch.nn.functional as F
 
-from trainable import Trainable, kept, matrix, normal, rope
+from trainable import Trainable, decoder_layer, kept, normal, rope
 
 
 def new(generator, d=192, L=4, H=6, dk=32, F=512, N=64, m=0, f=8, **options):
@@ -24,15 +24,7 @@ def new(generator, d=192, L=4, H=6, dk=32, F=512, N=64, m=0, f=8, **options):
     if f:
         w["model.fam_prompt"] = normal(generator, f, d, std=d ** -0.5)
     for i in range(L):
-        p = f"model.layers.{i}."
-        for norm in ("input_layernorm", "post_attention_layernorm"):
-            w[p + norm + ".weight"] = torch.ones(d)
-        for name in "qkv":
-            w[p + f"self_attn.{name}_proj.weight"] = matrix(generator, H * dk, d)
-        w[p + "self_attn.o_proj.weight"] = matrix(generator, d, H * dk, 0.5)
-        w[p + "mlp.gate_proj.weight"] = matrix(generator, F, d)
-        w[p + "mlp.up_proj.weight"] = matrix(generator, F, d)
-        w[p + "mlp.down_proj.weight"] = matrix(generator, d, F, 0.5)
+        w.update(decoder_layer(generator, f"model.layers.{i}.", d, H, dk, F))
     return config, w
 
 

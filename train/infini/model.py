@@ -9,7 +9,7 @@ import math
 import torch
 import torch.nn.functional as F
 
-from trainable import Trainable, matrix, normal, rope
+from trainable import Trainable, decoder_layer, normal, rope
 
 
 def sigma(x):
@@ -27,15 +27,8 @@ def new(generator, d=192, L=4, H=6, dk=32, F=512, N=64, delta=False, **options):
     w = {"model.embed_tokens.weight": normal(generator, 256, d, std=d ** -0.5), "model.norm.weight": torch.ones(d)}
     for i in range(L):
         p = f"model.layers.{i}."
-        for norm in ("input_layernorm", "post_attention_layernorm"):
-            w[p + norm + ".weight"] = torch.ones(d)
-        for f in "qkv":
-            w[p + f"self_attn.{f}_proj.weight"] = matrix(generator, H * dk, d)
-        w[p + "self_attn.o_proj.weight"] = matrix(generator, d, H * dk, 0.5)
+        w.update(decoder_layer(generator, p, d, H, dk, F))
         w[p + "self_attn.memory_gate"] = torch.zeros(H)
-        w[p + "mlp.gate_proj.weight"] = matrix(generator, F, d)
-        w[p + "mlp.up_proj.weight"] = matrix(generator, F, d)
-        w[p + "mlp.down_proj.weight"] = matrix(generator, d, F, 0.5)
     return config, w
 
 

@@ -7,7 +7,7 @@ Letters: L layers, d width, H query heads, Hk key/value heads.
 import torch
 import torch.nn.functional as F
 
-from trainable import Trainable, kept, matrix, normal, window_attention
+from trainable import Trainable, decoder_layer, kept, normal, window_attention
 
 
 def new(generator, d=192, L=4, H=6, dk=32, F=512, W=64, **options):
@@ -18,15 +18,7 @@ def new(generator, d=192, L=4, H=6, dk=32, F=512, W=64, **options):
               "max_position_embeddings": W, "tie_word_embeddings": True, "tokenizer": "bytes", **options}
     w = {"model.embed_tokens.weight": normal(generator, 256, d, std=d ** -0.5), "model.norm.weight": torch.ones(d)}
     for i in range(L):
-        p = f"model.layers.{i}."
-        for norm in ("input_layernorm", "post_attention_layernorm"):
-            w[p + norm + ".weight"] = torch.ones(d)
-        for f in "qkv":
-            w[p + f"self_attn.{f}_proj.weight"] = matrix(generator, H * dk, d)
-        w[p + "self_attn.o_proj.weight"] = matrix(generator, d, H * dk, 0.5)
-        w[p + "mlp.gate_proj.weight"] = matrix(generator, F, d)
-        w[p + "mlp.up_proj.weight"] = matrix(generator, F, d)
-        w[p + "mlp.down_proj.weight"] = matrix(generator, d, F, 0.5)
+        w.update(decoder_layer(generator, f"model.layers.{i}.", d, H, dk, F))
     return config, w
 
 
