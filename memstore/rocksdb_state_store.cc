@@ -1,12 +1,7 @@
 #include "memstore/rocksdb_state_store.h"
 
-#include <rocksdb/cache.h>
 #include <rocksdb/db.h>
 #include <rocksdb/env.h>
-#include <rocksdb/filter_policy.h>
-#include <rocksdb/listener.h>
-#include <rocksdb/options.h>
-#include <rocksdb/table.h>
 #include <rocksdb/write_batch.h>
 
 #include <algorithm>
@@ -26,6 +21,7 @@
 #include "absl/strings/str_cat.h"
 #include "memstore/mutex.h"
 #include "memstore/record_codec.h"
+#include "memstore/rocksdb_database.h"
 #include "memstore/rocksdb_log_scan.h"
 #include "memstore/state_store.h"
 #include "memstore/validate.h"
@@ -33,7 +29,6 @@
 namespace mneme::memstore {
 namespace {
 
-constexpr char kFormatKey[] = "mformat";
 constexpr char kProbeKey[] = "mprobe";
 constexpr std::chrono::milliseconds kLogSyncPeriod{500};
 
@@ -75,32 +70,6 @@ std::string PrefixEnd(std::string prefix) {
   return prefix;
 }
 
-absl::Status ToStatus(const rocksdb::Status& status, std::string_view what) {
-  if (status.ok()) return absl::OkStatus();
-  const std::string message = absl::StrCat(std::string(what), ": ", status.ToString());
-  if (status.IsNoSpace()) return absl::ResourceExhaustedError(message);
-  if (status.IsCorruption()) return absl::DataLossError(message);
-  return absl::UnavailableError(message);
-}
-
-absl::Status ToOpenStatus(const rocksdb::Status& status, const std::string& path) {
-  // RocksDB has no code of its own for a held lock; the message names the file in each of its
-  // cases.
-  if (status.IsIOError() && status.ToString().find("/LOCK:") != std::string::npos) {
-    return absl::UnavailableError(
-        absl::StrCat("store ", path, " is open in another process: ", status.ToString()));
-  }
-  if (status.IsInvalidArgument()) {
-    return absl::FailedPreconditionError(absl::StrCat(
-        "directory ", path, " holds a database that this version cannot use: ", status.ToString()));
-  }
-  const std::string what = absl::StrCat("cannot open store ", path);
-  if (status.IsPathNotFound()) {  // a file that the manifest names is gone
-    return absl::DataLossError(absl::StrCat(what, ": ", status.ToString()));
-  }
-  return ToStatus(status, what);
-}
-
 // What a commit needs to know of a stored record.
 struct RecordHead {
   int64_t version = 0;  // 0: absent
@@ -118,22 +87,10 @@ bool Grows(const Transaction& transaction) {
                      [](const Put& put) { return put.expected_version == 0; });
 }
 
-// Reopen() is the one way to recover. RocksDB would poll for space every five seconds, and a close
-// would wait for that.
-class NoAutomaticRecovery : public rocksdb::EventListener {
- public:
-  void OnErrorRecoveryBegin(rocksdb::BackgroundErrorReason, rocksdb::Status,
-                            bool* auto_recovery) override {
-    *auto_recovery = false;
-  }
-};
-
-rocksdb::Options DatabaseOptions(const RocksDbInternalOptions& options, rocksdb::Env* env);
-
 class RocksDbStateStore : public StateStore {
  public:
   RocksDbStateStore(const RocksDbInternalOptions& options, rocksdb::Env* env)
-      : options_(options), env_(env), db_options_(DatabaseOptions(options, env)) {}
+      : options_(options), env_(env), db_(options) {}
 
   ~RocksDbStateStore() override {
     if (keeper_.joinable()) {
@@ -145,11 +102,10 @@ class RocksDbStateStore : public StateStore {
       }
       keeper_.join();
     }
-    if (!db_) return;
+    if (!db_.get()) return;
     // The log has everything already; a flush makes the next start quick. Nobody is left to tell
     // about a failure, and none loses anything.
-    if (!read_only_) db_->Flush(rocksdb::FlushOptions()).PermitUncheckedError();
-    db_->Close().PermitUncheckedError();
+    if (!read_only_) db_.get()->Flush(rocksdb::FlushOptions()).PermitUncheckedError();
   }
 
   absl::Status Start() {
@@ -216,8 +172,6 @@ class RocksDbStateStore : public StateStore {
 
   // Opens, reads or writes the format record, counts what is there. With db_mutex_ held alone.
   absl::Status OpenDatabase();
-  absl::Status CheckLog() const;
-  absl::Status CheckFormat(rocksdb::DB& db) const;
   void Count(rocksdb::DB& db);
   absl::Status Reopen() ABSL_EXCLUSIVE_LOCKS_REQUIRED(log_mutex_);
   absl::Status CheckFreeSpace(size_t size_bytes) const;
@@ -229,12 +183,11 @@ class RocksDbStateStore : public StateStore {
 
   const RocksDbInternalOptions options_;
   rocksdb::Env* const env_;
-  const rocksdb::Options db_options_;
 
   // Shared to use db_, alone to replace it. Taken after log_mutex_. (std::shared_mutex carries no
   // thread-safety annotations; Use is the only way in.)
   mutable std::shared_mutex db_mutex_;
-  std::unique_ptr<rocksdb::DB> db_;     // null if it cannot be opened
+  RocksDbDatabase db_;                  // closed if it cannot be opened
   std::atomic<bool> read_only_{false};  // after a failed write that could not be recovered from yet
 
   Mutex queue_mutex_;
@@ -246,8 +199,8 @@ class RocksDbStateStore : public StateStore {
   std::atomic<int64_t> records_{0};
   std::atomic<int64_t> chunks_{0};
   std::atomic<int64_t> chunk_bytes_{0};
-  // Held for each write, sync and reopening: RocksDB's log writer must not be touched after a
-  // failure (its assertions, which Debian compiles in, would end the process). It costs nothing:
+  // Held for each write, sync and reopening: nothing may follow a failed one but a reopening
+  // (rocksdb_database.h). It costs nothing:
   // writes come from the queue's leader one after the other anyhow.
   Mutex log_mutex_;
   bool log_is_dirty_ ABSL_GUARDED_BY(log_mutex_) = false;
@@ -264,91 +217,10 @@ class RocksDbStateStore : public StateStore {
 };
 
 absl::Status RocksDbStateStore::OpenDatabase() {
-  if (absl::Status status = CheckLog(); !status.ok()) return status;
-  rocksdb::DB* raw = nullptr;
-  const rocksdb::Status opened = rocksdb::DB::Open(db_options_, options_.store.path, &raw);
-  if (!opened.ok()) return ToOpenStatus(opened, options_.store.path);
-  std::unique_ptr<rocksdb::DB> db(raw);
-  if (absl::Status status = CheckFormat(*db); !status.ok()) return status;
-  Count(*db);
-  durable_sequence_ = db->GetLatestSequenceNumber();  // recovery wrote all of the log to tables
-  db_ = std::move(db);
+  if (absl::Status status = db_.Open(); !status.ok()) return status;
+  Count(*db_.get());
+  durable_sequence_ = db_.get()->GetLatestSequenceNumber();  // recovery wrote the log to tables
   read_only_ = false;
-  return absl::OkStatus();
-}
-
-// Before recovery, which overwrites the evidence: will it find all that was durable?
-absl::Status RocksDbStateStore::CheckLog() const {
-  const std::string& path = options_.store.path;
-  if (!env_->FileExists(path + "/CURRENT").ok()) return absl::OkStatus();
-  rocksdb::FileLock* file_lock = nullptr;
-  if (!env_->LockFile(path + "/LOCK", &file_lock).ok()) return absl::OkStatus();  // Open tells why
-  absl::Status status;
-  const absl::StatusOr<LogScan> scan = ScanLogs(*env_, path);
-  if (!scan.ok()) {
-    status = scan.status();
-  } else if (!scan->whole) {
-    rocksdb::DB* raw = nullptr;
-    const rocksdb::Status opened = rocksdb::DB::OpenForReadOnly(db_options_, path, &raw);
-    const std::unique_ptr<rocksdb::DB> db(raw);
-    if (!opened.ok()) {
-      status = ToOpenStatus(opened, path);
-    } else if (db->GetLatestSequenceNumber() < scan->durable_sequence) {
-      status = absl::DataLossError(absl::StrCat(
-          "the write-ahead log of store ", path, " is damaged: ", scan->durable_sequence,
-          " writes were durable, ", db->GetLatestSequenceNumber(),
-          " can be recovered. Nothing was changed; restore the directory from a copy"));
-    }
-  }
-  env_->UnlockFile(file_lock).PermitUncheckedError();
-  return status;
-}
-
-absl::Status RocksDbStateStore::CheckFormat(rocksdb::DB& db) const {
-  std::string value;
-  const rocksdb::Status found = db.Get(rocksdb::ReadOptions(), kFormatKey, &value);
-  if (!found.ok() && !found.IsNotFound()) return ToOpenStatus(found, options_.store.path);
-  bool empty = false;
-  if (found.IsNotFound()) {  // only then: the first key is a chunk, which may be large or damaged
-    std::unique_ptr<rocksdb::Iterator> it(db.NewIterator(rocksdb::ReadOptions()));
-    it->SeekToFirst();
-    empty = !it->Valid();
-    if (!it->status().ok()) return ToOpenStatus(it->status(), options_.store.path);
-  }
-  if (empty) {
-    value.assign(4, '\0');
-    for (int i = 0; i < 4; ++i) value[i] = static_cast<char>(kStoreFormat >> (8 * i));
-    const uint32_t crc = Crc32c(Crc32c(0, kFormatKey), value);
-    for (int i = 0; i < 4; ++i) value.push_back(static_cast<char>(crc >> (8 * i)));
-    rocksdb::WriteBatch batch;
-    batch.Put(kFormatKey, value);
-    rocksdb::WriteOptions write_options;
-    write_options.sync = true;
-    const rocksdb::Status written = db.Write(write_options, &batch);
-    if (!written.ok()) return ToOpenStatus(written, options_.store.path);
-  } else {
-    if (found.IsNotFound()) {
-      return absl::FailedPreconditionError(absl::StrCat(
-          "directory ", options_.store.path, " holds a RocksDB database that is not a memstore"));
-    }
-    const auto load = [&](size_t offset) {
-      uint32_t number = 0;
-      for (int i = 0; i < 4; ++i) {
-        number |= static_cast<uint32_t>(static_cast<uint8_t>(value[offset + i])) << (8 * i);
-      }
-      return number;
-    };
-    if (value.size() != 8 ||
-        Crc32c(Crc32c(0, kFormatKey), std::string_view(value).substr(0, 4)) != load(4)) {
-      return absl::DataLossError(
-          absl::StrCat("the format record of store ", options_.store.path, " is damaged"));
-    }
-    if (load(0) != kStoreFormat) {
-      return absl::FailedPreconditionError(absl::StrCat(
-          "store ", options_.store.path, " has format ", load(0), ", this version reads format ",
-          kStoreFormat, load(0) > kStoreFormat ? "; a newer version wrote it" : ""));
-    }
-  }
   return absl::OkStatus();
 }
 
@@ -377,17 +249,13 @@ absl::Status RocksDbStateStore::Reopen() {
   cancel_collection_ = true;
   std::unique_lock<std::shared_mutex> lock(db_mutex_);
   cancel_collection_ = false;
-  if (db_) db_->Close().PermitUncheckedError();
-  db_.reset();
+  db_.Close();
   log_is_dirty_ = false;
   const absl::Status opened = OpenDatabase();
   if (opened.ok()) return opened;
-  rocksdb::DB* raw = nullptr;
   read_only_ = true;
-  if (rocksdb::DB::OpenForReadOnly(db_options_, options_.store.path, &raw).ok()) {
-    db_.reset(raw);
-    Count(*db_);
-  }
+  db_.OpenForReading();
+  if (db_.get()) Count(*db_.get());
   return opened;
 }
 
@@ -631,7 +499,7 @@ absl::Status RocksDbStateStore::Write(rocksdb::WriteBatch& batch, bool sync) {
   rocksdb::Status written;
   {
     const Use db(this);
-    written = db->Write(write_options, &batch);
+    written = db_.Write(write_options, &batch);
     if (written.ok() && sync) durable_sequence_ = db->GetLatestSequenceNumber();
   }
   if (written.ok()) {
@@ -778,7 +646,7 @@ void RocksDbStateStore::SyncLog() {
     const Use db(this);
     if (db.closed() || read_only_) return;
     if (log_is_dirty_) {
-      status = db->SyncWAL();
+      status = db_.SyncLog();
       if (status.ok()) durable_sequence_ = db->GetLatestSequenceNumber();
     }
     log_is_dirty_ = false;
@@ -787,7 +655,7 @@ void RocksDbStateStore::SyncLog() {
       rocksdb::WriteBatch batch;
       PutDurableMark(durable_sequence_, batch);
       marked_sequence_ = durable_sequence_;
-      status = db->Write(rocksdb::WriteOptions(), &batch);
+      status = db_.Write(rocksdb::WriteOptions(), &batch);
     }
   }
   if (!status.ok()) Reopen().IgnoreError();  // which writes out what the log may have lost
@@ -809,34 +677,6 @@ void RocksDbStateStore::CollectDeadBlobs() {
   const rocksdb::Slice begin("c"), end("d");
   // A failure leaves the dead bytes for the next round; a failed write shows itself to the writers.
   db->CompactRange(compact, &begin, &end).PermitUncheckedError();
-}
-
-rocksdb::Options DatabaseOptions(const RocksDbInternalOptions& options, rocksdb::Env* env) {
-  rocksdb::Options db_options;
-  db_options.env = env;
-  db_options.create_if_missing = true;
-  db_options.paranoid_checks = true;
-  db_options.wal_recovery_mode = rocksdb::WALRecoveryMode::kPointInTimeRecovery;  // see log_scan.h
-  db_options.listeners.push_back(std::make_shared<NoAutomaticRecovery>());
-  db_options.max_bgerror_resume_count = 0;
-  db_options.max_background_jobs = 2;
-  db_options.max_open_files = 512;
-  db_options.info_log_level = rocksdb::InfoLogLevel::WARN_LEVEL;
-  db_options.max_log_file_size = 4 << 20;
-  db_options.keep_log_file_num = 4;
-  db_options.write_buffer_size = options.write_buffer_bytes;
-  db_options.max_write_buffer_number = 3;
-  db_options.compression = rocksdb::kNoCompression;  // states are noise; zstd is the snapshot's own
-  db_options.enable_blob_files = true;
-  db_options.min_blob_size = 64 << 10;
-  db_options.enable_blob_garbage_collection = false;  // see the header
-  rocksdb::BlockBasedTableOptions table;
-  table.block_cache = rocksdb::NewLRUCache(options.store.block_cache_bytes);
-  table.filter_policy.reset(rocksdb::NewBloomFilterPolicy(10));
-  table.cache_index_and_filter_blocks = true;
-  table.pin_l0_filter_and_index_blocks_in_cache = true;
-  db_options.table_factory.reset(rocksdb::NewBlockBasedTableFactory(table));
-  return db_options;
 }
 
 }  // namespace

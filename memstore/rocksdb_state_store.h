@@ -29,10 +29,7 @@
 // After a failed write the database is closed and opened anew, before the commit returns; if that
 // fails too (a full disk) it is opened for reading, and the next write tries again.
 //
-// Recovery stops at the first damaged log record, which after a power loss is the torn tail. Where
-// that would drop a synced commit, because the log rotted in the middle, opening is refused with
-// DATA_LOSS and changes nothing (log_scan.h). Not noticed is only damage to the last commits before
-// a crash, as long as nothing was written after them: the keeper's note follows within a second.
+// What recovery finds after a power loss is a prefix of the commits: rocksdb_database.h.
 #pragma once
 
 #include <memory>

@@ -100,6 +100,13 @@ void FaultFileSystem::FailWritesAfter(int n, IOStatus error) {
 void FaultFileSystem::PowerOff() {
   std::lock_guard<std::mutex> lock(mutex_);
   powered_ = false;
+  tables_stall_ = false;
+  tables_go_on_.notify_all();
+}
+
+void FaultFileSystem::StallTables() {
+  std::lock_guard<std::mutex> lock(mutex_);
+  tables_stall_ = true;
 }
 
 void FaultFileSystem::Heal() {
@@ -154,6 +161,11 @@ IOStatus FaultFileSystem::NewWritableFile(const std::string& name,
                                           std::unique_ptr<rocksdb::FSWritableFile>* file,
                                           IODebugContext* debug) {
   if (IOStatus status = CheckChange(); !status.ok()) return status;
+  if (name.ends_with(".sst")) {
+    std::unique_lock<std::mutex> lock(mutex_);
+    tables_go_on_.wait(lock, [this] { return !tables_stall_ || !powered_; });
+    if (!powered_) return IOStatus::IOError("power is off");
+  }
   std::unique_ptr<rocksdb::FSWritableFile> target;
   IOStatus status = FileSystemWrapper::NewWritableFile(name, options, &target, debug);
   if (!status.ok()) return status;

@@ -12,6 +12,7 @@
 #include <rocksdb/env.h>
 #include <rocksdb/file_system.h>
 
+#include <condition_variable>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -32,6 +33,8 @@ class FaultFileSystem : public rocksdb::FileSystemWrapper {
   void FailWritesAfter(int n, rocksdb::IOStatus error);
   // From now on every change fails, until LoseUnsynced().
   void PowerOff();
+  // No table file is begun any more until PowerOff(), as on a very slow disk: the logs pile up.
+  void StallTables();
   void Heal();
   // Call with no file open. Returns how many bytes were cut off.
   uint64_t LoseUnsynced();
@@ -80,6 +83,8 @@ class FaultFileSystem : public rocksdb::FileSystemWrapper {
   mutable std::mutex mutex_;
   uint64_t random_;
   bool powered_ = true;
+  bool tables_stall_ = false;
+  std::condition_variable tables_go_on_;
   int64_t writes_until_failure_ = -1;  // -1: none planned, 0: failing
   rocksdb::IOStatus error_;
   int64_t syncs_ = 0;
