@@ -5,7 +5,7 @@
 #include <string>
 
 #include "tests/engine/arch/arch_runner.h"
-#include "tests/engine/arch/llama/fake_checkpoint.h"
+#include "tests/engine/arch/fake_checkpoint.h"
 
 namespace mneme::engine {
 

@@ -7,7 +7,7 @@
 #include "engine/arch/llama/weights.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "tests/engine/arch/llama/fake_checkpoint.h"
+#include "tests/engine/arch/llama/fake_llama.h"
 
 namespace mneme::engine::llama {
 namespace {

@@ -10,7 +10,7 @@
 #include "engine/kernels/kernels.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "tests/engine/arch/llama/fake_checkpoint.h"
+#include "tests/engine/arch/llama/fake_llama.h"
 #include "tests/support/compare.h"
 
 namespace mneme::engine {

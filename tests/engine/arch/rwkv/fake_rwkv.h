@@ -7,7 +7,7 @@
 #include <utility>
 #include <vector>
 
-#include "tests/engine/arch/llama/fake_checkpoint.h"
+#include "tests/engine/arch/fake_checkpoint.h"
 
 namespace mneme::engine {
 

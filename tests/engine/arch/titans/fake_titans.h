@@ -4,7 +4,7 @@
 #include <memory>
 #include <string>
 
-#include "tests/engine/arch/llama/fake_checkpoint.h"
+#include "tests/engine/arch/fake_checkpoint.h"
 
 namespace mneme::engine {
 
