@@ -96,15 +96,4 @@ void Multiply(Exec& exec, const Weight& weight, const float* x, int64_t stride, 
 // y = b x + bias, x [T, R] being what the first factor and its function left.
 void Expand(Exec& exec, const LowRank& map, const float* x, int64_t T, float* y);
 
-// One element per slice that has tokens; fn(slice, first) with the index of its first token.
-template <typename Fn>
-void ForEachSlice(std::span<const ArchSlice> slices, Fn fn) {
-  int64_t first = 0;
-  for (const ArchSlice& slice : slices) {
-    if (slice.tokens.empty()) continue;
-    fn(slice, first);
-    first += static_cast<int64_t>(slice.tokens.size());
-  }
-}
-
 }  // namespace mneme::engine::rwkv

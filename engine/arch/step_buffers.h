@@ -28,6 +28,17 @@ class StepBuffers {
 // The slices' tokens, one behind the other.
 void FlattenTokens(std::span<const ArchSlice> slices, std::vector<int32_t>* tokens);
 
+// fn(slice, first) for every slice that has tokens; `first` is the row of its first token.
+template <typename Fn>
+void ForEachSlice(std::span<const ArchSlice> slices, Fn fn) {
+  int64_t first = 0;
+  for (const ArchSlice& slice : slices) {
+    if (slice.tokens.empty()) continue;
+    fn(slice, first);
+    first += static_cast<int64_t>(slice.tokens.size());
+  }
+}
+
 // Logits of the wanted rows.
 class OutputHead {
  public:

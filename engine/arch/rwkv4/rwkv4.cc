@@ -48,7 +48,7 @@ void Rwkv4::TimeMix(Exec& exec, const Pass& pass, int64_t index) {
   const size_t denominator = MemoryOffset(index, kDenominator);
   const size_t exponent = MemoryOffset(index, kExponent);
   scans_.clear();
-  rwkv::ForEachSlice(pass.slices, [&](const ArchSlice& slice, int64_t first) {
+  ForEachSlice(pass.slices, [&](const ArchSlice& slice, int64_t first) {
     AlignedBuffer& block = slice.state->block;
     scans_.push_back({.numerator = block.as<float>(numerator),
                       .denominator = block.as<float>(denominator),

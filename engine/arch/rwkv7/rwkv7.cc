@@ -71,7 +71,7 @@ void Rwkv7::TimeMix(Exec& exec, const Pass& pass, int64_t index) {
                               .head_size = N});
   const size_t offset = MemoryOffset(index, 0);
   scans_.clear();
-  rwkv::ForEachSlice(pass.slices, [&](const ArchSlice& slice, int64_t first) {
+  ForEachSlice(pass.slices, [&](const ArchSlice& slice, int64_t first) {
     const int64_t at = first * C;
     scans_.push_back({.state = slice.state->block.as<float>(offset),
                       .r = r_ + at,
