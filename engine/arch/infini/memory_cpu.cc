@@ -8,9 +8,11 @@
 // After foreach_target.h:
 #include <algorithm>
 #include <limits>
+#include <type_traits>
 
 #include "engine/arch/infini/memory_kernels.h"
 #include "engine/kernels/cpu/exp-inl.h"
+#include "engine/kernels/cpu/partial_vector-inl.h"
 #include "engine/kernels/cpu/simd_target.h"
 #include "hwy/highway.h"
 
@@ -21,62 +23,58 @@ namespace simd = mneme::engine::cpu::HWY_NAMESPACE;
 using simd::F32;
 using simd::Vec;
 
-constexpr size_t kMaxLanes = 8;
+using simd::ForEachVector;
+using simd::LoadUpTo;
+using simd::StoreUpTo;
+
 constexpr float kNegativeInfinity = -std::numeric_limits<float>::infinity();
-
-// The first `count` elements, the other lanes zero; a full load where the vector is full. The same
-// arithmetic then runs on a full vector, so an element's bits do not depend on where it lies.
-HWY_INLINE Vec Load(F32 d, const float* p, int64_t count) {
-  if (count >= static_cast<int64_t>(hn::Lanes(d))) return hn::LoadU(d, p);
-  HWY_ALIGN float lanes[kMaxLanes] = {};
-  for (int64_t i = 0; i < count; ++i) lanes[i] = p[i];
-  return hn::Load(d, lanes);
-}
-
-HWY_INLINE void Store(F32 d, Vec v, float* p, int64_t count) {
-  if (count >= static_cast<int64_t>(hn::Lanes(d))) {
-    hn::StoreU(v, d, p);
-    return;
-  }
-  HWY_ALIGN float lanes[kMaxLanes];
-  hn::Store(v, d, lanes);
-  for (int64_t i = 0; i < count; ++i) p[i] = lanes[i];
-}
 
 void FeatureMap(const float* x, int64_t n, float* y) {
   const F32 d;
-  const int64_t lanes = hn::Lanes(d);
   const Vec zero = hn::Zero(d);
-  for (int64_t i = 0; i < n; i += lanes) {
-    const Vec v = Load(d, x + i, n - i);
-    Store(d, hn::Add(simd::Exp(d, hn::Min(v, zero)), hn::Max(v, zero)), y + i, n - i);
-  }
+  ForEachVector(n, [&](size_t i, auto count) HWY_ATTR {
+    const Vec v = count.Load(x + i);
+    count.Store(hn::Add(simd::Exp(d, hn::Min(v, zero)), hn::Max(v, zero)), y + i);
+  });
 }
 
 HWY_INLINE float Dot(F32 d, const float* a, const float* b, int64_t n) {
-  const int64_t lanes = hn::Lanes(d);
   Vec sum = hn::Zero(d);
-  for (int64_t i = 0; i < n; i += lanes) {
-    sum = hn::MulAdd(Load(d, a + i, n - i), Load(d, b + i, n - i), sum);
-  }
+  ForEachVector(n, [&](size_t i, auto count)
+                       HWY_ATTR { sum = hn::MulAdd(count.Load(a + i), count.Load(b + i), sum); });
   return hn::GetLane(hn::SumOfLanes(d, sum));
 }
 
-// kRows rows by kVectors vectors of columns of s M; `rest` columns are left from `memory` on.
-template <int kRows, int kVectors>
-HWY_INLINE void RetrieveBlock(F32 d, const MemoryView& view, const float* memory, const float* s,
-                              int64_t stride, int64_t rest, const float* denominators, float* out,
+// Calls block(j, vectors, whole or part) for blocks of neighbouring columns that cover [0, dv):
+// each of the widths in turn, as integral constants, for as long as it fits; then single vectors.
+template <int... kWidths, typename Block>
+HWY_INLINE void ForEachColumnBlock(int64_t dv, Block block) {
+  const int64_t lanes = hn::Lanes(F32());
+  int64_t j = 0;
+  const auto fit = [&](auto vectors) HWY_ATTR {
+    for (; j + vectors * lanes <= dv; j += vectors * lanes) block(j, vectors, simd::Whole{});
+  };
+  (fit(std::integral_constant<int, kWidths>{}), ...);
+  constexpr std::integral_constant<int, 1> kOne;
+  fit(kOne);
+  if (j < dv) block(j, kOne, simd::Part{static_cast<size_t>(dv - j)});
+}
+
+// kRows rows by kVectors vectors of columns of s M, from column j on.
+template <int kRows, int kVectors, typename Count>
+HWY_INLINE void RetrieveBlock(F32 d, const MemoryView& view, int64_t j, Count count, const float* s,
+                              int64_t stride, const float* denominators, float* out,
                               int64_t out_stride) {
   const int64_t lanes = hn::Lanes(d);
+  const int64_t dk = view.dk, dv = view.dv;
+  const float* memory = view.memory + j;
   Vec sum[kRows][kVectors];
   for (auto& row : sum) {
     for (Vec& v : row) v = hn::Zero(d);
   }
-  for (int64_t i = 0; i < view.dk; ++i) {
+  for (int64_t i = 0; i < dk; ++i, memory += dv) {
     Vec m[kVectors];
-    for (int c = 0; c < kVectors; ++c) {
-      m[c] = Load(d, memory + i * view.dv + c * lanes, rest - c * lanes);
-    }
+    for (int c = 0; c < kVectors; ++c) m[c] = count.Load(memory + c * lanes);
     for (int t = 0; t < kRows; ++t) {
       const Vec factor = hn::Set(d, s[t * stride + i]);
       for (int c = 0; c < kVectors; ++c) sum[t][c] = hn::MulAdd(factor, m[c], sum[t][c]);
@@ -84,30 +82,23 @@ HWY_INLINE void RetrieveBlock(F32 d, const MemoryView& view, const float* memory
   }
   for (int t = 0; t < kRows; ++t) {
     for (int c = 0; c < kVectors; ++c) {
-      Store(d, hn::Div(sum[t][c], hn::Set(d, denominators[t])), out + t * out_stride + c * lanes,
-            rest - c * lanes);
+      count.Store(hn::Div(sum[t][c], hn::Set(d, denominators[t])),
+                  out + t * out_stride + j + c * lanes);
     }
   }
 }
 
 // One row has to hide the latency of its chains by more columns at a time than four rows do.
-template <int kRows, int kWide>
+template <int kRows, int... kWidths>
 HWY_INLINE void RetrieveRows(F32 d, const MemoryView& view, const float* s, int64_t stride,
                              float* out, int64_t out_stride) {
-  const int64_t lanes = hn::Lanes(d);
   float denominators[kRows];
   for (int t = 0; t < kRows; ++t) {
     denominators[t] = Dot(d, s + t * stride, view.normalizer, view.dk) + view.eps;
   }
-  int64_t j = 0;
-  for (; j + kWide * lanes <= view.dv; j += kWide * lanes) {
-    RetrieveBlock<kRows, kWide>(d, view, view.memory + j, s, stride, view.dv - j, denominators,
-                                out + j, out_stride);
-  }
-  for (; j < view.dv; j += lanes) {
-    RetrieveBlock<kRows, 1>(d, view, view.memory + j, s, stride, view.dv - j, denominators, out + j,
-                            out_stride);
-  }
+  ForEachColumnBlock<kWidths...>(view.dv, [&](int64_t j, auto vectors, auto count) HWY_ATTR {
+    RetrieveBlock<kRows, vectors()>(d, view, j, count, s, stride, denominators, out, out_stride);
+  });
 }
 
 void Retrieve(const MemoryView& view, Rows s, int64_t count, float* out, int64_t out_stride) {
@@ -117,27 +108,25 @@ void Retrieve(const MemoryView& view, Rows s, int64_t count, float* out, int64_t
     RetrieveRows<4, 2>(d, view, s.data + t * s.stride, s.stride, out + t * out_stride, out_stride);
   }
   for (; t < count; ++t) {
-    RetrieveRows<1, 4>(d, view, s.data + t * s.stride, s.stride, out + t * out_stride, out_stride);
+    RetrieveRows<1, 8, 4>(d, view, s.data + t * s.stride, s.stride, out + t * out_stride,
+                          out_stride);
   }
 }
 
 // Rows [i, i + kRows) of the memory, kVectors vectors of columns from j on.
-template <int kRows, int kVectors>
-HWY_INLINE void AccumulateBlock(F32 d, Rows s, Rows u, int64_t count, int64_t i, int64_t j,
-                                int64_t dv, float* memory) {
+template <int kRows, int kVectors, typename Count>
+HWY_INLINE void AccumulateBlock(F32 d, Rows s, Rows u, int64_t rows, int64_t i, int64_t j,
+                                Count count, int64_t dv, float* memory) {
   const int64_t lanes = hn::Lanes(d);
-  const int64_t rest = dv - j;
   Vec sum[kRows][kVectors];
   for (int a = 0; a < kRows; ++a) {
     for (int c = 0; c < kVectors; ++c) {
-      sum[a][c] = Load(d, memory + (i + a) * dv + j + c * lanes, rest - c * lanes);
+      sum[a][c] = count.Load(memory + (i + a) * dv + j + c * lanes);
     }
   }
-  for (int64_t t = 0; t < count; ++t) {
+  for (int64_t t = 0; t < rows; ++t) {
     Vec row[kVectors];
-    for (int c = 0; c < kVectors; ++c) {
-      row[c] = Load(d, u.data + t * u.stride + j + c * lanes, rest - c * lanes);
-    }
+    for (int c = 0; c < kVectors; ++c) row[c] = count.Load(u.data + t * u.stride + j + c * lanes);
     for (int a = 0; a < kRows; ++a) {
       const Vec factor = hn::Set(d, s.data[t * s.stride + i + a]);
       for (int c = 0; c < kVectors; ++c) sum[a][c] = hn::MulAdd(factor, row[c], sum[a][c]);
@@ -145,47 +134,41 @@ HWY_INLINE void AccumulateBlock(F32 d, Rows s, Rows u, int64_t count, int64_t i,
   }
   for (int a = 0; a < kRows; ++a) {
     for (int c = 0; c < kVectors; ++c) {
-      Store(d, sum[a][c], memory + (i + a) * dv + j + c * lanes, rest - c * lanes);
+      count.Store(sum[a][c], memory + (i + a) * dv + j + c * lanes);
     }
   }
 }
 
 template <int kRows>
-HWY_INLINE void AccumulateRows(F32 d, Rows s, Rows u, int64_t count, int64_t i, int64_t dv,
+HWY_INLINE void AccumulateRows(F32 d, Rows s, Rows u, int64_t rows, int64_t i, int64_t dv,
                                float* memory) {
-  const int64_t lanes = hn::Lanes(d);
-  int64_t j = 0;
-  for (; j + 2 * lanes <= dv; j += 2 * lanes) {
-    AccumulateBlock<kRows, 2>(d, s, u, count, i, j, dv, memory);
-  }
-  for (; j < dv; j += lanes) AccumulateBlock<kRows, 1>(d, s, u, count, i, j, dv, memory);
+  ForEachColumnBlock<2>(dv, [&](int64_t j, auto vectors, auto count) HWY_ATTR {
+    AccumulateBlock<kRows, vectors()>(d, s, u, rows, i, j, count, dv, memory);
+  });
 }
 
 void Accumulate(Rows s, Rows u, int64_t count, int64_t dk, int64_t dv, float* memory,
                 float* normalizer) {
   const F32 d;
-  const int64_t lanes = hn::Lanes(d);
-  for (int64_t i = 0; i < dk; i += lanes) {
-    Vec sum = Load(d, normalizer + i, dk - i);
+  ForEachVector(dk, [&](size_t i, auto channels) HWY_ATTR {
+    Vec sum = channels.Load(normalizer + i);
     for (int64_t t = 0; t < count; ++t) {
-      sum = hn::Add(sum, Load(d, s.data + t * s.stride + i, dk - i));
+      sum = hn::Add(sum, channels.Load(s.data + t * s.stride + i));
     }
-    Store(d, sum, normalizer + i, dk - i);
-  }
+    channels.Store(sum, normalizer + i);
+  });
   int64_t i = 0;
   for (; i + 4 <= dk; i += 4) AccumulateRows<4>(d, s, u, count, i, dv, memory);
   for (; i < dk; ++i) AccumulateRows<1>(d, s, u, count, i, dv, memory);
 }
 
 void SubtractFrom(Rows v, int64_t count, int64_t dv, float* u, int64_t u_stride) {
-  const F32 d;
-  const int64_t lanes = hn::Lanes(d);
   for (int64_t t = 0; t < count; ++t) {
-    for (int64_t j = 0; j < dv; j += lanes) {
-      float* at = u + t * u_stride + j;
-      Store(d, hn::Sub(Load(d, v.data + t * v.stride + j, dv - j), Load(d, at, dv - j)), at,
-            dv - j);
-    }
+    const float* from = v.data + t * v.stride;
+    float* at = u + t * u_stride;
+    ForEachVector(dv, [&](size_t j, auto columns) HWY_ATTR {
+      columns.Store(hn::Sub(columns.Load(from + j), columns.Load(at + j)), at + j);
+    });
   }
 }
 
@@ -202,10 +185,10 @@ HWY_INLINE void ScoreBlock(F32 d, const LocalArgs& args, const float* q, int64_t
   for (int64_t i = 0; i < args.dk; i += lanes) {
     Vec query[kQueries];
     for (int a = 0; a < kQueries; ++a) {
-      query[a] = Load(d, q + a * args.q.stride + i, args.dk - i);
+      query[a] = LoadUpTo(d, q + a * args.q.stride + i, args.dk - i);
     }
     for (int b = 0; b < kKeys; ++b) {
-      const Vec row = Load(d, k + b * args.k.stride + i, args.dk - i);
+      const Vec row = LoadUpTo(d, k + b * args.k.stride + i, args.dk - i);
       for (int a = 0; a < kQueries; ++a) sum[a][b] = hn::MulAdd(query[a], row, sum[a][b]);
     }
   }
@@ -254,7 +237,7 @@ HWY_INLINE void ValueBlock(F32 d, const LocalArgs& args, const float* scores, in
   for (int64_t key = 0; key < keys; ++key) {
     Vec value[kVectors];
     for (int c = 0; c < kVectors; ++c) {
-      value[c] = Load(d, args.v.data + key * args.v.stride + j + c * lanes, rest - c * lanes);
+      value[c] = LoadUpTo(d, args.v.data + key * args.v.stride + j + c * lanes, rest - c * lanes);
     }
     for (int a = 0; a < kQueries; ++a) {
       const Vec p = hn::Set(d, scores[a * score_stride + key]);
@@ -266,7 +249,7 @@ HWY_INLINE void ValueBlock(F32 d, const LocalArgs& args, const float* scores, in
       const Vec p = hn::Set(d, scores[a * score_stride + key]);
       for (int c = 0; c < kVectors; ++c) {
         sum[a][c] = hn::MulAdd(
-            p, Load(d, args.v.data + key * args.v.stride + j + c * lanes, rest - c * lanes),
+            p, LoadUpTo(d, args.v.data + key * args.v.stride + j + c * lanes, rest - c * lanes),
             sum[a][c]);
       }
     }
@@ -276,8 +259,8 @@ HWY_INLINE void ValueBlock(F32 d, const LocalArgs& args, const float* scores, in
     for (int c = 0; c < kVectors; ++c) {
       float* out = mix + a * args.mix_stride + j + c * lanes;
       const Vec local = hn::Mul(local_share, hn::Div(sum[a][c], total));
-      Store(d, hn::MulAdd(memory_share, Load(d, out, rest - c * lanes), local), out,
-            rest - c * lanes);
+      StoreUpTo(d, hn::MulAdd(memory_share, LoadUpTo(d, out, rest - c * lanes), local), out,
+                rest - c * lanes);
     }
   }
 }
