@@ -17,6 +17,7 @@
 
 #include "bench/best_seconds.h"
 #include "bench/mixer_kernels.h"
+#include "bench/recurrent_kernels.h"
 #include "bench/roofline.h"
 #include "engine/core/half.h"
 #include "engine/kernels/exec.h"
@@ -158,189 +159,6 @@ void RunAttention(int64_t depth, int64_t T, int threads, double budget,
               100 * gbps / roofline.dram_read_gbps, gops, 100 * gops / roofline.f32_gflops);
 }
 
-// Arrays of a layer of an RWKV model of 12 heads of 64 channels; its states stay in the cache.
-struct RecurrentOperands {
-  static constexpr int64_t kH = 12, kN = 64, kC = kH * kN;
-
-  RecurrentOperands(int64_t tokens, uint32_t seed) : T(tokens), random(seed) {
-    for (std::vector<float>* array : {&r, &k, &v, &w, &y}) *array = Unit(T * kC);
-    for (std::vector<float>* array : {&mu, &weight, &bias}) *array = Unit(kC);
-    state = Unit(kC * kN);
-    vectors = Unit(3 * kC);
-    previous = Unit(kC);
-    decay = Unit(T * kC);
-    kappa = Unit(T * kC);
-    for (float& d : decay) d = 0.75f + 0.25f * d;  // in (0.5, 1)
-    for (float& x : kappa) x /= 8;                 // about a unit vector a head
-    out.resize(T * kC);
-  }
-  std::vector<float> Unit(int64_t n) {
-    std::vector<float> values(n);
-    for (float& x : values) x = static_cast<float>(random()) * 0x1p-31f - 1;
-    return values;
-  }
-
-  int64_t T;
-  std::mt19937 random;
-  std::vector<float> r, k, v, w, y, mu, weight, bias, state, vectors, previous, decay, kappa, out;
-};
-
-struct RecurrentCase {
-  const char* name;
-  void (*run)(const Kernels& kernels, Exec& exec, RecurrentOperands& o);
-};
-
-using Operands = RecurrentOperands;
-template <Activation f>
-void RunActivation(const Kernels& kernels, Exec& exec, Operands& o) {
-  kernels.activate(exec, f, o.r.data(), o.T * Operands::kC, o.out.data());
-}
-
-template <int64_t groups>
-void RunNorm(const Kernels& kernels, Exec& exec, Operands& o) {
-  kernels.layer_norm(exec, {.x = o.r.data(),
-                            .w = o.weight.data(),
-                            .b = o.bias.data(),
-                            .eps = 1e-5f,
-                            .T = o.T,
-                            .D = Operands::kC,
-                            .groups = groups,
-                            .y = o.out.data()});
-}
-
-template <bool dynamic>
-void RunLerp(const Kernels& kernels, Exec& exec, Operands& o) {
-  kernels.lerp(exec, {.x = o.r.data(),
-                      .delta = o.k.data(),
-                      .mu = o.mu.data(),
-                      .dynamic = dynamic ? o.v.data() : nullptr,
-                      .dynamic_stride = Operands::kC,
-                      .T = o.T,
-                      .C = Operands::kC,
-                      .y = o.out.data()});
-}
-
-template <bool dynamic>
-void RunWkv6(const Kernels& kernels, Exec& exec, Operands& o) {
-  const Wkv6Args args{.state = o.state.data(),
-                      .r = o.r.data(),
-                      .k = o.k.data(),
-                      .v = o.v.data(),
-                      .decay = o.decay.data(),
-                      .decay_stride = dynamic ? Operands::kC : 0,
-                      .bonus = o.mu.data(),
-                      .y = o.out.data(),
-                      .T = o.T,
-                      .heads = Operands::kH,
-                      .head_size = Operands::kN};
-  kernels.wkv6(exec, {&args, 1});
-}
-
-constexpr RecurrentCase kRecurrentCases[] = {
-    {"layer_norm", &RunNorm<1>},
-    {"group_norm", &RunNorm<Operands::kH>},
-    {"sigmoid", &RunActivation<Activation::kSigmoid>},
-    {"tanh", &RunActivation<Activation::kTanh>},
-    {"relu_squared", &RunActivation<Activation::kReluSquared>},
-    {"decay", &RunActivation<Activation::kDecay>},
-    {"token_shift",
-     [](const Kernels& kernels, Exec& exec, Operands& o) {
-       const TokenShiftArgs args{o.r.data(), o.previous.data(), o.out.data(), o.T, Operands::kC};
-       kernels.token_shift(exec, {&args, 1});
-     }},
-    {"lerp", &RunLerp<false>},
-    {"lerp_dynamic", &RunLerp<true>},
-    {"wkv4",
-     [](const Kernels& kernels, Exec& exec, Operands& o) {
-       float* const state = o.vectors.data();
-       const Wkv4Args args{.numerator = state,
-                           .denominator = state + Operands::kC,
-                           .exponent = state + 2 * Operands::kC,
-                           .decay = o.mu.data(),
-                           .bonus = o.bias.data(),
-                           .k = o.k.data(),
-                           .v = o.v.data(),
-                           .y = o.out.data(),
-                           .T = o.T,
-                           .C = Operands::kC};
-       kernels.wkv4(exec, {&args, 1});
-     }},
-    {"wkv6_fixed", &RunWkv6<false>},
-    {"wkv6", &RunWkv6<true>},
-    {"wkv7",
-     [](const Kernels& kernels, Exec& exec, Operands& o) {
-       const Wkv7Args args{.state = o.state.data(),
-                           .r = o.r.data(),
-                           .decay = o.decay.data(),
-                           .k = o.k.data(),
-                           .v = o.v.data(),
-                           .kappa = o.kappa.data(),
-                           .b = o.kappa.data(),
-                           .y = o.out.data(),
-                           .T = o.T,
-                           .heads = Operands::kH,
-                           .head_size = Operands::kN};
-       kernels.wkv7(exec, {&args, 1});
-     }},
-    {"wkv7_prepare",
-     [](const Kernels& kernels, Exec& exec, Operands& o) {
-       kernels.wkv7_prepare(exec, {.w = o.w.data(),
-                                   .a = o.y.data(),
-                                   .k = o.k.data(),
-                                   .v = o.v.data(),
-                                   .kappa = o.out.data(),
-                                   .mix = o.r.data(),
-                                   .first = o.decay.data(),
-                                   .k_k = o.mu.data(),
-                                   .k_a = o.previous.data(),
-                                   .T = o.T,
-                                   .heads = Operands::kH,
-                                   .head_size = Operands::kN});
-     }},
-    {"wkv7_bonus",
-     [](const Kernels& kernels, Exec& exec, Operands& o) {
-       kernels.wkv7_bonus(exec, {.r = o.r.data(),
-                                 .k = o.k.data(),
-                                 .v = o.v.data(),
-                                 .gate = o.w.data(),
-                                 .r_k = o.mu.data(),
-                                 .y = o.out.data(),
-                                 .T = o.T,
-                                 .heads = Operands::kH,
-                                 .head_size = Operands::kN});
-     }},
-};
-
-void RunRecurrent(const RecurrentCase& c, int64_t T, int threads, double budget) {
-  const Kernels& reference = *FindBackend("reference");
-  const Kernels& cpu = *FindBackend("cpu");
-  Exec plain(reference, Contract::kF32, 1), exec(cpu, Contract::kF32, threads);
-  Operands expected(T, 4), actual(T, 4);
-  // Decays of wkv4 are negative; the keys of wkv7_prepare stay as they are however often it runs.
-  for (Operands* o : {&expected, &actual}) {
-    for (float& x : o->mu) x = -0.1f - std::abs(x);
-    std::fill(o->previous.begin(), o->previous.end(), 0.0f);
-  }
-  c.run(reference, plain, expected);
-  c.run(cpu, exec, actual);
-  const std::vector<float> Operands::*const written[] = {&Operands::out, &Operands::state,
-                                                         &Operands::vectors, &Operands::w};
-  for (const auto array : written) {
-    for (size_t i = 0; i < (actual.*array).size(); ++i) {
-      const float a = (actual.*array)[i], b = (expected.*array)[i];
-      if (std::abs(a - b) <= 1e-4 * std::abs(b) + 1e-4) continue;
-      std::fprintf(stderr, "%s: wrong result at %zu: %g, reference %g\n", c.name, i, a, b);
-      std::exit(1);
-    }
-  }
-  const double reference_seconds =
-      bench::BestSeconds(budget, [&] { c.run(reference, plain, expected); });
-  const double seconds = bench::BestSeconds(budget, [&] { c.run(cpu, exec, actual); });
-  std::printf("%-13s T %4ld %10.2f us, reference %10.2f us %6.1fx\n", c.name, static_cast<long>(T),
-              seconds * 1e6, reference_seconds * 1e6, reference_seconds / seconds);
-  std::fflush(stdout);
-}
-
 int Main(int argc, char** argv) {
   const int threads = argc > 1 ? std::atoi(argv[1]) : 1;
   const double budget = argc > 2 ? std::atof(argv[2]) : 0.3;
@@ -374,9 +192,7 @@ int Main(int argc, char** argv) {
     }
   }
   if (filter.empty() || filter == "recurrent") {
-    for (const RecurrentCase& c : kRecurrentCases) {
-      for (const int64_t T : {1, 16}) RunRecurrent(c, T, threads, budget);
-    }
+    if (!BenchRecurrentKernels(threads, budget, "")) return 1;
   }
   if (filter.empty() || filter == "mixers") {
     if (!BenchMixerKernels(budget, "")) return 1;

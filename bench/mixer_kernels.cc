@@ -8,6 +8,7 @@
 #include <random>
 #include <vector>
 
+#include "bench/aligned_floats.h"
 #include "bench/best_seconds.h"
 #include "engine/arch/infini/memory_kernels.h"
 #include "engine/core/half.h"
@@ -17,9 +18,11 @@
 namespace mneme::engine {
 namespace {
 
-std::vector<float> Floats(int64_t n, uint32_t seed) {
+using bench::AlignedFloats;
+
+AlignedFloats Floats(int64_t n, uint32_t seed) {
   std::mt19937 random(seed);
-  std::vector<float> values(n);
+  AlignedFloats values(n);
   for (float& v : values) v = static_cast<float>(random()) * 0x1p-31f - 1;
   return values;
 }
@@ -28,13 +31,13 @@ std::vector<float> Floats(int64_t n, uint32_t seed) {
 struct Row {
   std::string name;
   double flops;  // 0: not counted
-  std::function<void(Exec&, std::vector<float>* out)> run;
+  std::function<void(Exec&, AlignedFloats* out)> run;
 };
 
 bool Run(const Row& row, double budget) {
   Exec reference(*FindBackend("reference"), Contract::kF32, 1);
   Exec cpu(*FindBackend("cpu"), Contract::kF32, 1);
-  std::vector<float> expected, actual;
+  AlignedFloats expected, actual;
   row.run(reference, &expected);
   row.run(cpu, &actual);
   for (size_t i = 0; i < expected.size(); ++i) {
@@ -43,8 +46,8 @@ bool Run(const Row& row, double budget) {
                  actual[i], expected[i]);
     return false;
   }
-  const double slow = bench::BestSeconds(budget, [&] { row.run(reference, &expected); });
-  const double fast = bench::BestSeconds(budget, [&] { row.run(cpu, &actual); });
+  const auto [slow, fast] = bench::BestSecondsOfEach(
+      budget, [&] { row.run(reference, &expected); }, [&] { row.run(cpu, &actual); });
   std::printf("%-46s %10.2f us %8.2f us %6.1fx", row.name.c_str(), slow * 1e6, fast * 1e6,
               slow / fast);
   if (row.flops > 0) std::printf(" %7.1f GFLOP/s", row.flops / fast / 1e9);
@@ -57,11 +60,11 @@ bool Run(const Row& row, double budget) {
 Row BlockAttention(const std::string& what, int64_t heads, int64_t kv_heads, int64_t T,
                    int64_t keys, bool causal) {
   constexpr int64_t kDim = 32;
-  const std::vector<float> rows = Floats(keys * kv_heads * kDim, 1);
+  const AlignedFloats rows = Floats(keys * kv_heads * kDim, 1);
   auto stored = std::make_shared<std::vector<uint16_t>>();
   for (const float x : rows) stored->push_back(FloatToHalf(x));
-  auto q = std::make_shared<std::vector<float>>(Floats(T * heads * kDim, 2));
-  const auto run = [=](Exec& exec, std::vector<float>* out) {
+  auto q = std::make_shared<AlignedFloats>(Floats(T * heads * kDim, 2));
+  const auto run = [=](Exec& exec, AlignedFloats* out) {
     out->resize(T * heads * kDim);
     const auto* data = reinterpret_cast<const std::byte*>(stored->data());
     const BlockAttentionArgs args = {.runs = {KeyRun{data, data, keys}},
@@ -88,9 +91,9 @@ Row BlockAttention(const std::string& what, int64_t heads, int64_t kv_heads, int
 // A series of two activations over T rows of 512 channels.
 Row Series(int64_t T) {
   constexpr int64_t kC = 512;
-  auto x = std::make_shared<std::vector<float>>(Floats(T * kC, 3));
-  auto parameters = std::make_shared<std::vector<float>>(Floats(4 * kC, 4));
-  const auto run = [=](Exec& exec, std::vector<float>* out) {
+  auto x = std::make_shared<AlignedFloats>(Floats(T * kC, 3));
+  auto parameters = std::make_shared<AlignedFloats>(Floats(4 * kC, 4));
+  const auto run = [=](Exec& exec, AlignedFloats* out) {
     static constexpr Activation kSeries[] = {Activation::kSilu, Activation::kGeluErf};
     out->resize(T * kC);
     exec.kernels().series_activate(exec, {.x = x->data(),
@@ -107,7 +110,7 @@ Row Series(int64_t T) {
 // One head of an Infini-attention memory, dk = dv = `dim`, `T` rows.
 std::vector<Row> InfiniMemory(int64_t dim, int64_t T) {
   struct Operands {
-    std::vector<float> raw, s, v, memory, normalizer;
+    AlignedFloats raw, s, v, memory, normalizer;
   };
   auto in = std::make_shared<Operands>();
   in->raw = Floats(T * dim, 5);
@@ -127,24 +130,24 @@ std::vector<Row> InfiniMemory(int64_t dim, int64_t T) {
     return infini::MemoryView{in->memory.data(), in->normalizer.data(), dim, dim, 1e-6f};
   };
   return {{"memory feature map" + shape, 0,
-           [=](Exec& exec, std::vector<float>* out) {
+           [=](Exec& exec, AlignedFloats* out) {
              out->resize(T * dim);
              kernels(exec).feature_map(in->raw.data(), T * dim, out->data());
            }},
           {"memory retrieve" + shape, product,
-           [=](Exec& exec, std::vector<float>* out) {
+           [=](Exec& exec, AlignedFloats* out) {
              out->resize(T * dim);
              kernels(exec).retrieve(view(), {in->s.data(), dim}, T, out->data(), dim);
            }},
           {"memory update" + shape, product,
-           [=](Exec& exec, std::vector<float>* out) {
-             // Onto zeros, as a pending sum begins.
-             out->assign(dim * dim + dim, 0.0f);
+           [=](Exec& exec, AlignedFloats* out) {
+             // Onto zeros, as a pending sum begins; later calls go on from there.
+             out->resize(dim * dim + dim);
              kernels(exec).accumulate({in->s.data(), dim}, {in->v.data(), dim}, T, dim, dim,
                                       out->data(), out->data() + dim * dim);
            }},
-          {"memory delta update" + shape, 2 * product, [=](Exec& exec, std::vector<float>* out) {
-             out->assign(dim * dim + dim + T * dim, 0.0f);
+          {"memory delta update" + shape, 2 * product, [=](Exec& exec, AlignedFloats* out) {
+             out->resize(dim * dim + dim + T * dim);
              float* u = out->data() + dim * dim + dim;
              kernels(exec).retrieve(view(), {in->s.data(), dim}, T, u, dim);
              kernels(exec).subtract_from({in->v.data(), dim}, T, dim, u, dim);
