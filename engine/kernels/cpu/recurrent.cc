@@ -178,31 +178,37 @@ void ActivateRange(Activation f, const float* x, size_t n, float* y) {
 }
 
 void MulRange(const float* x, size_t n, float* y) {
-  const F32 d;
-  const size_t lanes = hn::Lanes(d);
-  size_t i = 0;
-  for (; i + lanes <= n; i += lanes) {
-    hn::StoreU(hn::Mul(hn::LoadU(d, y + i), hn::LoadU(d, x + i)), d, y + i);
-  }
-  for (; i < n; ++i) y[i] *= x[i];
+  ForEachVectorUnrolled(n, [&](size_t i, auto count) HWY_ATTR {
+    count.Store(hn::Mul(count.Load(y + i), count.Load(x + i)), y + i);
+  });
 }
 
 void SubRow(const float* a, const float* b, size_t n, float* y) {
-  const F32 d;
-  const size_t lanes = hn::Lanes(d);
-  size_t i = 0;
-  for (; i + lanes <= n; i += lanes) {
-    hn::StoreU(hn::Sub(hn::LoadU(d, a + i), hn::LoadU(d, b + i)), d, y + i);
-  }
-  for (; i < n; ++i) y[i] = a[i] - b[i];
+  ForEachVectorUnrolled(n, [&](size_t i, auto count) HWY_ATTR {
+    count.Store(hn::Sub(count.Load(a + i), count.Load(b + i)), y + i);
+  });
+}
+
+// delta = previous - x, and x becomes the previous.
+void ShiftRow(const float* x, size_t n, float* previous, float* delta) {
+  ForEachVectorUnrolled(n, [&](size_t i, auto count) HWY_ATTR {
+    const Vec now = count.Load(x + i);
+    count.Store(hn::Sub(count.Load(previous + i), now), delta + i);
+    count.Store(now, previous + i);
+  });
 }
 
 // `dynamic` may be null.
 void LerpRow(const float* x, const float* delta, const float* mu, const float* dynamic, size_t n,
              float* y) {
-  ForEachVector(n, [&](size_t i, auto count) HWY_ATTR {
-    Vec m = count.Load(mu + i);
-    if (dynamic != nullptr) m = hn::Add(m, count.Load(dynamic + i));
+  if (dynamic == nullptr) {
+    ForEachVectorUnrolled(n, [&](size_t i, auto count) HWY_ATTR {
+      count.Store(hn::MulAdd(count.Load(delta + i), count.Load(mu + i), count.Load(x + i)), y + i);
+    });
+    return;
+  }
+  ForEachVectorUnrolled(n, [&](size_t i, auto count) HWY_ATTR {
+    const Vec m = hn::Add(count.Load(mu + i), count.Load(dynamic + i));
     count.Store(hn::MulAdd(count.Load(delta + i), m, count.Load(x + i)), y + i);
   });
 }
@@ -220,6 +226,7 @@ HWY_EXPORT(ActivateRange);
 HWY_EXPORT(SeriesActivateRow);
 HWY_EXPORT(MulRange);
 HWY_EXPORT(SubRow);
+HWY_EXPORT(ShiftRow);
 HWY_EXPORT(LerpRow);
 
 // Below this a fork costs more than it saves.
@@ -228,6 +235,11 @@ constexpr int64_t kElementsPerPiece = 8192;
 // Calls fn(begin, end) for pieces of [0, rows), rows of `width` elements.
 template <typename Fn>
 void ForEachPiece(Exec& exec, int64_t rows, int64_t width, Fn fn) {
+  // A token's row is one piece: two divisions would take as long as some rows do.
+  if (rows * width <= kElementsPerPiece) {
+    fn(0, rows);
+    return;
+  }
   const int64_t per_piece = std::max<int64_t>(1, kElementsPerPiece / width);
   exec.pool().Run((rows + per_piece - 1) / per_piece, [&](int64_t piece, int) {
     fn(piece * per_piece, std::min(rows, (piece + 1) * per_piece));
@@ -270,8 +282,13 @@ void Mul(Exec& exec, const float* x, int64_t n, float* y) {
 void TokenShift(Exec& exec, std::span<const TokenShiftArgs> batch) {
   CurrentSimdTarget();
   const auto sub = HWY_DYNAMIC_DISPATCH(SubRow);
+  const auto shift = HWY_DYNAMIC_DISPATCH(ShiftRow);
   for (const TokenShiftArgs& args : batch) {
     const int64_t C = args.C;
+    if (args.T == 1) {
+      shift(args.x, C, args.previous, args.delta);
+      continue;
+    }
     ForEachPiece(exec, args.T, C, [&](int64_t begin, int64_t end) {
       for (int64_t t = begin; t < end; ++t) {
         const float* before = t == 0 ? args.previous : args.x + (t - 1) * C;

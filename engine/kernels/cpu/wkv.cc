@@ -188,23 +188,52 @@ void Wkv7PrepareHeads(const Wkv7PrepareArgs& args, int64_t first, int64_t last) 
   }
 }
 
-// As Wkv7PrepareHeads.
-void Wkv7BonusHeads(const Wkv7BonusArgs& args, int64_t first, int64_t last) {
+// `kHeads` neighbouring heads of a token, whose sums do not wait for each other; a head's
+// arithmetic does not depend on kHeads. `begin` is the first head's first element, `column` the
+// same in a row.
+template <int kHeads>
+HWY_INLINE void Wkv7BonusBlock(const Wkv7BonusArgs& args, int64_t begin, int64_t column) {
   const F32 d;
   const int64_t N = args.head_size;
-  for (int64_t head = first; head < last; ++head) {
-    const int64_t begin = head * N, column = head % args.heads * N;
-    Vec sum = hn::Zero(d);
-    ForEachVector(N, [&](size_t j, auto count) HWY_ATTR {
-      const Vec rk = hn::Mul(count.Load(args.r + begin + j), count.Load(args.k + begin + j));
-      sum = hn::MulAdd(rk, count.Load(args.r_k + column + j), sum);
+  Vec bonus[kHeads];
+  for (int h = 0; h < kHeads; ++h) bonus[h] = hn::Zero(d);
+  const float* r = args.r + begin;
+  const float* k = args.k + begin;
+  const float* r_k = args.r_k + column;
+  ForEachVector(N, [&](size_t j, auto count) HWY_ATTR {
+    for (int h = 0; h < kHeads; ++h) {
+      const size_t i = h * N + j;
+      bonus[h] =
+          hn::MulAdd(hn::Mul(count.Load(r + i), count.Load(k + i)), count.Load(r_k + i), bonus[h]);
+    }
+  });
+  for (int h = 0; h < kHeads; ++h) bonus[h] = hn::SumOfLanes(d, bonus[h]);
+  for (int h = 0; h < kHeads; ++h) {
+    const float* v = args.v + begin + h * N;
+    const float* gate = args.gate + begin + h * N;
+    float* y = args.y + begin + h * N;
+    ForEachVectorUnrolled(N, [&](size_t j, auto count) HWY_ATTR {
+      const Vec sum = hn::MulAdd(bonus[h], count.Load(v + j), count.Load(y + j));
+      count.Store(hn::Mul(sum, count.Load(gate + j)), y + j);
     });
-    const Vec bonus = hn::SumOfLanes(d, sum);
-    ForEachVector(N, [&](size_t j, auto count) HWY_ATTR {
-      const int64_t i = begin + static_cast<int64_t>(j);
-      const Vec y = hn::MulAdd(bonus, count.Load(args.v + i), count.Load(args.y + i));
-      count.Store(hn::Mul(y, count.Load(args.gate + i)), args.y + i);
-    });
+  }
+}
+
+// As Wkv7PrepareHeads.
+void Wkv7BonusHeads(const Wkv7BonusArgs& args, int64_t first, int64_t last) {
+  const int64_t N = args.head_size;
+  int64_t in_row = first % args.heads;
+  for (int64_t head = first; head < last;) {
+    const int64_t left = std::min(last - head, args.heads - in_row);
+    const int64_t take = left >= 4 ? 4 : 1;
+    if (take == 4) {
+      Wkv7BonusBlock<4>(args, head * N, in_row * N);
+    } else {
+      Wkv7BonusBlock<1>(args, head * N, in_row * N);
+    }
+    head += take;
+    in_row += take;
+    if (in_row == args.heads) in_row = 0;
   }
 }
 
@@ -229,6 +258,10 @@ constexpr int64_t kElementsPerPiece = 2048;
 // Calls fn(first, last) for ranges of all heads of all tokens.
 template <typename Fn>
 void ForEachRange(Exec& exec, int64_t heads, int64_t head_size, Fn fn) {
+  if (heads * head_size <= kElementsPerPiece) {
+    fn(0, heads);
+    return;
+  }
   const int64_t per_piece = std::max<int64_t>(1, kElementsPerPiece / head_size);
   exec.pool().Run((heads + per_piece - 1) / per_piece, [&](int64_t piece, int) {
     fn(piece * per_piece, std::min(heads, (piece + 1) * per_piece));
