@@ -66,7 +66,7 @@ TEST_F(ActivationTest, ASeriesIsTheSumOfItsBranches) {
     SCOPED_TRACE(variant.Name());
     variant.Select();
     Exec exec(*variant.kernels, Contract::kF32, 2);
-    for (const int64_t C : {1, 7, 8, 44, 130}) {
+    for (const int64_t C : {1, 7, 8, 44, 130, 1030}) {
       for (const size_t n : {1, 2, 3}) {
         const int64_t T = 9;
         const std::vector<Activation> series(kAll + 4, kAll + 4 + n);

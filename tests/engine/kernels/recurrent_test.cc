@@ -179,18 +179,22 @@ TEST_F(RecurrentTest, MulMultiplies) {
 TEST_F(RecurrentTest, TokenShiftIsTheRowBefore) {
   ForEachVariant([&](const Kernels& kernels, Exec& exec) {
     for (const int64_t C : {1, 7, 12, 64, 100, 3001}) {
-      const std::vector<float> x = Random(8).Floats(kT * C), state = Random(9).Floats(2 * C);
+      const std::vector<float> x = Random(8).Floats(kT * C), state = Random(9).Floats(3 * C);
       std::vector<float> delta(kT * C), previous = state;
-      // Two sequences of 4 and 5 tokens.
+      // Three sequences of 3, 1 and 5 tokens.
       const TokenShiftArgs batch[] = {
-          {x.data(), previous.data(), delta.data(), 4, C},
-          {x.data() + 4 * C, previous.data() + C, delta.data() + 4 * C, 5, C}};
+          {x.data(), previous.data(), delta.data(), 3, C},
+          {x.data() + 3 * C, previous.data() + C, delta.data() + 3 * C, 1, C},
+          {x.data() + 4 * C, previous.data() + 2 * C, delta.data() + 4 * C, 5, C}};
       kernels.token_shift(exec, std::span(batch));
       for (int64_t t = 0; t < kT; ++t) {
-        const float* before = t == 0 ? state.data() : t == 4 ? state.data() + C : &x[(t - 1) * C];
+        const float* before = t == 0   ? state.data()
+                              : t == 3 ? state.data() + C
+                              : t == 4 ? state.data() + 2 * C
+                                       : &x[(t - 1) * C];
         for (int64_t c = 0; c < C; ++c) ASSERT_EQ(delta[t * C + c], before[c] - x[t * C + c]);
       }
-      ASSERT_TRUE(SameBits(std::span(previous).first(C), std::span(x).subspan(3 * C, C)));
+      ASSERT_TRUE(SameBits(std::span(previous).first(2 * C), std::span(x).subspan(2 * C, 2 * C)));
       ASSERT_TRUE(SameBits(std::span(previous).last(C), std::span(x).last(C)));
     }
   });
@@ -414,42 +418,48 @@ TEST_F(RecurrentTest, Wkv7PrepareAndBonus) {
       std::vector<float> k = Random(62).Floats(size);
       // A key of zeros has no direction.
       std::fill_n(k.begin(), shape.head_size, 0.0f);
-      const auto run = [&](const Kernels& kernels, Exec& exec) {
+      // In calls of `step` tokens.
+      const auto run = [&](const Kernels& kernels, Exec& exec, int64_t step) {
         // w, a, k, v, kappa and the output of the bonus, one behind the other.
         std::vector<float> out;
         for (const auto* in :
              std::initializer_list<const std::vector<float>*>{&w, &a, &k, &v, &v, &first}) {
           out.insert(out.end(), in->begin(), in->end());
         }
-        float* at = out.data();
-        kernels.wkv7_prepare(exec, {.w = at,
-                                    .a = at + size,
+        for (int64_t t = 0; t < kT; t += step) {
+          float* at = out.data() + t * C;
+          kernels.wkv7_prepare(exec, {.w = at,
+                                      .a = at + size,
+                                      .k = at + 2 * size,
+                                      .v = at + 3 * size,
+                                      .kappa = at + 4 * size,
+                                      .mix = mixes ? mix.data() + t * C : nullptr,
+                                      .first = first.data() + t * C,
+                                      .k_k = k_k.data(),
+                                      .k_a = k_a.data(),
+                                      .T = step,
+                                      .heads = shape.heads,
+                                      .head_size = shape.head_size});
+          kernels.wkv7_bonus(exec, {.r = mix.data() + t * C,
                                     .k = at + 2 * size,
                                     .v = at + 3 * size,
-                                    .kappa = at + 4 * size,
-                                    .mix = mixes ? mix.data() : nullptr,
-                                    .first = first.data(),
-                                    .k_k = k_k.data(),
-                                    .k_a = k_a.data(),
-                                    .T = kT,
+                                    .gate = w.data() + t * C,
+                                    .r_k = k_a.data(),
+                                    .y = at + 5 * size,
+                                    .T = step,
                                     .heads = shape.heads,
                                     .head_size = shape.head_size});
-        kernels.wkv7_bonus(exec, {.r = mix.data(),
-                                  .k = at + 2 * size,
-                                  .v = at + 3 * size,
-                                  .gate = w.data(),
-                                  .r_k = k_a.data(),
-                                  .y = at + 5 * size,
-                                  .T = kT,
-                                  .heads = shape.heads,
-                                  .head_size = shape.head_size});
+        }
         return out;
       };
       Exec plain(reference_, Contract::kF32, 1);
-      const std::vector<float> expected = run(reference_, plain);
+      const std::vector<float> expected = run(reference_, plain, kT);
       for (int64_t i = 0; i < shape.head_size; ++i) ASSERT_EQ(expected[4 * size + i], 0);
       ForEachVariant([&](const Kernels& kernels, Exec& exec) {
-        EXPECT_TRUE(AllClose(run(kernels, exec), expected, {4e-6, 4e-6})) << "C " << C;
+        const std::vector<float> whole = run(kernels, exec, kT);
+        EXPECT_TRUE(AllClose(whole, expected, {4e-6, 4e-6})) << "C " << C;
+        EXPECT_TRUE(SameBits(run(kernels, exec, 1), whole)) << "C " << C;
+        EXPECT_TRUE(SameBits(run(kernels, exec, 3), whole)) << "C " << C;
       });
     }
   }

@@ -23,7 +23,8 @@ struct Shape {
   int64_t dk, dv, segment;
 };
 // Around the vector width, below it, odd, and a usual head.
-constexpr Shape kShapes[] = {{2, 1, 3}, {6, 5, 19}, {10, 14, 7}, {16, 24, 33}, {64, 72, 130}};
+constexpr Shape kShapes[] = {{2, 1, 3},    {6, 5, 19}, {10, 14, 7},
+                             {16, 24, 33}, {8, 37, 9}, {64, 72, 130}};
 
 struct Result {
   std::vector<float> memory, normalizer, mix, update;
