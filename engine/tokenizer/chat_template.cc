@@ -327,6 +327,48 @@ class Llama2 final : public TemplateBase {
   using TemplateBase::TemplateBase;
 };
 
+// User: TEXT\n\nAssistant: TEXT\n\n, after token 0, which begins a document: RWKV's World and G1
+// models. The names are ordinary text, so a message can imitate the frame, as in Llama 2's; what
+// ends a turn is a blank line, so those inside a message are closed up.
+class RwkvWorld final : public TemplateBase {
+ public:
+  static std::unique_ptr<const ChatTemplate> Create(const Tokenizer& tokenizer) {
+    return std::unique_ptr<const ChatTemplate>(new RwkvWorld(tokenizer));
+  }
+
+  std::string_view family() const override { return "rwkv-world"; }
+
+  absl::StatusOr<std::vector<TokenId>> Render(std::span<const ChatMessage> messages, bool continues,
+                                              bool after_end_of_turn) const override {
+    MNEME_RETURN_IF_ERROR(CheckMessages(messages));
+    std::vector<TokenId> ids;
+    if (!continues && tokenizer_.special().bos >= 0) ids.push_back(tokenizer_.special().bos);
+    std::string text;
+    if (continues && !after_end_of_turn) text = "\n\n";
+    for (const ChatMessage& message : messages) {
+      const std::string_view name = message.role == "system" ? "System"
+                                    : message.role == "user" ? "User"
+                                                             : "Assistant";
+      absl::StrAppend(&text, std::string(name), ": ", WithoutBlankLines(message.content), "\n\n");
+    }
+    text += "Assistant:";
+    MNEME_RETURN_IF_ERROR(AppendText(text, &ids));
+    return ids;
+  }
+
+ private:
+  using TemplateBase::TemplateBase;
+
+  static std::string WithoutBlankLines(std::string_view content) {
+    std::string closed;
+    for (const char c : Trim(content)) {
+      if (c == '\r' || (c == '\n' && closed.ends_with('\n'))) continue;
+      closed.push_back(c);
+    }
+    return closed;
+  }
+};
+
 // The template's source, or nothing.
 absl::StatusOr<std::optional<std::string>> ReadTemplate(const Checkpoint& checkpoint) {
   constexpr std::string_view kKey = "tokenizer.chat_template";
@@ -377,8 +419,10 @@ absl::StatusOr<std::unique_ptr<const ChatTemplate>> ChatTemplate::Create(
   if (Contains(*source, "[INST]") && Contains(*source, "<<SYS>>")) {
     return Llama2::Create(tokenizer);
   }
+  // Not a program but the name under which llama.cpp's converter knows the format.
+  if (*source == "rwkv-world") return RwkvWorld::Create(tokenizer);
   return absl::UnimplementedError(
-      "the chat template is of no known family (ChatML, Llama 2, Llama 3)");
+      "the chat template is of no known family (ChatML, Llama 2, Llama 3, rwkv-world)");
 }
 
 }  // namespace mneme::engine

@@ -1,7 +1,8 @@
 // A model's way of writing a conversation as text.
 //
 // Templates in checkpoints are untrusted Jinja programs: none is executed. Known families are
-// recognised by their text (ChatML, Llama 2, Llama 3); any other is reported as unknown.
+// recognised by their text (ChatML, Llama 2, Llama 3) or name (rwkv-world); any other is reported
+// as unknown.
 #pragma once
 
 #include <memory>
@@ -28,7 +29,7 @@ class ChatTemplate {
   static absl::StatusOr<std::unique_ptr<const ChatTemplate>> Create(const Checkpoint& checkpoint,
                                                                     const Tokenizer& tokenizer);
 
-  virtual std::string_view family() const = 0;  // "chatml", "llama2", "llama3"
+  virtual std::string_view family() const = 0;  // "chatml", "llama2", "llama3", "rwkv-world"
 
   // Token ids of `messages`, ending where the assistant is to speak. `continues` is false for the
   // first messages of a conversation (the template's default system message may be inserted, BOS is

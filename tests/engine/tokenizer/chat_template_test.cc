@@ -35,8 +35,8 @@ struct Chat {
   }
 };
 
-Chat Make(const FakeCheckpoint& checkpoint) {
-  auto tokenizer = Tokenizer::Create(checkpoint, 1024);
+Chat Make(const FakeCheckpoint& checkpoint, int64_t vocab_size = 1024) {
+  auto tokenizer = Tokenizer::Create(checkpoint, vocab_size);
   EXPECT_TRUE(tokenizer.ok()) << tokenizer.status();
   auto chat = ChatTemplate::Create(checkpoint, **tokenizer);
   EXPECT_TRUE(chat.ok()) << chat.status();
@@ -171,6 +171,28 @@ TEST(ChatTemplate, Llama3) {
   EXPECT_EQ(c.Show(*c.chat->Render(user, false, false)), "<|begin_of_text|>" + turn);
   EXPECT_EQ(c.Show(*c.chat->Render(user, true, true)), turn);
   EXPECT_EQ(c.Show(*c.chat->Render(user, true, false)), "<|eot_id|>" + turn);
+}
+
+TEST(ChatTemplate, RwkvWorld) {
+  FakeCheckpoint checkpoint = GgufWithWorld();
+  checkpoint.Set("tokenizer.chat_template", std::string("rwkv-world"));
+  const Chat c = Make(checkpoint, kWorldRows);
+  EXPECT_EQ(c.chat->family(), "rwkv-world");
+  const std::vector<ChatMessage> messages = {{"system", "Be brief."},
+                                             {"user", " one\r\n\n\ntwo\n"},
+                                             {"assistant", "three"},
+                                             {"user", "?"}};
+  const std::string turns =
+      "System: Be brief.\n\nUser: one\ntwo\n\nAssistant: three\n\nUser: ?\n\nAssistant:";
+  const auto begun = c.chat->Render(messages, false, false).value();
+  ASSERT_FALSE(begun.empty());
+  EXPECT_EQ(begun.front(), 0);  // the document's first token
+  EXPECT_EQ(c.Show({begun.begin() + 1, begun.end()}), turns);
+  EXPECT_EQ(c.Show(*c.chat->Render(messages, true, true)), turns);
+  EXPECT_EQ(c.Show(*c.chat->Render(messages, true, false)), "\n\n" + turns);
+  // The blank line that ends a turn is the token at which generation stops.
+  const auto& ends = c.tokenizer->special().end_of_generation;
+  EXPECT_TRUE(std::find(ends.begin(), ends.end(), 261) != ends.end());
 }
 
 TEST(ChatTemplate, MissingUnknownAndMangledTemplates) {
