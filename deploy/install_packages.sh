@@ -24,7 +24,7 @@ runtime=(
   libisal2 libspdlog1.10 libssl3 libedit2 libyaml-cpp0.7 libicu72 libprometheus-cpp-core1.0
   libprometheus-cpp-pull1.0
 )
-train=(python3 python3-numpy python3-torch libopenblas0-pthread)
+train=(python3 python3-venv python3-numpy python3-torch libopenblas0-pthread)
 
 case "${1:-build}" in
   build) packages=("${build[@]}") ;;

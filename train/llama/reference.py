@@ -25,7 +25,10 @@ def load(path, dtype=torch.float64):
 
 
 def _load_gguf(path, dtype):
-    import gguf
+    try:
+        import gguf
+    except ModuleNotFoundError:
+        raise SystemExit(f"{path}: needs the PyPI package gguf; CONTRIBUTING.md says how")
 
     reader = gguf.GGUFReader(path)
     meta = {name: field.contents() for name, field in reader.fields.items()}
