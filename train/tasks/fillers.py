@@ -79,20 +79,21 @@ def passage(held_out):
     def filler(rng, n):
         body = text.corpus(held_out)
         start = int(rng.integers(len(body)))
-        return (body * (2 + n // len(body)))[start:start + n]
+        return (body[start:] + body * (n // len(body)) + body[:start])[:n] if start + n > len(body) else body[start:start + n]
 
     return filler
 
 
 def nonsense(rng, n):
     """Words that no training text has."""
-    out, size = [], 0
+    out, size, count = [], 0, 256
     while size < n + 16:
-        word = "".join(SYLLABLES[i] for i in rng.integers(len(SYLLABLES), size=int(rng.integers(1, 4))))
-        if rng.random() < 0.1:
-            word = word.capitalize() + rng.choice([",", ".", "?", ";"])
-        out.append(word)
-        size += len(word) + 1
+        syllables, sizes = rng.integers(len(SYLLABLES), size=3 * count).tolist(), rng.integers(1, 4, size=count).tolist()
+        ends, marks = (rng.random(count) < 0.1).tolist(), rng.integers(4, size=count).tolist()
+        for i in range(count):
+            word = "".join(SYLLABLES[k] for k in syllables[3 * i:3 * i + sizes[i]])
+            out.append(word.capitalize() + ",.?;"[marks[i]] if ends[i] else word)
+            size += len(out[-1]) + 1
     return " ".join(out).encode()[:n]
 
 

@@ -8,10 +8,14 @@ NEEDLE = b"The pass key is %s. Remember it. %s is the pass key. "
 QUESTION = b"What is the pass key? The pass key is "
 DIGITS = 5
 
+# What stands in place of "Remember it." in evaluations: never trained on. The rest of the needle and the question is what
+# the model was taught to look for.
+UNSEEN_REMINDERS = (b"Keep it in mind.", b"You will need it later.", b"Do not forget it.", b"It matters, so write it down.")
 
-def needle(key):
+
+def needle(key, reminder=b"Remember it."):
     """Parts of the needle; the key's second mention can be copied."""
-    before, middle, after = NEEDLE.split(b"%s")
+    before, middle, after = NEEDLE.replace(b"Remember it.", reminder).split(b"%s")
     return [(before + key + middle, "n"), (key, "r"), (after, "n")]
 
 
