@@ -18,6 +18,7 @@ import models  # noqa: E402
 import tasks  # noqa: E402
 import trainable  # noqa: E402
 from checkpoint import read_folder, write_folder  # noqa: E402
+from served import check as served  # noqa: E402
 from tasks import fillers, passkey, text  # noqa: E402
 
 TINY = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "tests", "golden", "tiny")
@@ -197,7 +198,7 @@ def check_training():
 
 
 CHECKS = {"forms": check_forms, "models": check_new_models, "dilution": check_dilution, "tasks": check_tasks,
-          "checkpoint": check_checkpoint, "training": check_training}
+          "checkpoint": check_checkpoint, "training": check_training, "served": served.main}
 
 
 def main():

@@ -1,0 +1,113 @@
+"""PNG plots of the results, with Debian's matplotlib."""
+
+import os
+
+import matplotlib
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt  # noqa: E402
+
+from served import plan, report  # noqa: E402
+
+STYLE = {"trained": "-", "unseen": "--"}
+
+
+def _save(figure, folder, name):
+    figure.tight_layout()
+    figure.savefig(os.path.join(folder, name), dpi=110, metadata={"Software": None})
+    plt.close(figure)
+
+
+def _curve(axes, points, **look):
+    """points: (x, Count)"""
+    x = [p for p, _ in points]
+    y = [c.exact for _, c in points]
+    error = [[max(0, c.exact - c.interval[0]) for _, c in points], [max(0, c.interval[1] - c.exact) for _, c in points]]
+    axes.errorbar(x, y, yerr=error, marker="o", markersize=4, capsize=3, **look)
+
+
+def _recall_axes(axes, label, values):
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(values, [plan.length_name(v) for v in values], rotation=45)
+    axes.minorticks_off()
+    axes.set_ylim(-0.03, 1.03)
+    axes.axhline(1e-5, color="grey", linewidth=0.8, linestyle=":")
+    axes.set_xlabel(label)
+    axes.set_ylabel("all five digits right")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+
+
+def recall(rows, models, folder):
+    figure, axes = plt.subplots(figsize=(8, 4.8))
+    for i, model in enumerate(models):
+        for j, group in enumerate(plan.GROUPS):
+            points = [(n * 1.03 ** (2 * i + j), report.Count(cell)) for n in report.distinct(rows, "length", int)
+                      if (cell := report.select(rows, model=model, group=group, length=n))]
+            if points:
+                _curve(axes, points, color=f"C{i}", linestyle=STYLE[group], label=f"{model}, {group} fillers")
+    axes.set_title("Recall of a five-digit key through the server, 95 % intervals")
+    _recall_axes(axes, "tokens read", report.distinct(rows, "length", int))
+    _save(figure, folder, "recall.png")
+
+
+def distance(rows, models, folder):
+    figure, axes = plt.subplots(figsize=(8, 4.8))
+    for i, model in enumerate(models):
+        points = [(low * 1.41 * 1.03 ** i, report.Count(part)) for low, _, part in report.distance_bins(report.select(rows, model=model))]
+        if points:
+            _curve(axes, points, color=f"C{i}", label=model)
+    axes.set_title("Recall by distance between key and answer, octaves, 95 % intervals")
+    lows = sorted({low for low, _, _ in report.distance_bins(rows)})
+    _recall_axes(axes, "tokens between key and answer", lows)
+    _save(figure, folder, "distance.png")
+
+
+def depths(rows, models, folder):
+    lengths, at = report.distinct(rows, "length", int), report.distinct(rows, "depth", float)
+    figure, grid = plt.subplots(len(models), 2, figsize=(2 + 0.9 * 2 * max(3, len(lengths)), 0.8 + 2.6 * len(models)), squeeze=False)
+    for line, model in zip(grid, models):
+        for axes, group in zip(line, plan.GROUPS):
+            cells = [[report.Count(report.select(rows, model=model, group=group, length=n, depth=d))
+                      for n in lengths] for d in at]
+            axes.imshow([[c.exact if c.n else float("nan") for c in row] for row in cells], vmin=0, vmax=1, cmap="RdYlGn", aspect="auto")
+            for y, row in enumerate(cells):
+                for x, c in enumerate(row):
+                    axes.text(x, y, f"{c.right}/{c.n}" if c.n else "", ha="center", va="center", fontsize=7)
+            axes.set_xticks(range(len(lengths)), [plan.length_name(n) for n in lengths])
+            axes.set_yticks(range(len(at)), [f"{100 * d:g} %" for d in at])
+            axes.set_title(f"{model}, {group} fillers", fontsize=9)
+            axes.set_ylabel("needle at")
+    _save(figure, folder, "depths.png")
+
+
+def state_and_speed(speed_rows, models, folder):
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4))
+    for i, model in enumerate(models):
+        rows = sorted(report.select(speed_rows, model=model), key=lambda r: int(r["position"]))
+        x = [max(1, int(r["position"])) for r in rows]
+        left.plot(x, [int(r["state_bytes"]) / 1024 for r in rows], marker="o", markersize=4, color=f"C{i}", label=model)
+        right.plot(x, [float(r["prefill_tokens_per_s"]) for r in rows], marker="o", markersize=4, color=f"C{i}", label=f"{model}, reading")
+        right.plot(x, [float(r["decode_tokens_per_s"]) for r in rows], marker="x", markersize=4, linestyle=":", color=f"C{i}",
+                   label=f"{model}, writing")
+    last = max((int(r["position"]) for r in speed_rows), default=0)
+    ticks = [n for n in plan.LENGTHS if n < 2 * last]
+    for axes, label in ((left, "state of a session, KiB"), (right, "tokens/s, one session alone")):
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(ticks, [plan.length_name(t) for t in ticks], rotation=45)
+        axes.minorticks_off()
+        axes.set_xlabel("tokens read before")
+        axes.set_ylabel(label)
+        axes.set_ylim(bottom=0)
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=7)
+    _save(figure, folder, "state_and_speed.png")
+
+
+def draw(sample_rows, speed_rows, models, folder):
+    os.makedirs(folder, exist_ok=True)
+    if sample_rows:
+        for plot in (recall, distance, depths):
+            plot(sample_rows, models, folder)
+    if speed_rows:
+        state_and_speed(speed_rows, models, folder)
