@@ -4,7 +4,7 @@
 #   deploy/install_packages.sh build     compilers and libraries (default)
 #   deploy/install_packages.sh test      build, and what the tests and the quickstart run against
 #   deploy/install_packages.sh runtime   shared libraries of an installed mneme-server, for images
-#   deploy/install_packages.sh train     Python packages of train/ (PyTorch reference)
+#   deploy/install_packages.sh train     Python packages of train/ (PyTorch reference, recall through the server)
 #
 # Used by the README's commands, .ci/run and the Dockerfile, so that the list is written once.
 set -euo pipefail
@@ -24,7 +24,11 @@ runtime=(
   libisal2 libspdlog1.10 libssl3 libedit2 libyaml-cpp0.7 libicu72 libprometheus-cpp-core1.0
   libprometheus-cpp-pull1.0
 )
-train=(python3 python3-venv python3-numpy python3-torch libopenblas0-pthread)
+# protoc makes the Python client that train/recall.py asks the server with; bible-kjv prints text to train on.
+train=(
+  python3 python3-venv python3-numpy python3-torch libopenblas0-pthread bible-kjv bible-kjv-text
+  python3-grpcio python3-protobuf python3-matplotlib protobuf-compiler protobuf-compiler-grpc
+)
 
 case "${1:-build}" in
   build) packages=("${build[@]}") ;;
