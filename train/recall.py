@@ -14,6 +14,7 @@ Writes OUT/samples.csv, OUT/speed.csv, OUT/recall.md and, with --plots, PNGs. Ne
 """
 
 import argparse
+import collections
 import concurrent.futures
 import json
 import os
@@ -33,12 +34,14 @@ PROBE_SECONDS = 3  # of reading, to know the speed beforehand
 SPEED_SECONDS = 1.5  # of reading, for each of three measurements at a length
 DECODED = 512  # tokens written in each
 QUICK_MINUTES = 15
+FORK = "recall-fork-"
 MARGIN = 0.8  # of the time left that a quick plan may fill: the machine may be busier later
 
 
 def arguments(argv=None):
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--checkpoint", action="append", default=[], metavar="[NAME=]FOLDER", help="may be repeated; names follow folders")
+    p.add_argument("--checkpoint", action="append", default=[], metavar="[NAME=]FOLDER",
+                   help="may be repeated; names follow folders")
     p.add_argument("--server", metavar="ADDRESS", help="a running server instead of one of our own")
     p.add_argument("--model", action="append", default=[], help="of --server; default: all that read bytes")
     p.add_argument("--binary", help="mneme-server; default: build-release/server/mneme-server")
@@ -48,7 +51,7 @@ def arguments(argv=None):
         plan.length_name(n).replace(" ", "") for n in plan.LENGTHS))
     p.add_argument("--depths", default=",".join(f"{d:g}" for d in plan.DEPTHS), help="0: needle first; 1: before the question")
     p.add_argument("--samples", type=int, default=20, help="a cell: checkpoint, group of fillers, length, depth")
-    p.add_argument("--samples-at-1m", type=int, default=100, help="a checkpoint and group of fillers, from 1M on, over all depths")
+    p.add_argument("--samples-at-1m", type=int, default=100, help="of a checkpoint and group of fillers, from 1M on, all depths")
     p.add_argument("--samples-at-10m", type=int, default=10, help="the same, from 10M on")
     p.add_argument("--fillers", help="comma-separated, of those in tasks/fillers.py; default: all")
     p.add_argument("--wording", choices=("unseen", "trained"), default="unseen", help="of the needle's reminder")
@@ -57,6 +60,8 @@ def arguments(argv=None):
     p.add_argument("--minutes", type=float, help="stops after so long, and says what is missing")
     p.add_argument("--quick", action="store_true", help=f"ends in {QUICK_MINUTES} minutes: as far, and as many samples, as fit")
     p.add_argument("--dry-run", action="store_true", help="says how much and how long, and leaves")
+    p.add_argument("--at-least", type=float, default=0.0, metavar="SHARE",
+                   help="exit code 1 if a checkpoint recalls less than this of all five digits at a length, fillers apart")
     p.add_argument("--no-speed", action="store_true", help="recall only")
     p.add_argument("--out", default="build-release/recall", help="folder of results")
     p.add_argument("--store", help="folder of our server's store, kept; default: OUT/store, removed when all is done")
@@ -124,8 +129,8 @@ class Progress:
         self.drawn, spent = now, max(1e-3, now - self.begin)
         share = min(1.0, self.done / self.total)
         left = "" if share in (0.0, 1.0) else f", {duration(spent * (1 - share) / share)} left"
-        line = (f"[{'#' * int(20 * share):<20}] {100 * share:5.1f} %  {self.finished}/{self.samples} samples, {self.right} right  "
-                f"{self.done / spent:,.0f} tokens/s{left}  {self.what}")
+        line = (f"[{'#' * int(20 * share):<20}] {100 * share:.0f} %, {self.finished} of {self.samples} samples, {self.right} right, "
+                f"{self.done / spent:,.0f} tokens/s{left}, at {self.what}")
         self.stream.write(f"\r\033[K{line[:shutil.get_terminal_size().columns - 1]}" if self.terminal else line + "\n")
         if last and self.terminal:
             self.stream.write("\n")
@@ -140,28 +145,25 @@ class Evaluation:
         self.points = {}  # {session: position_tokens}, ours and complete or begun
 
     def prefix(self, model):
-        return f"p-{self.models[model].fingerprint[:8]}-{self.args.seed}-"
+        return f"recall-{self.models[model].fingerprint[:8]}-{self.args.seed}-"
 
-    def point_id(self, model, filler, position):
-        return f"{self.prefix(model)}{filler.replace('_', '-')}-{position}"
+    def point_id(self, model, source, position):
+        return f"{self.prefix(model)}{source[0].replace('_', '-')}-{source[1]}-{position}"
 
     def scratch(self):
-        return f"x-{uuid.uuid4().hex[:16]}"
+        return f"{FORK}{uuid.uuid4().hex[:16]}"
 
     def find_points(self):
         """What an earlier run left: points go on, half-read forks are of no use."""
-        for session in self.client.list_sessions("x-"):
+        for session in self.client.list_sessions(FORK):
             self.client.delete_if_there(session)
         for model in self.models:
             self.points.update(self.client.list_sessions(self.prefix(model)))
 
-    def reached(self, model):
-        out = {}
-        for filler in {f for names in self.args.groups.values() for f in names}:
-            start = self.point_id(model, filler, 0)[:-1]
-            out[filler] = [int(s[len(start):]) for s, at in self.points.items()
-                           if s.startswith(start) and s[len(start):].isdigit() and at == int(s[len(start):])]
-        return out
+    def reached(self, model, source):
+        """Positions of complete points. Sessions appear while it looks: other sources are read at the same time."""
+        start = self.point_id(model, source, 0)[:-1]
+        return [at for session, at in list(self.points.items()) if session == f"{start}{at}"]
 
     def parallel(self, jobs):
         """Runs jobs, --in-flight at once. One that fails ends the others."""
@@ -183,26 +185,26 @@ class Evaluation:
 
     # Filler before the needle, made once.
     def make_points(self, model, samples):
-        def chain(filler, positions):
+        def chain(source, positions):
             for p in positions:
-                self.make_point(model, filler, p)
+                self.make_point(model, source, p)
 
-        self.parallel([lambda f=f, p=p: chain(f, p) for f, p in plan.points_of(samples).items()])
+        self.parallel([lambda s=s, p=p: chain(s, p) for s, p in plan.points_of(samples).items()])
 
-    def make_point(self, model, filler, position):
-        session = self.point_id(model, filler, position)
+    def make_point(self, model, source, position):
+        session = self.point_id(model, source, position)
         if self.points.get(session) == position:
             return session
         if session not in self.points:
-            base = max((p for p in self.reached(model)[filler] if p < position), default=None)
+            base = max((p for p in self.reached(model, source) if p < position), default=None)
             if base is None:
                 self.client.create(model, session)
             else:
-                self.client.fork(self.point_id(model, filler, base), session)
+                self.client.fork(self.point_id(model, source, base), session)
             self.points[session] = base or 0
         begin = self.points[session]
         if begin < position:
-            text = plan.shared_text(self.args.seed, filler, begin, position)
+            text = plan.shared_text(self.args.seed, source, begin, position)
             self.client.ingest(session, text, f"point-{begin}", self.progress.add)
         self.points[session] = position
         return session
@@ -212,7 +214,7 @@ class Evaluation:
         if self.client.stopping.is_set():
             raise_stopped()
         begin, session = time.monotonic(), self.scratch()
-        self.client.fork(self.point_id(model, sample.filler, sample.point), session)
+        self.client.fork(self.point_id(model, sample.source, sample.point), session)
         try:
             done = self.client.ingest(session, sample.text(), "sample", self.progress.add)
             assert done.position_tokens == sample.tokens - len(sample.question), (done.position_tokens, sample)
@@ -223,21 +225,20 @@ class Evaluation:
         right = sum(a == b for a, b in zip(answer, sample.secret))
         exact = int(answer == sample.secret)
         self.samples_file.append(
-            model=model, fingerprint=self.models[model].fingerprint, **dict(zip(
-                ("group", "filler", "length", "depth", "number", "seed", "wording"), sample.key)),
+            model=model, fingerprint=self.models[model].fingerprint, **dict(zip(report.KEY_FIELDS, sample.key)),
             point=sample.point, needle_at=sample.needle_at, tokens=sample.tokens, distance=sample.distance,
             key=sample.secret.decode(), answer=report.printable(answer), exact=exact, digits=right,
             state_bytes=usage.state_bytes, seconds=f"{time.monotonic() - begin:.2f}")
         self.progress.sample(exact)
 
-    def measure_speed(self, model, filler, position, tokens):
+    def measure_speed(self, model, source, position, tokens):
         """With nothing else running."""
-        base, reading, writing = self.make_point(model, filler, position), [], []
+        base, reading, writing = self.make_point(model, source, position), [], []
         for turn in range(3):
             session = self.scratch()
             self.client.fork(base, session)
             try:
-                text = b"".join(plan.shared_text(self.args.seed, filler, position, position + tokens))
+                text = b"".join(plan.shared_text(self.args.seed, source, position, position + tokens))
                 begin = time.monotonic()
                 progress = self.client.ingest(session, [text], "speed")
                 reading.append(tokens / (time.monotonic() - begin))
@@ -251,13 +252,13 @@ class Evaluation:
 
     def probe(self, model):
         """(tokens/s with --in-flight sessions, seconds that a sample costs besides its tokens)"""
-        filler = speed_filler(self.args)
+        source = speed_source(self.args)
 
         def read(tokens):
             session = self.scratch()
             self.client.create(model, session)
             try:
-                self.client.ingest(session, plan.shared_text(self.args.seed, filler, 0, tokens), "probe")
+                self.client.ingest(session, plan.shared_text(self.args.seed, source, 0, tokens), "probe")
                 self.client.answer(session, b"What", 5)
             finally:
                 self.client.delete_if_there(session)
@@ -303,13 +304,13 @@ def planned(args, evaluation):
     return out
 
 
-def speed_filler(args):
-    return next(iter(args.groups.values()))[-1]
+def speed_source(args):
+    return next(iter(args.groups.values()))[-1], 0
 
 
 def speed_position(args, evaluation, model, length):
     """Where speed is measured for a length: at its last point, if it wasn't yet."""
-    at = max(s.point for s in plan.samples_of(length, args.depths, 1, args.seed, args.wording, {"": (speed_filler(args),)}))
+    at = max(s.point for s in plan.samples_of(length, args.depths, 1, args.seed, args.wording, args.groups))
     have = report.select(evaluation.speed_file.rows, model=model, fingerprint=evaluation.models[model].fingerprint, position=at)
     return None if args.no_speed or have else at
 
@@ -318,12 +319,15 @@ def announce(args, evaluation, rates):
     """Prints what will be read; gives (tokens, samples)."""
     work = planned(args, evaluation)
     tokens, samples, seconds, lines = 0, 0, 0.0, []
-    reached = {m: evaluation.reached(m) for m in evaluation.models}
+    reached = collections.defaultdict(dict)
     for (length, model), todo in work.items():
         rate, overhead = rates[model]
+        points = plan.points_of(todo)
+        for source in points:
+            reached[model].setdefault(source, evaluation.reached(model, source))
         shared = plan.shared_cost(todo, reached[model])
-        for filler, points in plan.points_of(todo).items():
-            reached[model][filler] += points
+        for source in points:
+            reached[model][source] += points[source]
         own = sum(s.cost for s in todo)
         took = (shared + own) / rate + len(todo) * overhead
         took += 0 if speed_position(args, evaluation, model, length) is None else 4 * SPEED_SECONDS
@@ -343,10 +347,9 @@ def measure(args, evaluation):
         return
     rates = {model: evaluation.probe(model) for model in evaluation.models}
     if args.quick:
-        left = (args.deadline - time.monotonic()) * MARGIN / len(evaluation.models) - len(args.lengths) * 4 * SPEED_SECONDS
-        slowest = min(rates.values())
-        args.lengths, args.samples = plan.quick_plan(args.lengths, args.depths, slowest[0], max(o for _, o in rates.values()), left,
-                                                     args.groups, args.samples)
+        left = (args.deadline - time.monotonic()) * MARGIN
+        args.lengths, args.samples = plan.quick_plan(args.lengths, args.depths, list(rates.values()), left,
+                                                     0 if args.no_speed else 4 * SPEED_SECONDS, args.groups, args.samples)
         args.samples_at_1m = args.samples_at_10m = args.samples * len(args.depths)
     work, tokens, samples = announce(args, evaluation, rates)
     if args.dry_run:
@@ -357,7 +360,7 @@ def measure(args, evaluation):
         evaluation.make_points(model, todo)
         evaluation.parallel([lambda s=s: evaluation.ask(model, s) for s in todo])
         if (at := speed_position(args, evaluation, model, length)) is not None:
-            evaluation.measure_speed(model, speed_filler(args), at, int(min(131072, max(2048, rates[model][0] * SPEED_SECONDS))))
+            evaluation.measure_speed(model, speed_source(args), at, int(min(131072, max(2048, rates[model][0] * SPEED_SECONDS))))
     progress.draw(last=True)
 
 
@@ -367,13 +370,14 @@ def results(args, evaluation, configs, finished):
             and r["wording"] == args.wording]
     speed = [r for r in evaluation.speed_file.rows if r["model"] in evaluation.models
              and r["fingerprint"] == evaluation.models[r["model"]].fingerprint]
+    mine = [r for r in mine if r["filler"] in sum(args.groups.values(), ())]
     state = {m: evaluation.models[m].state_bytes for m in evaluation.models}
     for r in mine + speed:
         assert int(r["state_bytes"]) == state[r["model"]], f"the state of {r['model']} changed its size: {r}"
     wording = {"unseen": "a reminder inside the needle that was never trained on",
                "trained": "the needle's wording of training"}[args.wording]
-    notes = [f"Five digits hidden in filler, asked at the end; {wording}; fresh keys (seed {args.seed}); answers by greedy Generate on forks "
-             "of sessions that read the filler before the needle."]
+    notes = [f"Five digits hidden in filler, asked at the end; {wording}; fresh keys (seed {args.seed}); answers by greedy "
+             "Generate on forks of sessions that read the filler before the needle."]
     if not finished:
         notes.append("**Not finished**: the same command goes on where this stopped.")
     text = report.write(os.path.join(args.out, "recall.md"), mine, speed, list(evaluation.models), configs, state, notes)
@@ -381,6 +385,11 @@ def results(args, evaluation, configs, finished):
     if args.plots:
         from served import plots
         plots.draw(mine, speed, list(evaluation.models), args.plots)
+    poor = [f"{m}, {plan.length_name(n)}, {g} fillers: {c}" for m, n, g, c in report.by_length(mine, evaluation.models)
+            if c.exact < args.at_least]
+    for line in poor:
+        print(f"below {args.at_least:g}: {line}", file=sys.stderr)
+    return bool(poor)
 
 
 def evaluate(args, client, configs):
@@ -412,12 +421,13 @@ def evaluate(args, client, configs):
     if args.dry_run:
         return 0, False
     if not finished:
-        print(f"\nstopped{'' if interrupted else f' after {args.minutes:g} minutes'}; the same command goes on from here", file=sys.stderr)
+        when = "" if interrupted else f" after {args.minutes:g} minutes"
+        print(f"\nstopped{when}; the same command goes on from here", file=sys.stderr)
     if finished and args.server:
         for session in evaluation.points:
             client.delete_if_there(session)
-    results(args, evaluation, configs, finished)
-    return (130 if interrupted else 0), finished
+    poor = results(args, evaluation, configs, finished)
+    return (130 if interrupted else int(poor)), finished
 
 
 def interrupt(*_):

@@ -16,7 +16,8 @@ from tasks import fillers, passkey  # noqa: E402
 
 def check_interval():
     """Against values of Wilson's formula worked out by hand, and coverage summed over the binomial distribution."""
-    for right, n, low, high in ((0, 20, 0.0, 0.16113), (20, 20, 0.83887, 1.0), (99, 100, 0.94554, 0.99823), (5, 10, 0.23659, 0.76341)):
+    for right, n, low, high in ((0, 20, 0.0, 0.16113), (20, 20, 0.83887, 1.0), (99, 100, 0.94554, 0.99823),
+                                (5, 10, 0.23659, 0.76341)):
         got = report.wilson(right, n)
         assert abs(got[0] - low) < 1e-4 and abs(got[1] - high) < 1e-4, (right, n, got)
     assert report.wilson(0, 0) == (0.0, 1.0)
@@ -30,7 +31,7 @@ def check_interval():
 
 
 def whole(sample):
-    before = b"".join(plan.shared_text(sample.seed, sample.filler, 0, sample.point))
+    before = b"".join(plan.shared_text(sample.seed, sample.source, 0, sample.point))
     return before + b"".join(sample.text()) + sample.question
 
 
@@ -67,33 +68,36 @@ def check_samples():
 def check_shared_text():
     for filler in fillers.registry():
         end = 2 * plan.BLOCK + 777
-        text = b"".join(plan.shared_text(3, filler, 0, end))
+        text = b"".join(plan.shared_text(3, (filler, 1), 0, end))
         assert len(text) == end
         for begin, stop in ((0, 10), (65530, 65550), (100, end), (plan.BLOCK, plan.BLOCK)):
-            assert b"".join(plan.shared_text(3, filler, begin, stop)) == text[begin:stop]
-        assert b"".join(plan.shared_text(4, filler, 0, 500)) != text[:500]
+            assert b"".join(plan.shared_text(3, (filler, 1), begin, stop)) == text[begin:stop]
+        for seed, number in ((4, 1), (3, 2)):
+            assert b"".join(plan.shared_text(seed, (filler, number), 0, 500)) != text[:500]
+    assert {s.source for s in plan.samples_of(4096, (0.5,), 20)} >= {("bible", i) for i in range(4)}
+    assert len({s.source for s in plan.samples_of(10 << 20, plan.DEPTHS, 2)}) == 4
 
 
 def check_costs():
     samples = plan.samples_of(4096, (0.0, 0.5), 2, groups={"trained": ("grass",)})
     points = sorted({s.point for s in samples})
-    assert points[0] == 0 and 1700 < points[1] < 2000 and plan.points_of(samples) == {"grass": points}
-    assert plan.shared_cost(samples, {}) == points[1] and plan.shared_cost(samples, {"grass": points}) == 0
-    assert plan.shared_cost(samples, {"grass": [0, 1000]}) == points[1] - 1000
+    assert points[0] == 0 and 1700 < points[1] < 2000 and plan.points_of(samples) == {("grass", 0): points}
+    assert plan.shared_cost(samples, {}) == points[1] and plan.shared_cost(samples, {("grass", 0): points}) == 0
+    assert plan.shared_cost(samples, {("grass", 0): [0, 1000]}) == points[1] - 1000
     assert plan.parse_length("64K") == 65536 and plan.parse_length("10M") == 10 << 20 and plan.parse_length("1500") == 1500
     assert [plan.length_name(n) for n in (1024, 65536, 10 << 20, 1500)] == ["1 K", "64 K", "10 M", "1500"]
-    slow = plan.quick_plan(plan.LENGTHS, plan.DEPTHS, 1000, 0.1, 600)
-    fast = plan.quick_plan(plan.LENGTHS, plan.DEPTHS, 100_000, 0.01, 600)
+    slow = plan.quick_plan(plan.LENGTHS, plan.DEPTHS, [(1000, 0.1)], 600)
+    fast = plan.quick_plan(plan.LENGTHS, plan.DEPTHS, [(100_000, 0.01)], 600)
     assert len(slow[0]) < len(fast[0]) and slow[1] >= 1 and fast[1] >= 4, (slow, fast)
     for (lengths, count), rate in ((slow, 1000), (fast, 100_000)):
         chosen = [s for n in lengths for s in plan.samples_of(n, plan.DEPTHS, count)]
         assert (sum(s.cost for s in chosen) + plan.shared_cost(chosen, {})) / rate <= 600
 
 
-def row(s, exact, model="m"):
-    return dict(zip(("group", "filler", "length", "depth", "number", "seed", "wording"), s.key), model=model, fingerprint="f",
-                point=s.point, needle_at=s.needle_at, tokens=s.tokens, distance=s.distance, key=s.secret.decode(), answer=report.printable(b'a,"\n\x1c\xff'),
-                exact=exact, digits=5 if exact else 2, state_bytes=1000, seconds="0.1")
+def row(s, exact):
+    return dict(zip(report.KEY_FIELDS, s.key), model="m", fingerprint="f", point=s.point, needle_at=s.needle_at, tokens=s.tokens,
+                distance=s.distance, key=s.secret.decode(), answer=report.printable(b'a,"\n\x1c\xff'), exact=exact,
+                digits=5 if exact else 2, state_bytes=1000, seconds="0.1")
 
 
 def check_files():
@@ -114,11 +118,16 @@ def check_files():
                 again.append(**row(s, 0))
         rows = report.Rows(path, report.SAMPLE_FIELDS).rows
         assert len(rows) == len(samples) and {report.sample_key(r) for r in rows} == {s.key for s in samples}
-        speed = [dict(model="m", fingerprint="f", position=str(p), prefill_tokens_per_s="5", decode_tokens_per_s="6", state_bytes="1000")
-                 for p in (1024, 4096)]
+        speed = [dict(zip(report.SPEED_FIELDS, ("m", "f", str(p), "5", "6", "1000"))) for p in (1024, 4096)]
         config = {"model_type": "titans", "num_hidden_layers": 2, "hidden_size": 64, "num_attention_heads": 2, "memory_heads": 2,
                   "memory_head_dim": 32, "window_tokens": 32}
         text = report.write(os.path.join(folder, "r.md"), rows, speed, ["m"], {"m": config}, {"m": 1000}, ["note"])
+        window = {"model_type": "llama", "num_hidden_layers": 4, "max_position_embeddings": 65}
+        near, far = report.reach_table(rows, {"m": window}).splitlines()[2:]
+        inside = [r for r in rows if int(r["distance"]) <= 256]
+        assert 0 < len(inside) < 20, len(inside)
+        assert near.endswith(f"| {len(inside)} |") and far.endswith(f"| {20 - len(inside)} |"), (near, far)
+        assert "up to 256 |" in near and report.reach(config) is None
         assert "7/20" not in text and "| m | 1 K | trained |" in text and report.CHANCE in text
         counted = report.Count(rows)
         assert counted.right == 7 and counted.n == 20 and abs(counted.digits - (7 * 5 + 13 * 2) / 100) < 1e-9

@@ -1,7 +1,7 @@
 """What is asked: samples, the text of each, and which text they share. Knows no server and no model.
 
-A cell is a group of fillers, a length and a depth. Its samples share the filler before the needle, one text for each
-filler: a *point* is a place in that text where sessions fork. What comes after is a sample's own:
+A cell is a group of fillers, a length and a depth. Its samples share the filler before the needle: each filler has a few
+texts of ours, and a *point* is a place in one where sessions fork. What comes after is a sample's own:
 
   | shared filler        | lead | needle | filler of its own            | question |  -> answer
   0                  point                                               tokens
@@ -43,20 +43,25 @@ def phases(length):
     return min(256, length // 16)
 
 
+def texts(length):
+    """How many shared texts a filler has. More make samples less alike and cost as many times the reading."""
+    return 4 if length < 1 << 20 else 2 if length < 10 << 20 else 1
+
+
 def generator(seed, filler, *what):
     return np.random.default_rng([SEED, seed, zlib.crc32(filler.encode()), *what])
 
 
 @functools.lru_cache(64)
-def shared_block(seed, filler, index):
-    return fillers.fill(filler, generator(seed, filler, 0, index), BLOCK)
+def shared_block(seed, filler, text, index):
+    return fillers.fill(filler, generator(seed, filler, 0, text, index), BLOCK)
 
 
-def shared_text(seed, filler, begin, end):
-    """Yields bytes begin..end of the text that the samples of a filler share."""
+def shared_text(seed, source, begin, end):
+    """Yields bytes begin..end of a text that samples share; source: (filler, number of the text)."""
     while begin < end:
         index, at = divmod(begin, BLOCK)
-        piece = shared_block(seed, filler, index)[at:at + end - begin]
+        piece = shared_block(seed, *source, index)[at:at + end - begin]
         yield piece
         begin += len(piece)
 
@@ -88,6 +93,11 @@ class Sample:
         point = min(max(0, round(self.depth * (self.length - fixed)) - n // 2), self.length - fixed - n)
         lead = int(rng.integers(max(0, GUARD - point), n))
         return point, point + lead, self.length + int(rng.integers(n)), secret, reminder
+
+    @property
+    def source(self):
+        """What it shares: (filler, number of the text)."""
+        return self.filler, self.number // len(GROUPS[self.group]) % texts(self.length)
 
     @property
     def point(self):
@@ -122,7 +132,7 @@ class Sample:
 
     def text(self):
         """Yields what is read after the point and before the question."""
-        yield b"".join(shared_text(self.seed, self.filler, self.point, self.needle_at)) + self.needle
+        yield b"".join(shared_text(self.seed, self.source, self.point, self.needle_at)) + self.needle
         rest = self.tokens - len(self.question) - self.needle_at - len(self.needle)
         for index in range(0, rest, BLOCK):
             rng = generator(self.seed, self.filler, 2, self.length, round(1000 * self.depth), self.number, index)
@@ -148,19 +158,19 @@ def samples_of(length, depths, count, seed=0, wording="unseen", groups=GROUPS):
 
 
 def points_of(samples):
-    """{filler: ascending points}"""
+    """{source: ascending points}"""
     out = {}
     for s in samples:
-        out.setdefault(s.filler, set()).add(s.point)
-    return {filler: sorted(points) for filler, points in out.items()}
+        out.setdefault(s.source, set()).add(s.point)
+    return {source: sorted(points) for source, points in out.items()}
 
 
 def shared_cost(samples, reached):
-    """Tokens to read until every point exists, if `reached[filler]` lists those that do. A point grows from the nearest
+    """Tokens to read until every point exists, if `reached[source]` lists those that do. A point grows from the nearest
     one before it."""
     total = 0
-    for filler, points in points_of(samples).items():
-        have = sorted({0, *reached.get(filler, ())})
+    for source, points in points_of(samples).items():
+        have = sorted({0, *reached.get(source, ())})
         for p in points:
             nearest = max(h for h in have if h <= p)
             total += p - nearest
@@ -168,13 +178,14 @@ def shared_cost(samples, reached):
     return total
 
 
-def quick_plan(lengths, depths, tokens_per_second, seconds_per_sample, budget_seconds, groups=GROUPS, most=20):
-    """(lengths, samples per cell) that fit: first as far as four samples a cell go, then as many of them as go."""
+def quick_plan(lengths, depths, rates, budget_seconds, seconds_per_length=0.0, groups=GROUPS, most=20):
+    """(lengths, samples per cell) that fit, first as far as four samples a cell go, then as many of them as go. rates: for
+    each checkpoint, tokens/s and seconds that a sample costs besides."""
 
     def seconds(chosen, count):
         samples = [s for n in chosen for s in samples_of(n, depths, count, groups=groups)]
         tokens = sum(s.cost for s in samples) + shared_cost(samples, {})
-        return tokens / tokens_per_second + len(samples) * seconds_per_sample
+        return sum(tokens / rate + len(samples) * other + len(chosen) * seconds_per_length for rate, other in rates)
 
     lengths = sorted(lengths)
     for few in (4, 2, 1):

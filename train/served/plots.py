@@ -54,7 +54,8 @@ def recall(rows, models, folder):
 def distance(rows, models, folder):
     figure, axes = plt.subplots(figsize=(8, 4.8))
     for i, model in enumerate(models):
-        points = [(low * 1.41 * 1.03 ** i, report.Count(part)) for low, _, part in report.distance_bins(report.select(rows, model=model))]
+        bins = report.distance_bins(report.select(rows, model=model))
+        points = [(low * 1.41 * 1.03 ** i, report.Count(part)) for low, _, part in bins]
         if points:
             _curve(axes, points, color=f"C{i}", label=model)
     axes.set_title("Recall by distance between key and answer, octaves, 95 % intervals")
@@ -65,12 +66,14 @@ def distance(rows, models, folder):
 
 def depths(rows, models, folder):
     lengths, at = report.distinct(rows, "length", int), report.distinct(rows, "depth", float)
-    figure, grid = plt.subplots(len(models), 2, figsize=(2 + 0.9 * 2 * max(3, len(lengths)), 0.8 + 2.6 * len(models)), squeeze=False)
+    size = (2 + 1.8 * max(3, len(lengths)), 0.8 + 2.6 * len(models))
+    figure, grid = plt.subplots(len(models), 2, figsize=size, squeeze=False)
     for line, model in zip(grid, models):
         for axes, group in zip(line, plan.GROUPS):
             cells = [[report.Count(report.select(rows, model=model, group=group, length=n, depth=d))
                       for n in lengths] for d in at]
-            axes.imshow([[c.exact if c.n else float("nan") for c in row] for row in cells], vmin=0, vmax=1, cmap="RdYlGn", aspect="auto")
+            shares = [[c.exact if c.n else float("nan") for c in row] for row in cells]
+            axes.imshow(shares, vmin=0, vmax=1, cmap="RdYlGn", aspect="auto")
             for y, row in enumerate(cells):
                 for x, c in enumerate(row):
                     axes.text(x, y, f"{c.right}/{c.n}" if c.n else "", ha="center", va="center", fontsize=7)
@@ -87,9 +90,8 @@ def state_and_speed(speed_rows, models, folder):
         rows = sorted(report.select(speed_rows, model=model), key=lambda r: int(r["position"]))
         x = [max(1, int(r["position"])) for r in rows]
         left.plot(x, [int(r["state_bytes"]) / 1024 for r in rows], marker="o", markersize=4, color=f"C{i}", label=model)
-        right.plot(x, [float(r["prefill_tokens_per_s"]) for r in rows], marker="o", markersize=4, color=f"C{i}", label=f"{model}, reading")
-        right.plot(x, [float(r["decode_tokens_per_s"]) for r in rows], marker="x", markersize=4, linestyle=":", color=f"C{i}",
-                   label=f"{model}, writing")
+        for what, field, look in (("reading", "prefill_tokens_per_s", "o-"), ("writing", "decode_tokens_per_s", "x:")):
+            right.plot(x, [float(r[field]) for r in rows], look, markersize=4, color=f"C{i}", label=f"{model}, {what}")
     last = max((int(r["position"]) for r in speed_rows), default=0)
     ticks = [n for n in plan.LENGTHS if n < 2 * last]
     for axes, label in ((left, "state of a session, KiB"), (right, "tokens/s, one session alone")):

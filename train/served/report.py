@@ -7,6 +7,10 @@ import threading
 
 from served import plan
 
+MEMORY_NOTE = (
+    "A Memorizing Transformer of the same shape keeps keys and values of all 1,048,576 tokens in one layer and a local window in "
+    "every layer; computed from the checkpoint's sizes, 16 bits a number. Infini-attention's paper gives 114x at 65 K tokens, "
+    "counting the numbers of its memory alone; here the whole state counts, local window and f32 included.")
 CHANCE = "Chance: 1 in 100,000 for all five digits, 10 % for a digit."
 
 
@@ -37,8 +41,9 @@ class Rows:
                 csv.writer(f, lineterminator="\n").writerow([row[k] for k in self.fields])
 
 
-SAMPLE_FIELDS = ("model", "fingerprint", "group", "filler", "length", "depth", "number", "seed", "wording", "point", "needle_at",
-                 "tokens", "distance", "key", "answer", "exact", "digits", "state_bytes", "seconds")
+KEY_FIELDS = ("group", "filler", "length", "depth", "number", "seed", "wording")  # plan.Sample.key
+SAMPLE_FIELDS = ("model", "fingerprint", *KEY_FIELDS, "point", "needle_at", "tokens", "distance", "key", "answer", "exact",
+                 "digits", "state_bytes", "seconds")
 SPEED_FIELDS = ("model", "fingerprint", "position", "prefill_tokens_per_s", "decode_tokens_per_s", "state_bytes")
 
 
@@ -47,7 +52,8 @@ def printable(answer):
 
 
 def sample_key(row):
-    return (row["group"], row["filler"], int(row["length"]), float(row["depth"]), int(row["number"]), int(row["seed"]), row["wording"])
+    kinds = (str, str, int, float, int, int, str)
+    return tuple(kind(row[field]) for kind, field in zip(kinds, KEY_FIELDS))
 
 
 def wilson(right, n, z=1.959964):
@@ -84,20 +90,24 @@ def table(header, rows):
     return "\n".join(lines + ["| " + " | ".join(str(c) for c in row) + " |" for row in rows]) + "\n"
 
 
-def recall_table(rows, models):
-    depths, out = distinct(rows, "depth", float), []
+def by_length(rows, models):
+    """Yields (model, length, group, Count)."""
     for model in models:
         for length in distinct(rows, "length", int):
             for group in plan.GROUPS:
-                cell = select(rows, model=model, length=length, group=group)
-                if not cell:
-                    continue
-                at = [Count([r for r in cell if float(r["depth"]) == d]) for d in depths]
-                whole = Count(cell)
-                out.append([model, plan.length_name(length), group, *(f"{c.right}/{c.n}" if c.n else "-" for c in at), str(whole),
-                            f"{100 * whole.digits:.1f} %", whole.n])
-    return table(["checkpoint", "tokens", "fillers", *(f"needle at {100 * d:g} %" for d in depths), "exact [95 % interval]", "digits",
-                  "samples"], out)
+                if cell := select(rows, model=model, length=length, group=group):
+                    yield model, length, group, Count(cell)
+
+
+def recall_table(rows, models):
+    depths, out = distinct(rows, "depth", float), []
+    for model, length, group, whole in by_length(rows, models):
+        cell = select(rows, model=model, length=length, group=group)
+        at = [Count([r for r in cell if float(r["depth"]) == d]) for d in depths]
+        out.append([model, plan.length_name(length), group, *(f"{c.right}/{c.n}" if c.n else "-" for c in at), str(whole),
+                    f"{100 * whole.digits:.1f} %", whole.n])
+    return table(["checkpoint", "tokens", "fillers", *(f"needle at {100 * d:g} %" for d in depths), "exact [95 % interval]",
+                  "digits", "samples"], out)
 
 
 def filler_table(rows, models):
@@ -132,12 +142,33 @@ def distance_table(rows, models):
     return table(["checkpoint", "tokens between key and answer", "exact [95 % interval]", "digits", "samples"], out)
 
 
+def reach(config):
+    """How many tokens back a window model can see through all its layers; None for one with a memory."""
+    if config["model_type"] != "llama":
+        return None
+    return config["num_hidden_layers"] * (config["max_position_embeddings"] - 1)
+
+
+def reach_table(rows, configs):
+    """Window models within and beyond their reach: beyond it nothing of the key can be known."""
+    out = []
+    for model, config in configs.items():
+        if (far := reach(config)) is not None:
+            mine = select(rows, model=model)
+            for label, part in ((f"up to {far:,}", [r for r in mine if int(r["distance"]) <= far]),
+                                (f"over {far:,}", [r for r in mine if int(r["distance"]) > far])):
+                c = Count(part)
+                out.append([model, label, str(c), f"{100 * c.digits:.1f} %" if c.n else "-", c.n])
+    header = ["window model", "tokens between key and answer", "exact [95 % interval]", "digits", "samples"]
+    return table(header, out) if out else ""
+
+
 def speed_table(rows, models):
     out = []
     for model in models:
         for r in sorted(select(rows, model=model), key=lambda r: int(r["position"])):
-            out.append([model, f"{int(r['position']):,}", f"{int(r['state_bytes']):,}", f"{float(r['prefill_tokens_per_s']):,.0f}",
-                        f"{float(r['decode_tokens_per_s']):,.0f}"])
+            fields = ("position", "state_bytes", "prefill_tokens_per_s", "decode_tokens_per_s")
+            out.append([model, *(f"{int(r[f]):,}" for f in fields)])
     return table(["checkpoint", "tokens read before", "state bytes", "reading, tokens/s", "writing, tokens/s"], out)
 
 
@@ -174,15 +205,13 @@ def memory_table(configs, state_bytes, tokens=1 << 20):
 
 def write(path, sample_rows, speed_rows, models, configs, state_bytes, notes):
     parts = ["# Recall through the server\n", *(n + "\n" for n in notes), CHANCE + "\n", recall_table(sample_rows, models),
-             "## By distance\n", distance_table(sample_rows, models), "## By filler\n", filler_table(sample_rows, models),
-             "## State and speed\n", "One session alone, medians of three; reading includes the commit.\n",
-             speed_table(speed_rows, models)]
+             "## By distance\n", distance_table(sample_rows, models)]
+    if windows := reach_table(sample_rows, configs):
+        parts += ["Beyond layers x (window - 1) tokens nothing of a key is left in a window model.\n", windows]
+    parts += ["## By filler\n", filler_table(sample_rows, models), "## State and speed\n",
+              "One session alone, medians of three; reading includes the commit.\n", speed_table(speed_rows, models)]
     if configs:
-        parts += ["## Memory at 1 M tokens\n",
-                  "A Memorizing Transformer of the same shape keeps keys and values of all 1,048,576 tokens in one layer and a local window in "
-                  "every layer; computed from the checkpoint's sizes, 16 bits a number. Infini-attention's paper gives 114x at 65 K "
-                  "tokens, counting numbers of its memory alone; here the state counts whole, local window and f32 included.\n",
-                  memory_table(configs, state_bytes)]
+        parts += ["## Memory at 1 M tokens\n", MEMORY_NOTE + "\n", memory_table(configs, state_bytes)]
     text = "\n".join(parts)
     with open(path, "w") as f:
         f.write(text)

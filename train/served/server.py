@@ -28,11 +28,12 @@ def stubs():
         sys.exit("protoc or grpc_python_plugin is missing: deploy/install_packages.sh train")
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run(["protoc", f"-I{ROOT}/proto", f"--python_out={folder}", f"--grpc_python_out={folder}",
-                        f"--plugin=protoc-gen-grpc_python={plugin}", *(f"mneme/v1/{name}.proto" for name in SERVICES)], check=True)
+                        f"--plugin=protoc-gen-grpc_python={plugin}", *(f"mneme/v1/{name}.proto" for name in SERVICES)],
+                       check=True)
         sys.path.insert(0, folder)
         try:
-            names = ("generation", "models", "sessions")
-            return {name: tuple(importlib.import_module(f"mneme.v1.{name}_pb2{kind}") for kind in ("", "_grpc")) for name in names}
+            return {name: tuple(importlib.import_module(f"mneme.v1.{name}_pb2{kind}") for kind in ("", "_grpc"))
+                    for name in ("generation", "models", "sessions")}
         finally:
             sys.path.remove(folder)
 
@@ -57,8 +58,8 @@ class ServerProcess:
 
     def __init__(self, binary, checkpoints, store, log, options=()):
         command = [binary, *(f"--model={name}={path}" for name, path in checkpoints.items()), "--listen.address=127.0.0.1:0",
-                   "--listen.metrics_address=", f"--store.path={store}", "--engine.sink_tokens=0", "--sessions.undelete_window=0s",
-                   *(f"--{o}" for o in options)]
+                   "--listen.metrics_address=", f"--store.path={store}", "--engine.sink_tokens=0",
+                   "--sessions.undelete_window=0s", *(f"--{o}" for o in options)]
         os.makedirs(store, exist_ok=True)
         self.log = open(log, "w")
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self.log, text=True, start_new_session=True,
@@ -123,7 +124,8 @@ class Client:
                 self.calls.discard(call)
 
     def list_models(self):
-        return {m.name.split("/")[-1]: m for m in self.models_stub.ListModels(self.models.ListModelsRequest(page_size=100)).models}
+        listed = self.models_stub.ListModels(self.models.ListModelsRequest(page_size=100)).models
+        return {m.name.split("/")[-1]: m for m in listed}
 
     def reads_bytes(self, model):
         request = self.generation.TokenizeRequest(model=f"models/{model}", text="pass 0")
@@ -133,7 +135,8 @@ class Client:
         """{id: position_tokens}"""
         out, token = {}, ""
         while True:
-            page = self.sessions_stub.ListSessions(self.sessions.ListSessionsRequest(parent=PARENT, page_size=1000, page_token=token))
+            request = self.sessions.ListSessionsRequest(parent=PARENT, page_size=1000, page_token=token)
+            page = self.sessions_stub.ListSessions(request)
             for s in page.sessions:
                 if (name := s.name.split("/")[-1]).startswith(prefix):
                     out[name] = s.position_tokens
