@@ -88,7 +88,7 @@ def checkpoints_of(words):
     out = {}
     for word in words:
         name, _, folder = word.rpartition("=")
-        name = name or re.sub(r"[^A-Za-z0-9._-]", "-", os.path.basename(os.path.abspath(folder)))
+        name = name or re.sub(r"[^a-z0-9]+|^[^a-z]+", "-", os.path.basename(os.path.abspath(folder)).lower()).strip("-")
         if not os.path.exists(os.path.join(folder, "config.json")):
             sys.exit(f"{folder} has no config.json")
         if name in out:
@@ -461,4 +461,9 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except Exception as error:  # gRPC's is not imported where it is not needed
+        if type(error).__module__.split(".")[0] != "grpc":
+            raise
+        sys.exit(f"the server answered {error.code().name}: {error.details()}")

@@ -58,7 +58,7 @@ class ServerProcess:
 
     def __init__(self, binary, checkpoints, store, log, options=()):
         command = [binary, *(f"--model={name}={path}" for name, path in checkpoints.items()), "--listen.address=127.0.0.1:0",
-                   "--listen.metrics_address=", f"--store.path={store}", "--engine.sink_tokens=0",
+                   "--listen.metrics_address=", f"--store.path={store}", "--engine.sink_tokens=0", "--log_level=warn",
                    "--sessions.undelete_window=0s", *(f"--{o}" for o in options)]
         os.makedirs(store, exist_ok=True)
         self.log = open(log, "w")
