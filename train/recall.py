@@ -32,6 +32,7 @@ from served import plan, report  # noqa: E402
 
 PROBE_SECONDS = 3  # of reading, to know the speed beforehand
 SPEED_SECONDS = 1.5  # of reading, for each of three measurements at a length
+SPEED_TOOK = 4 * SPEED_SECONDS  # all in all
 DECODED = 512  # tokens written in each
 QUICK_MINUTES = 15
 FORK = "recall-fork-"
@@ -103,24 +104,35 @@ def duration(seconds):
 
 
 class Progress:
-    """One line that is redrawn on a terminal, a line every half minute elsewhere. Thread-safe."""
+    """One line that is redrawn on a terminal, a line every half minute elsewhere. Shares are of the time foreseen, since
+    checkpoints differ in speed. Thread-safe."""
 
-    def __init__(self, total_tokens, total_samples, stream=sys.stderr):
-        self.total, self.samples, self.stream, self.lock = max(1, total_tokens), total_samples, stream, threading.Lock()
-        self.done = self.finished = self.right = 0
+    def __init__(self, seconds, total_samples, stream=sys.stderr):
+        self.total, self.samples, self.stream, self.lock = max(1e-3, seconds), total_samples, stream, threading.Lock()
+        self.done, self.tokens, self.finished, self.right = 0.0, 0, 0, 0
         self.begin = self.drawn = time.monotonic()
-        self.terminal, self.what = stream.isatty(), ""
+        self.terminal = stream.isatty()
+        self.at("", 1.0, 0.0)
+
+    def at(self, what, tokens_per_second, seconds_per_sample):
+        self.what, self.rate, self.overhead = what, tokens_per_second, seconds_per_sample
 
     def add(self, tokens):
         with self.lock:
-            self.done += tokens
+            self.tokens += tokens
+            self.done += tokens / self.rate
             self.draw()
 
     def sample(self, exact):
         with self.lock:
             self.finished += 1
             self.right += exact
+            self.done += self.overhead
             self.draw()
+
+    def other(self, seconds):
+        with self.lock:
+            self.done += seconds
 
     def draw(self, last=False):
         now = time.monotonic()
@@ -128,9 +140,9 @@ class Progress:
             return
         self.drawn, spent = now, max(1e-3, now - self.begin)
         share = min(1.0, self.done / self.total)
-        left = "" if share in (0.0, 1.0) else f", {duration(spent * (1 - share) / share)} left"
+        left = "" if last or share in (0.0, 1.0) else f", {duration(spent * (1 - share) / share)} left"
         line = (f"[{'#' * int(20 * share):<20}] {100 * share:.0f} %, {self.finished} of {self.samples} samples, {self.right} right, "
-                f"{self.done / spent:,.0f} tokens/s{left}, at {self.what}")
+                f"{self.tokens / spent:,.0f} tokens/s{left}, at {self.what}")
         self.stream.write(f"\r\033[K{line[:shutil.get_terminal_size().columns - 1]}" if self.terminal else line + "\n")
         if last and self.terminal:
             self.stream.write("\n")
@@ -316,7 +328,7 @@ def speed_position(args, evaluation, model, length):
 
 
 def announce(args, evaluation, rates):
-    """Prints what will be read; gives (tokens, samples)."""
+    """Prints what will be read; gives (planned, seconds foreseen, samples)."""
     work = planned(args, evaluation)
     tokens, samples, seconds, lines = 0, 0, 0.0, []
     reached = collections.defaultdict(dict)
@@ -330,7 +342,7 @@ def announce(args, evaluation, rates):
             reached[model][source] += points[source]
         own = sum(s.cost for s in todo)
         took = (shared + own) / rate + len(todo) * overhead
-        took += 0 if speed_position(args, evaluation, model, length) is None else 4 * SPEED_SECONDS
+        took += 0 if speed_position(args, evaluation, model, length) is None else SPEED_TOOK
         lines.append([model, plan.length_name(length), len(todo), f"{shared:,}", f"{own:,}", duration(took)])
         tokens, samples, seconds = tokens + shared + own, samples + len(todo), seconds + took
     print(report.table(["checkpoint", "tokens", "samples to do", "shared filler to read", "read on forks", "time"], lines))
@@ -338,29 +350,31 @@ def announce(args, evaluation, rates):
         print(f"{model}: {rate:,.0f} tokens/s with {args.in_flight} sessions at once, {1000 * overhead:.0f} ms a sample besides")
     print(f"\n{tokens:,} tokens for {samples} samples: about {duration(seconds)}"
           + (f", at most {args.minutes:g} min" if args.minutes else "") + ".\n", flush=True)
-    return work, tokens, samples
+    return work, seconds, samples
 
 
 def measure(args, evaluation):
     if not args.quick and not any(planned(args, evaluation).values()):
         print("Every sample is there already.\n")
         return
+    print("Reading a little with each checkpoint, to know how fast they are ...", file=sys.stderr, flush=True)
     rates = {model: evaluation.probe(model) for model in evaluation.models}
     if args.quick:
         left = (args.deadline - time.monotonic()) * MARGIN
         args.lengths, args.samples = plan.quick_plan(args.lengths, args.depths, list(rates.values()), left,
-                                                     0 if args.no_speed else 4 * SPEED_SECONDS, args.groups, args.samples)
+                                                     0 if args.no_speed else SPEED_TOOK, args.groups, args.samples)
         args.samples_at_1m = args.samples_at_10m = args.samples * len(args.depths)
-    work, tokens, samples = announce(args, evaluation, rates)
+    work, seconds, samples = announce(args, evaluation, rates)
     if args.dry_run:
         return
-    evaluation.progress = progress = Progress(tokens, samples)
+    evaluation.progress = progress = Progress(seconds, samples)
     for (length, model), todo in work.items():
-        progress.what = f"{model} {plan.length_name(length)}"
+        progress.at(f"{model} {plan.length_name(length)}", *rates[model])
         evaluation.make_points(model, todo)
         evaluation.parallel([lambda s=s: evaluation.ask(model, s) for s in todo])
         if (at := speed_position(args, evaluation, model, length)) is not None:
             evaluation.measure_speed(model, speed_source(args), at, int(min(131072, max(2048, rates[model][0] * SPEED_SECONDS))))
+            progress.other(SPEED_TOOK)
     progress.draw(last=True)
 
 
