@@ -216,7 +216,7 @@ int Run(client::Client& client, const Context& context, BenchFlags flags) {
                absl::StrFormat("%.1f", Percentile(s.prefill_rate, 0.5)), ms(s.first_token, 0.5),
                ms(s.first_token, 0.9), ms(s.first_token, 0.99), ms(s.gap, 0.5), ms(s.gap, 0.9),
                ms(s.gap, 0.99), s.commit.empty() ? "-" : ms(s.commit, 0.5),
-               HumanCount(static_cast<double>(s.input_tokens))});
+               HumanCount(s.input_tokens)});
   }
   if (context.json()) {
     std::cout << Dump(report) << "\n";

@@ -143,7 +143,7 @@ int Run(client::Client& client, const Context& context, IngestFlags flags) {
   }
   if (context.json()) return kOk;
   if (was_complete) {
-    std::cout << "Already ingested: " << HumanCount(static_cast<double>(done->read_tokens()))
+    std::cout << "Already ingested: " << HumanCount(done->read_tokens())
               << " tokens of this text are in " << client::IdOf(*session)
               << ". Use --again to read it a second time.\n";
     return kOk;
@@ -153,10 +153,9 @@ int Run(client::Client& client, const Context& context, IngestFlags flags) {
   std::cout << absl::StrFormat(
       "Ingested %s (%s tokens) in %.1f s, %s tokens/s. Session %s: version %d, position %s, state "
       "%s.\n",
-      HumanBytes(done->durable_bytes()), HumanCount(static_cast<double>(done->read_tokens())),
-      seconds, HumanCount(seconds > 0 ? tokens / seconds : 0), std::string(client::IdOf(*session)),
-      done->version(), HumanCount(static_cast<double>(done->position_tokens())),
-      HumanBytes(done->state_bytes()));
+      HumanBytes(done->durable_bytes()), HumanCount(done->read_tokens()), seconds,
+      HumanRate(seconds > 0 ? tokens / seconds : 0), std::string(client::IdOf(*session)),
+      done->version(), HumanCount(done->position_tokens()), HumanBytes(done->state_bytes()));
   return kOk;
 }
 

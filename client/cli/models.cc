@@ -9,9 +9,7 @@
 namespace mneme::cli {
 namespace {
 
-std::string Tokens(int64_t count) {
-  return count == 0 ? "unbounded" : HumanCount(static_cast<double>(count));
-}
+std::string Tokens(int64_t count) { return count == 0 ? "unbounded" : HumanCount(count); }
 
 int List(client::Client& client, const Context& context) {
   v1::ListModelsResponse all;
@@ -33,10 +31,10 @@ int List(client::Client& client, const Context& context) {
       std::cout << m.name() << "\n";
       continue;
     }
-    table.Add({std::string(client::IdOf(m.name())), m.architecture(),
-               HumanCount(static_cast<double>(m.parameters())), HumanBytes(m.weight_bytes()),
-               m.weight_type(), HumanBytes(m.state_bytes()), Tokens(m.effective_context_tokens()),
-               m.has_chat_template() ? "yes" : "no", m.fingerprint().substr(0, 12)});
+    table.Add({std::string(client::IdOf(m.name())), m.architecture(), HumanCount(m.parameters()),
+               HumanBytes(m.weight_bytes()), m.weight_type(), HumanBytes(m.state_bytes()),
+               Tokens(m.effective_context_tokens()), m.has_chat_template() ? "yes" : "no",
+               m.fingerprint().substr(0, 12)});
   }
   if (!context.names_only()) table.Print(std::cout);
   return kOk;
@@ -53,9 +51,9 @@ int Get(client::Client& client, const Context& context, const std::string& name)
     Table table({"name", m->name()});
     table.Add({"description", m->description()});
     table.Add({"architecture", m->architecture()});
-    table.Add({"parameters", HumanCount(static_cast<double>(m->parameters()))});
+    table.Add({"parameters", HumanCount(m->parameters())});
     table.Add({"weights", absl::StrCat(HumanBytes(m->weight_bytes()), ", ", m->weight_type())});
-    table.Add({"vocabulary", HumanCount(static_cast<double>(m->vocab_size()))});
+    table.Add({"vocabulary", HumanCount(m->vocab_size())});
     table.Add({"trained context", Tokens(m->trained_context_tokens())});
     table.Add({"effective context", Tokens(m->effective_context_tokens())});
     table.Add({"state", absl::StrCat(HumanBytes(m->state_bytes()), ", constant")});

@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <iostream>
 #include <iterator>
@@ -83,13 +84,17 @@ std::string HumanBytes(int64_t bytes) {
   return unit == 0 ? absl::StrCat(bytes, " B") : absl::StrFormat("%.1f %s", value, kUnits[unit]);
 }
 
-std::string HumanCount(double count) {
-  if (count < 100) return absl::StrFormat(count < 10 ? "%.2f" : "%.1f", count);
-  std::string digits = absl::StrFormat("%.0f", count);
+std::string HumanCount(int64_t count) {
+  std::string digits = absl::StrCat(count);
   for (int i = static_cast<int>(digits.size()) - 3; i > 0; i -= 3) {
     digits.insert(static_cast<size_t>(i), ",");
   }
   return digits;
+}
+
+std::string HumanRate(double rate) {
+  if (rate < 100) return absl::StrFormat(rate < 10 ? "%.2f" : "%.1f", rate);
+  return HumanCount(std::llround(rate));
 }
 
 std::string HumanSpan(absl::Duration span) {

@@ -28,7 +28,8 @@ std::string ForStdout(std::string_view text);
 std::string Quoted(std::string_view bytes);
 
 std::string HumanBytes(int64_t bytes);                     // 11.8 MiB
-std::string HumanCount(double count);                      // 5,210
+std::string HumanCount(int64_t count);                     // 5,210; at least 0
+std::string HumanRate(double rate);                        // 5,210; 27.4; 1.50
 std::string HumanSpan(absl::Duration span);                // 45s, 12m, 3h, 9d
 std::string Age(const google::protobuf::Timestamp& time);  // since then; "-" if unset
 

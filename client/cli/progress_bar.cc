@@ -31,8 +31,8 @@ std::string ProgressLine(int64_t done_bytes, int64_t total_bytes, int64_t tokens
                          int width) {
   std::string text = HumanBytes(done_bytes);
   if (total_bytes >= 0) absl::StrAppend(&text, " of ", HumanBytes(total_bytes));
-  absl::StrAppend(&text, "  ", HumanCount(static_cast<double>(tokens)), " tokens  ",
-                  HumanCount(tokens_per_second), " tok/s");
+  absl::StrAppend(&text, "  ", HumanCount(tokens), " tokens  ", HumanRate(tokens_per_second),
+                  " tok/s");
   if (total_bytes >= 0 && bytes_per_second > 0 && done_bytes < total_bytes) {
     absl::StrAppend(&text, "  ETA ",
                     Clock(static_cast<double>(total_bytes - done_bytes) / bytes_per_second));

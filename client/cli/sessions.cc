@@ -29,7 +29,7 @@ void PrintSessions(const Context& context,
   for (const auto& s : sessions) {
     table.Add({Short(context, s.name()), v1::Session::State_Name(s.state()),
                std::string(client::IdOf(s.model())), absl::StrCat(s.version()),
-               HumanCount(static_cast<double>(s.position_tokens())), HumanBytes(s.state_bytes()),
+               HumanCount(s.position_tokens()), HumanBytes(s.state_bytes()),
                HumanBytes(s.stored_bytes()), v1::Session::Residency_Name(s.residency()),
                Age(s.create_time()), Age(s.last_used_time())});
   }
@@ -294,7 +294,7 @@ int Snapshots(client::Client& client, const Context& context, const std::string&
       continue;
     }
     table.Add({std::string(client::IdOf(s.name())), absl::StrCat(s.version()),
-               HumanCount(static_cast<double>(s.position_tokens())), HumanBytes(s.stored_bytes()),
+               HumanCount(s.position_tokens()), HumanBytes(s.stored_bytes()),
                s.automatic() ? "automatic" : "kept", Age(s.create_time())});
   }
   if (!context.names_only()) table.Print(std::cout);

@@ -35,7 +35,9 @@ TEST(Amounts, ReadWell) {
   EXPECT_EQ(HumanCount(5210), "5,210");
   EXPECT_EQ(HumanCount(1234567), "1,234,567");
   EXPECT_EQ(HumanCount(999), "999");
-  EXPECT_EQ(HumanCount(1.5), "1.50");
+  EXPECT_EQ(HumanCount(27), "27");
+  EXPECT_EQ(HumanRate(27.44), "27.4");
+  EXPECT_EQ(HumanRate(1.5), "1.50");
   EXPECT_EQ(HumanSpan(absl::Minutes(90)), "90m");
   EXPECT_EQ(HumanSpan(absl::Hours(72)), "3d");
 }
