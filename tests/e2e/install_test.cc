@@ -123,7 +123,7 @@ int main(int argc, char** argv) {
 )";
   const std::string flags = *MNEME_SANITIZE ? "-fsanitize=" MNEME_SANITIZE : "";
   const ChildProcess::Result configured =
-      Run({MNEME_CMAKE, "-S", project, "-B", project / "build",
+      Run({MNEME_CMAKE, "-S", project, "-B", project / "build", "-G", "Ninja",
            absl::StrCat("-DCMAKE_PREFIX_PATH=", Prefix().string()),
            absl::StrCat("-DCMAKE_CXX_COMPILER=", MNEME_CXX), "-DCMAKE_BUILD_TYPE=Debug",
            absl::StrCat("-DCMAKE_CXX_FLAGS=", flags)},
