@@ -192,19 +192,29 @@ TEST(StateStoreModelTest, MemoryStoreEqualsTheModel) {
   }
 }
 
+// A place for a store, which can fail writes and lose power.
+struct FaultyDisk {
+  explicit FaultyDisk(uint64_t seed)
+      : fs(std::make_shared<mneme::testing::FaultFileSystem>(seed)),
+        env(mneme::testing::NewFaultEnv(fs)) {
+    options.store.path = directory.path();
+    options.env = env.get();
+    options.write_buffer_bytes = 256 << 10;  // so that flushes and compactions happen
+  }
+
+  TempDirectory directory;
+  std::shared_ptr<mneme::testing::FaultFileSystem> fs;
+  std::unique_ptr<rocksdb::Env> env;
+  RocksDbInternalOptions options;
+};
+
 class CrashTest : public ::testing::TestWithParam<uint64_t> {};
 
 TEST_P(CrashTest, PowerLossKeepsAPrefixWithAllThatWasSynced) {
   const uint64_t seed = GetParam();
   SCOPED_TRACE(absl::StrCat("seed ", seed));
   Driver driver(seed);
-  TempDirectory directory;
-  auto fs = std::make_shared<mneme::testing::FaultFileSystem>(seed);
-  const std::unique_ptr<rocksdb::Env> env = mneme::testing::NewFaultEnv(fs);
-  RocksDbInternalOptions options;
-  options.store.path = directory.path();
-  options.env = env.get();
-  options.write_buffer_bytes = 256 << 10;  // so that flushes and compactions happen
+  const FaultyDisk disk(seed);
 
   Model model;
   // What may be on the disk: the last synced state and each one since.
@@ -213,7 +223,7 @@ TEST_P(CrashTest, PowerLossKeepsAPrefixWithAllThatWasSynced) {
   std::unique_ptr<StateStore> store;
   for (int step = 0; step < 1500; ++step) {
     if (!store) {
-      auto opened = OpenRocksDbStoreInternal(options);
+      auto opened = OpenRocksDbStoreInternal(disk.options);
       ASSERT_TRUE(opened.ok()) << "step " << step << ": " << opened.status();
       store = *std::move(opened);
       Model found;
@@ -251,22 +261,22 @@ TEST_P(CrashTest, PowerLossKeepsAPrefixWithAllThatWasSynced) {
       Driver::ReadAll(*store, &found);
       ASSERT_TRUE(SameModel(found, model) || SameModel(found, applied)) << "step " << step;
       if (SameModel(found, applied)) model = applied;
-      if (driver.Pick(3) == 0) fs->Heal();
+      if (driver.Pick(3) == 0) disk.fs->Heal();
     }
     switch (driver.Pick(40)) {
       case 0:
-        fs->FailWritesAfter(1 + driver.Pick(12), driver.Pick(2)
-                                                     ? rocksdb::IOStatus::NoSpace("disk full")
-                                                     : rocksdb::IOStatus::IOError("disk broken"));
+        disk.fs->FailWritesAfter(1 + driver.Pick(12),
+                                 driver.Pick(2) ? rocksdb::IOStatus::NoSpace("disk full")
+                                                : rocksdb::IOStatus::IOError("disk broken"));
         break;
       case 1:
-        fs->PowerOff();
+        disk.fs->PowerOff();
         store.reset();
-        fs->LoseUnsynced();
+        disk.fs->LoseUnsynced();
         ++crashes;
         break;
       case 2:
-        fs->Heal();
+        disk.fs->Heal();
         store.reset();  // an orderly end
         // Close flushes, so the newest state stays; nothing is asserted beyond `possible`.
         break;
@@ -290,16 +300,10 @@ TEST(LogOrderTest, PowerLossBetweenTwoLogsKeepsAPrefix) {
   int partial = 0;
   for (uint64_t seed = 1; seed <= 40; ++seed) {
     SCOPED_TRACE(absl::StrCat("seed ", seed));
-    TempDirectory directory;
-    auto fs = std::make_shared<mneme::testing::FaultFileSystem>(seed);
-    const std::unique_ptr<rocksdb::Env> env = mneme::testing::NewFaultEnv(fs);
-    RocksDbInternalOptions options;
-    options.store.path = directory.path();
-    options.env = env.get();
-    options.write_buffer_bytes = 256 << 10;
-    auto store = OpenRocksDbStoreInternal(options);
+    const FaultyDisk disk(seed);
+    auto store = OpenRocksDbStoreInternal(disk.options);
     ASSERT_TRUE(store.ok()) << store.status();
-    fs->StallTables();
+    disk.fs->StallTables();
     for (int i = 0; i < kCommits; ++i) {  // 480 KiB: two memtables
       Transaction transaction;
       transaction.sync = false;
@@ -310,10 +314,10 @@ TEST(LogOrderTest, PowerLossBetweenTwoLogsKeepsAPrefix) {
                                   absl::InfiniteFuture()});
       ASSERT_TRUE((*store)->Commit(transaction).ok());
     }
-    fs->PowerOff();
+    disk.fs->PowerOff();
     store->reset();
-    fs->LoseUnsynced();
-    store = OpenRocksDbStoreInternal(options);
+    disk.fs->LoseUnsynced();
+    store = OpenRocksDbStoreInternal(disk.options);
     ASSERT_TRUE(store.ok()) << store.status();
     const auto listed = (*store)->List({"realm", "", "", 100});
     ASSERT_TRUE(listed.ok()) << listed.status();
