@@ -46,6 +46,7 @@ def arguments(argv):
     p.add_argument("--tokens", type=int, default=4096, help="per step, in all sequences together")
     p.add_argument("--length", type=int, default=512, help="longest sequence, tokens")
     p.add_argument("--length-from", type=int, default=128, help="where the curriculum starts")
+    p.add_argument("--level-steps", type=int, default=15, help="at least so many at each level of the curriculum")
     p.add_argument("--window", type=int, help="tokens per backward pass; default: the whole sequence")
     p.add_argument("--fillers", default=",".join(all_fillers.TRAINED))
     p.add_argument("--lr", type=float, default=1.5e-3)
@@ -87,6 +88,7 @@ class Curriculum:
     longest: int
     largest_dilution: float
     largest_carry: float
+    least_steps: int = 15  # at a level
     dilution: float = 1.0
     carry: float = 0.0
     answer_loss: float = 3.0  # running mean
@@ -96,7 +98,7 @@ class Curriculum:
     def update(self, answer_loss):
         self.answer_loss += 0.1 * (answer_loss - self.answer_loss)
         self.since += 1
-        if self.answer_loss > 0.5 or self.since < 15:
+        if self.answer_loss > 0.5 or self.since < self.least_steps:
             return
         self.since = 0
         self.level += 1
@@ -141,7 +143,7 @@ class Trainer:
         self.task = tasks.make(args.task, **options)
         self.optimizer = torch.optim.AdamW([g for g in groups(self.model, args) if g["params"]], lr=args.lr, betas=(0.9, 0.98))
         start = args.length if args.task == "lm" else min(args.length, max(args.length_from, self.task.shortest))
-        self.curriculum = Curriculum(start, args.length, args.dilution, args.carry)
+        self.curriculum = Curriculum(start, args.length, args.dilution, args.carry, args.level_steps)
         self.step, self.seconds, self.tokens_read, self.skipped = 0, 0.0, 0, 0
         self.pool = None
         self.rows = []
@@ -301,7 +303,7 @@ class Trainer:
         self.rng.bit_generator.state = kept["rng"]
         self.curriculum = Curriculum(**kept["curriculum"])
         self.curriculum.longest, self.curriculum.largest_dilution = self.args.length, self.args.dilution
-        self.curriculum.largest_carry = self.args.carry
+        self.curriculum.largest_carry, self.curriculum.least_steps = self.args.carry, self.args.level_steps
         for name in ("step", "seconds", "tokens_read", "skipped", "pool", "rows"):
             setattr(self, name, kept[name])
 
