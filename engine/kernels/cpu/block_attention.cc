@@ -11,6 +11,7 @@
 #include "engine/kernels/block_attention.h"
 #include "engine/kernels/cpu/attention_tile-inl.h"
 #include "engine/kernels/cpu/cpu.h"
+#include "engine/kernels/cpu/row_pieces.h"
 #include "engine/kernels/cpu/simd_target.h"
 #include "engine/kernels/exec.h"
 #include "hwy/highway.h"
@@ -97,8 +98,6 @@ HWY_EXPORT(StoreRow);
 
 // Queries that share a tile that was read. 32 make its reading a few per cent of the work.
 constexpr int64_t kChunk = 32;
-// Below this a fork costs more than it saves.
-constexpr int64_t kElementsPerPiece = 8192;
 
 int64_t RoundUp(int64_t value, int64_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
@@ -151,10 +150,8 @@ void StoreRows(Exec& exec, const float* x, int64_t x_stride, int64_t rows, int64
   CurrentSimdTarget();
   const auto store = HWY_DYNAMIC_DISPATCH(StoreRow);
   const int64_t row_bytes = width * (dtype == DType::kF16 ? 2 : 4);
-  const int64_t per_piece = std::max<int64_t>(1, kElementsPerPiece / width);
-  exec.pool().Run((rows + per_piece - 1) / per_piece, [&](int64_t piece, int) {
-    const int64_t end = std::min(rows, (piece + 1) * per_piece);
-    for (int64_t r = piece * per_piece; r < end; ++r) {
+  ForEachRowPiece(exec, rows, width, [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) {
       store(x + r * x_stride, dtype, width, to + r * row_bytes);
     }
   });

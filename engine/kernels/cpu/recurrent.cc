@@ -11,6 +11,7 @@
 #include "engine/kernels/cpu/exp-inl.h"
 #include "engine/kernels/cpu/partial_vector-inl.h"
 #include "engine/kernels/cpu/recurrent.h"
+#include "engine/kernels/cpu/row_pieces.h"
 #include "engine/kernels/cpu/simd_target.h"
 #include "engine/kernels/exec.h"
 #include "hwy/highway.h"
@@ -229,45 +230,28 @@ HWY_EXPORT(SubRow);
 HWY_EXPORT(ShiftRow);
 HWY_EXPORT(LerpRow);
 
-// Below this a fork costs more than it saves.
-constexpr int64_t kElementsPerPiece = 8192;
-
-// Calls fn(begin, end) for pieces of [0, rows), rows of `width` elements.
-template <typename Fn>
-void ForEachPiece(Exec& exec, int64_t rows, int64_t width, Fn fn) {
-  // A token's row is one piece: two divisions would take as long as some rows do.
-  if (rows * width <= kElementsPerPiece) {
-    fn(0, rows);
-    return;
-  }
-  const int64_t per_piece = std::max<int64_t>(1, kElementsPerPiece / width);
-  exec.pool().Run((rows + per_piece - 1) / per_piece, [&](int64_t piece, int) {
-    fn(piece * per_piece, std::min(rows, (piece + 1) * per_piece));
-  });
-}
-
 }  // namespace
 
 void LayerNorm(Exec& exec, const LayerNormArgs& args) {
   CurrentSimdTarget();
   const auto norm = HWY_DYNAMIC_DISPATCH(LayerNormGroups);
-  ForEachPiece(exec, args.T * args.groups, args.D / args.groups,
-               [&](int64_t first, int64_t last) { norm(args, first, last); });
+  ForEachRowPiece(exec, args.T * args.groups, args.D / args.groups,
+                  [&](int64_t first, int64_t last) { norm(args, first, last); });
 }
 
 void Activate(Exec& exec, Activation f, const float* x, int64_t n, float* y) {
   CurrentSimdTarget();
   const auto range = HWY_DYNAMIC_DISPATCH(ActivateRange);
   // An exponential costs as much as several products.
-  ForEachPiece(exec, n, 4,
-               [&](int64_t begin, int64_t end) { range(f, x + begin, end - begin, y + begin); });
+  ForEachRowPiece(exec, n, 4,
+                  [&](int64_t begin, int64_t end) { range(f, x + begin, end - begin, y + begin); });
 }
 
 void SeriesActivate(Exec& exec, const SeriesActivateArgs& args) {
   CurrentSimdTarget();
   const auto row = HWY_DYNAMIC_DISPATCH(SeriesActivateRow);
   const int64_t work = args.C * static_cast<int64_t>(args.series.size()) * 4;
-  ForEachPiece(exec, args.T, work, [&](int64_t begin, int64_t end) {
+  ForEachRowPiece(exec, args.T, work, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) row(args, args.x + t * args.C, args.y + t * args.C);
   });
 }
@@ -275,8 +259,8 @@ void SeriesActivate(Exec& exec, const SeriesActivateArgs& args) {
 void Mul(Exec& exec, const float* x, int64_t n, float* y) {
   CurrentSimdTarget();
   const auto range = HWY_DYNAMIC_DISPATCH(MulRange);
-  ForEachPiece(exec, n, 1,
-               [&](int64_t begin, int64_t end) { range(x + begin, end - begin, y + begin); });
+  ForEachRowPiece(exec, n, 1,
+                  [&](int64_t begin, int64_t end) { range(x + begin, end - begin, y + begin); });
 }
 
 void TokenShift(Exec& exec, std::span<const TokenShiftArgs> batch) {
@@ -289,7 +273,7 @@ void TokenShift(Exec& exec, std::span<const TokenShiftArgs> batch) {
       shift(args.x, C, args.previous, args.delta);
       continue;
     }
-    ForEachPiece(exec, args.T, C, [&](int64_t begin, int64_t end) {
+    ForEachRowPiece(exec, args.T, C, [&](int64_t begin, int64_t end) {
       for (int64_t t = begin; t < end; ++t) {
         const float* before = t == 0 ? args.previous : args.x + (t - 1) * C;
         sub(before, args.x + t * C, C, args.delta + t * C);
@@ -303,7 +287,7 @@ void Lerp(Exec& exec, const LerpArgs& args) {
   CurrentSimdTarget();
   const auto row = HWY_DYNAMIC_DISPATCH(LerpRow);
   const int64_t C = args.C;
-  ForEachPiece(exec, args.T, C, [&](int64_t begin, int64_t end) {
+  ForEachRowPiece(exec, args.T, C, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
       const float* dynamic =
           args.dynamic == nullptr ? nullptr : args.dynamic + t * args.dynamic_stride;

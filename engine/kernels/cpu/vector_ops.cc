@@ -11,6 +11,7 @@
 #include "engine/kernels/cpu/cpu.h"
 #include "engine/kernels/cpu/exp-inl.h"
 #include "engine/kernels/cpu/recurrent.h"
+#include "engine/kernels/cpu/row_pieces.h"
 #include "engine/kernels/cpu/simd_target.h"
 #include "engine/kernels/exec.h"
 #include "hwy/highway.h"
@@ -142,9 +143,6 @@ HWY_EXPORT(AddRange);
 HWY_EXPORT(RmsNormRow);
 HWY_EXPORT(RotateHead);
 
-// Below this a fork costs more than it saves.
-constexpr int64_t kElementsPerPiece = 8192;
-
 }  // namespace
 
 void SiluMul(Exec& exec, const float* gate, const float* up, int64_t n, float* y) {
@@ -170,10 +168,8 @@ void RmsNorm(Exec& exec, const float* x, const float* w, float eps, int64_t T, i
              float* y) {
   CurrentSimdTarget();
   const auto norm = HWY_DYNAMIC_DISPATCH(RmsNormRow);
-  const int64_t rows = std::max<int64_t>(1, kElementsPerPiece / D);
-  exec.pool().Run((T + rows - 1) / rows, [&](int64_t piece, int) {
-    const int64_t end = std::min(T, (piece + 1) * rows);
-    for (int64_t t = piece * rows; t < end; ++t) norm(x + t * D, w, eps, D, y + t * D);
+  ForEachRowPiece(exec, T, D, [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) norm(x + t * D, w, eps, D, y + t * D);
   });
 }
 
@@ -184,11 +180,8 @@ void Rope(Exec& exec, const RopeArgs& args) {
   const int64_t T = static_cast<int64_t>(args.positions.size());
   const int64_t pairs = args.rotary_dim / 2;
   const bool half = args.layout == RopeLayout::kHalf;
-  const int64_t tokens =
-      std::max<int64_t>(1, kElementsPerPiece / std::max<int64_t>(1, args.heads * args.head_dim));
-  exec.pool().Run((T + tokens - 1) / tokens, [&](int64_t piece, int) {
-    const int64_t end = std::min(T, (piece + 1) * tokens);
-    for (int64_t t = piece * tokens; t < end; ++t) {
+  ForEachRowPiece(exec, T, args.heads * args.head_dim, [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) {
       for (int64_t h = 0; h < args.heads; ++h) {
         rotate(args.x + t * args.x_stride + h * args.head_dim, table.cos.data() + t * pairs,
                table.sin.data() + t * pairs, pairs, half);

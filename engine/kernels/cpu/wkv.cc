@@ -10,6 +10,7 @@
 #include "engine/kernels/cpu/exp-inl.h"
 #include "engine/kernels/cpu/partial_vector-inl.h"
 #include "engine/kernels/cpu/recurrent.h"
+#include "engine/kernels/cpu/row_pieces.h"
 #include "engine/kernels/cpu/simd_target.h"
 #include "engine/kernels/exec.h"
 #include "hwy/highway.h"
@@ -252,21 +253,8 @@ HWY_EXPORT(Wkv7PrepareHeads);
 HWY_EXPORT(Wkv7BonusHeads);
 
 constexpr int64_t kChannelsPerPiece = 64;  // a multiple of every vector's lanes
-// Below this a fork costs more than it saves.
-constexpr int64_t kElementsPerPiece = 2048;
-
-// Calls fn(first, last) for ranges of all heads of all tokens.
-template <typename Fn>
-void ForEachRange(Exec& exec, int64_t heads, int64_t head_size, Fn fn) {
-  if (heads * head_size <= kElementsPerPiece) {
-    fn(0, heads);
-    return;
-  }
-  const int64_t per_piece = std::max<int64_t>(1, kElementsPerPiece / head_size);
-  exec.pool().Run((heads + per_piece - 1) / per_piece, [&](int64_t piece, int) {
-    fn(piece * per_piece, std::min(heads, (piece + 1) * per_piece));
-  });
-}
+// Less than other rows have: a head's elements take several passes.
+constexpr int64_t kHeadElementsPerPiece = 2048;
 
 }  // namespace
 
@@ -303,15 +291,15 @@ void Wkv7(Exec& exec, std::span<const Wkv7Args> batch) {
 void Wkv7Prepare(Exec& exec, const Wkv7PrepareArgs& args) {
   CurrentSimdTarget();
   const auto heads = HWY_DYNAMIC_DISPATCH(Wkv7PrepareHeads);
-  ForEachRange(exec, args.T * args.heads, args.head_size,
-               [&](int64_t first, int64_t last) { heads(args, first, last); });
+  ForEachRowPiece(exec, args.T * args.heads, args.head_size, kHeadElementsPerPiece,
+                  [&](int64_t first, int64_t last) { heads(args, first, last); });
 }
 
 void Wkv7Bonus(Exec& exec, const Wkv7BonusArgs& args) {
   CurrentSimdTarget();
   const auto heads = HWY_DYNAMIC_DISPATCH(Wkv7BonusHeads);
-  ForEachRange(exec, args.T * args.heads, args.head_size,
-               [&](int64_t first, int64_t last) { heads(args, first, last); });
+  ForEachRowPiece(exec, args.T * args.heads, args.head_size, kHeadElementsPerPiece,
+                  [&](int64_t first, int64_t last) { heads(args, first, last); });
 }
 
 }  // namespace mneme::engine::cpu
