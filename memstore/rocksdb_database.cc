@@ -91,7 +91,7 @@ absl::Status ToOpenStatus(const rocksdb::Status& status, const std::string& path
 rocksdb::Options DatabaseOptions(const RocksDbInternalOptions& options,
                                  std::shared_ptr<rocksdb::EventListener> listener) {
   rocksdb::Options db_options;
-  db_options.env = options.env ? options.env : rocksdb::Env::Default();
+  db_options.env = options.env;
   db_options.create_if_missing = true;
   db_options.paranoid_checks = true;
   db_options.wal_recovery_mode = rocksdb::WALRecoveryMode::kPointInTimeRecovery;  // see log_scan.h
@@ -129,7 +129,6 @@ absl::Status ToStatus(const rocksdb::Status& status, std::string_view what) {
 
 RocksDbDatabase::RocksDbDatabase(const RocksDbInternalOptions& options)
     : path_(options.store.path),
-      env_(options.env ? options.env : rocksdb::Env::Default()),
       listener_(std::make_shared<Listener>()),
       options_(DatabaseOptions(options, listener_)) {}
 
@@ -172,11 +171,12 @@ rocksdb::Status RocksDbDatabase::SyncLog() { return listener_->SyncLog(); }
 // Before recovery, which overwrites the evidence: will it find all that was durable?
 absl::Status RocksDbDatabase::CheckLog() const {
   const std::string& path = path_;
-  if (!env_->FileExists(path + "/CURRENT").ok()) return absl::OkStatus();
+  rocksdb::Env& env = *options_.env;
+  if (!env.FileExists(path + "/CURRENT").ok()) return absl::OkStatus();
   rocksdb::FileLock* file_lock = nullptr;
-  if (!env_->LockFile(path + "/LOCK", &file_lock).ok()) return absl::OkStatus();  // Open tells why
+  if (!env.LockFile(path + "/LOCK", &file_lock).ok()) return absl::OkStatus();  // Open tells why
   absl::Status status;
-  const absl::StatusOr<LogScan> scan = ScanLogs(*env_, path);
+  const absl::StatusOr<LogScan> scan = ScanLogs(env, path);
   if (!scan.ok()) {
     status = scan.status();
   } else if (!scan->whole) {
@@ -192,7 +192,7 @@ absl::Status RocksDbDatabase::CheckLog() const {
           " can be recovered. Nothing was changed; restore the directory from a copy"));
     }
   }
-  env_->UnlockFile(file_lock).PermitUncheckedError();
+  env.UnlockFile(file_lock).PermitUncheckedError();
   return status;
 }
 

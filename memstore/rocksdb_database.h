@@ -30,6 +30,7 @@ absl::Status ToStatus(const rocksdb::Status& status, std::string_view what);
 // Not thread-safe, except get() and what the DB itself allows.
 class RocksDbDatabase {
  public:
+  // options.env must be set.
   explicit RocksDbDatabase(const RocksDbInternalOptions& options);
   ~RocksDbDatabase() { Close(); }
 
@@ -57,7 +58,6 @@ class RocksDbDatabase {
   absl::Status CheckFormat(rocksdb::DB& db) const;
 
   const std::string path_;
-  rocksdb::Env* const env_;
   const std::shared_ptr<Listener> listener_;
   const rocksdb::Options options_;
   std::unique_ptr<rocksdb::DB> db_;

@@ -89,8 +89,9 @@ bool Grows(const Transaction& transaction) {
 
 class RocksDbStateStore : public StateStore {
  public:
-  RocksDbStateStore(const RocksDbInternalOptions& options, rocksdb::Env* env)
-      : options_(options), env_(env), db_(options) {}
+  // options.env must be set.
+  explicit RocksDbStateStore(const RocksDbInternalOptions& options)
+      : options_(options), db_(options) {}
 
   ~RocksDbStateStore() override {
     if (keeper_.joinable()) {
@@ -182,7 +183,6 @@ class RocksDbStateStore : public StateStore {
   void CollectDeadBlobs();
 
   const RocksDbInternalOptions options_;
-  rocksdb::Env* const env_;
 
   // Shared to use db_, alone to replace it. Taken after log_mutex_. (std::shared_mutex carries no
   // thread-safety annotations; Use is the only way in.)
@@ -200,8 +200,8 @@ class RocksDbStateStore : public StateStore {
   std::atomic<int64_t> chunks_{0};
   std::atomic<int64_t> chunk_bytes_{0};
   // Held for each write, sync and reopening: nothing may follow a failed one but a reopening
-  // (rocksdb_database.h). It costs nothing:
-  // writes come from the queue's leader one after the other anyhow.
+  // (rocksdb_database.h). It costs nothing: writes come from the queue's leader one after the other
+  // anyhow.
   Mutex log_mutex_;
   bool log_is_dirty_ ABSL_GUARDED_BY(log_mutex_) = false;
   // All writes up to this sequence number survive a power loss. Changes with log_mutex_ held.
@@ -513,7 +513,7 @@ absl::Status RocksDbStateStore::Write(rocksdb::WriteBatch& batch, bool sync) {
 absl::Status RocksDbStateStore::CheckFreeSpace(size_t size_bytes) const {
   if (size_bytes == 0 || options_.min_free_bytes == 0) return absl::OkStatus();
   uint64_t free_bytes = 0;
-  if (!env_->GetFreeSpace(options_.store.path, &free_bytes).ok()) return absl::OkStatus();
+  if (!options_.env->GetFreeSpace(options_.store.path, &free_bytes).ok()) return absl::OkStatus();
   if (free_bytes >= options_.min_free_bytes + size_bytes) return absl::OkStatus();
   return absl::ResourceExhaustedError(absl::StrCat("disk of store ", options_.store.path, " has ",
                                                    free_bytes, " bytes free, ",
@@ -684,8 +684,9 @@ void RocksDbStateStore::CollectDeadBlobs() {
 absl::StatusOr<std::unique_ptr<StateStore>> OpenRocksDbStoreInternal(
     const RocksDbInternalOptions& options) {
   if (options.store.path.empty()) return absl::InvalidArgumentError("store path is empty");
-  rocksdb::Env* const env = options.env ? options.env : rocksdb::Env::Default();
+  RocksDbInternalOptions resolved = options;
   if (!options.env) {
+    resolved.env = rocksdb::Env::Default();
     std::error_code error;
     std::filesystem::create_directories(options.store.path, error);
     if (error) {
@@ -693,7 +694,7 @@ absl::StatusOr<std::unique_ptr<StateStore>> OpenRocksDbStoreInternal(
           absl::StrCat("cannot create directory ", options.store.path, ": ", error.message()));
     }
   }
-  auto store = std::make_unique<RocksDbStateStore>(options, env);
+  auto store = std::make_unique<RocksDbStateStore>(resolved);
   if (absl::Status status = store->Start(); !status.ok()) return status;
   return std::unique_ptr<StateStore>(std::move(store));
 }
