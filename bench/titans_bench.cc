@@ -129,9 +129,9 @@ int Main(int argc, char** argv) {
           const float a = c.result(cpu)[i], b = c.result(reference)[i];
           if (!(std::abs(a - b) <= 1e-4 * (1 + std::abs(b)))) agree = false;
         }
-        const double slow =
-            bench::BestSeconds(budget, [&] { c.run(ReferenceTitansKernels(), reference); });
-        const double fast = bench::BestSeconds(budget, [&] { c.run(CpuTitansKernels(), cpu); });
+        const auto [slow, fast] = bench::BestSecondsOfEach(
+            budget, [&] { c.run(ReferenceTitansKernels(), reference); },
+            [&] { c.run(CpuTitansKernels(), cpu); });
         std::printf("%-10s %5d %5d %5d %12.2f %12.2f %9.2f %6.1fx\n", c.name, int(e), int(h),
                     int(rows), slow * 1e6, fast * 1e6, c.flops / fast / 1e9, slow / fast);
       }
