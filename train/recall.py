@@ -223,8 +223,7 @@ class Evaluation:
 
     def ask(self, model, sample):
         """One sample on a fork of its point."""
-        if self.client.stopping.is_set():
-            raise_stopped()
+        self.client.check()
         begin, session = time.monotonic(), self.scratch()
         self.client.fork(self.point_id(model, sample.source, sample.point), session)
         try:
@@ -293,11 +292,6 @@ class Evaluation:
                                                             fingerprint=self.models[model].fingerprint)}
 
 
-def raise_stopped():
-    from served.server import Stopped
-    raise Stopped()
-
-
 def per_cell(args, length):
     if length < 1 << 20:
         return args.samples
@@ -308,9 +302,9 @@ def per_cell(args, length):
 def planned(args, evaluation):
     """{(length, model): samples not yet done}, lengths first, so that all checkpoints get equally far."""
     out = {}
+    done_by = {model: evaluation.done_keys(model) for model in evaluation.models}
     for length in args.lengths:
-        for model in evaluation.models:
-            done = evaluation.done_keys(model)
+        for model, done in done_by.items():
             samples = plan.samples_of(length, args.depths, per_cell(args, length), args.seed, args.wording, args.groups)
             out[length, model] = [s for s in samples if s.key not in done]
     return out

@@ -107,6 +107,11 @@ class Client:
         for call in calls:
             call.cancel()
 
+    def check(self):
+        """Raises Stopped once stop() was called."""
+        if self.stopping.is_set():
+            raise Stopped()
+
     @contextlib.contextmanager
     def running(self, call):
         with self.lock:
@@ -188,8 +193,8 @@ class Client:
                 if on_tokens and progress.read_tokens > seen:
                     on_tokens(progress.read_tokens - seen)
                     seen = progress.read_tokens
-        if self.stopping.is_set() and not (progress and progress.done):
-            raise Stopped()
+        if not (progress and progress.done):
+            self.check()
         assert progress and progress.done, "the server ended an ingest before its last byte"
         return progress
 
