@@ -23,7 +23,7 @@ from tasks import fillers, passkey, text  # noqa: E402
 
 TINY = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "tests", "golden", "tiny")
 SEED = 20240611
-PRICED = ("titans", "titans-mac", "titans-mal", "titans-lmm", "rwkv7")
+PRICED = ("infini", "infini-delta", "titans", "titans-mac", "titans-mal", "titans-lmm", "rwkv7")
 
 
 def reference_of(path):

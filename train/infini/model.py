@@ -9,7 +9,7 @@ import math
 import torch
 import torch.nn.functional as F
 
-from trainable import Trainable, decoder_layer, normal, rope
+from trainable import Trainable, decoder_layer, normal, openness, rope
 
 
 def sigma(x):
@@ -52,6 +52,10 @@ class Model(Trainable):
         return {f"gate_{i}": torch.sigmoid(self.w[f"model.layers.{i}.self_attn.memory_gate"]).mean().item()
                 for i in range(self.L)}
 
+    def cost(self, filler):
+        """Of the second half of each layer's memories: what filler adds to them has no gate but the key itself."""
+        return sum(openness(x, filler, 1e-7) for x in self.written) / self.L
+
     def initial_state(self, B):
         state = {"position": 0}
         for i in range(self.L):
@@ -63,8 +67,9 @@ class Model(Trainable):
         B, T = tokens.shape
         S, whole = -(-T // self.N), T // self.N
         x = F.embedding(F.pad(tokens, (0, S * self.N - T)), self.w["model.embed_tokens.weight"])
-        if dilution is not None:  # a segment counts as its most important token
-            dilution = F.pad(dilution, (0, S * self.N - T), value=1.0).view(B, S, self.N).amin(-1)
+        self.written = []
+        if dilution is not None:
+            dilution = F.pad(dilution, (0, S * self.N - T), value=1.0).view(B, S, 1, self.N, 1)
         out = {"position": state["position"] + whole * self.N}
         for i in range(self.L):
             p = f"model.layers.{i}."
@@ -73,6 +78,7 @@ class Model(Trainable):
             k = self.linear(a, p + "self_attn.k_proj.weight").view(B, S, self.N, self.Hk, self.dk)
             v = self.linear(a, p + "self_attn.v_proj.weight").view(B, S, self.N, self.Hk, self.dv)
             mixed, out[f"memory_{i}"], out[f"normalizer_{i}"] = self.mix(i, q, k, v, state, dilution, whole)
+            self.written.append(sigma(k[..., self.Hk // 2:, :]).flatten(1, 2)[:, :T])
             x = x + self.linear(mixed.reshape(B, S * self.N, -1), p + "self_attn.o_proj.weight")
             x = x + self.swiglu(self.rms(x, p + "post_attention_layernorm.weight"), p)
         return self.logits(x[:, :T]), out
@@ -86,23 +92,16 @@ class Model(Trainable):
 
         sq, sk, values = heads(sigma(q)), heads(sigma(k)), heads(v)
         M0, z0 = state[f"memory_{i}"], state[f"normalizer_{i}"]
-        sums = sk.sum(3)
-        if dilution is not None:
-            sums = sums * dilution[:, :, None, None]
-        z = torch.cat([z0[:, None], z0[:, None] + sums.cumsum(1)], 1)  # before every segment, and at the end
+        into = sk if dilution is None else sk * dilution  # what is written: a diluted token comes so many times
+        z = torch.cat([z0[:, None], z0[:, None] + into.sum(3).cumsum(1)], 1)  # before every segment, and at the end
         if self.delta:
             M = [M0]
             for s in range(S):
                 known = sk[:, s] @ M[-1] / (sk[:, s] @ z[:, s, :, :, None] + self.memory_eps)
-                update = sk[:, s].transpose(-1, -2) @ (values[:, s] - known)
-                if dilution is not None:
-                    update = update * dilution[:, s, None, None, None]
-                M.append(M[-1] + update)
+                M.append(M[-1] + into[:, s].transpose(-1, -2) @ (values[:, s] - known))
             M = torch.stack(M, 1)
         else:
-            update = sk.transpose(-1, -2) @ values  # [B, S, Hk, dk, dv]
-            if dilution is not None:
-                update = update * dilution[:, :, None, None, None]
+            update = into.transpose(-1, -2) @ values  # [B, S, Hk, dk, dv]
             M = torch.cat([M0[:, None], M0[:, None] + update.cumsum(1)], 1)
         read = M[:, :-1].repeat_interleave(group, 2) if group > 1 else M[:, :-1]
         norm = z[:, :-1].repeat_interleave(group, 2) if group > 1 else z[:, :-1]
