@@ -5,15 +5,20 @@
 #
 # Installs what is missing, builds, fetches SmolLM2-135M-Instruct, starts the server with RocksDB under
 # data/quickstart, streams a chat turn, lets a session read a long document, kills the server with
-# SIGKILL, starts it again, and asks the same session to go on. Each run makes a session of its own.
+# SIGKILL, starts it again, and asks the same session to go on. Then a small Titans with a memory that
+# learns while it reads is given a million tokens with a number hidden near their beginning, and asked
+# for it. Each run makes sessions of its own.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 data=data/quickstart
 server_out=$data/server.out   # what it tells people
 server_log=$data/server.log   # JSON lines
-session=demo-$(date +%m%d-%H%M%S)
+now=$(date +%m%d-%H%M%S)
+session=demo-$now
+reader=reader-$now
 model=models/SmolLM2-135M-Instruct.Q4_1.gguf
+memory_model=train/checkpoints/titans-passkey
 bin=build-release
 server_pid=
 port=
@@ -25,8 +30,8 @@ show() { printf '\033[2m$ mneme %s\033[0m\n' "${*@Q}"; mneme "$@"; }
 
 start_server() {
   : >"$server_out"
-  "$bin/server/mneme-server" --model "smollm2=$model" --engine.window_tokens 2048 \
-    --store.path "$data/store" --listen.address 127.0.0.1:0 --listen.metrics_address 127.0.0.1:0 \
+  "$bin/server/mneme-server" --model "smollm2=$model" --model "titans=$memory_model" \
+    --engine.window_tokens 2048 --store.path "$data/store" --listen.address 127.0.0.1:0 --listen.metrics_address 127.0.0.1:0 \
     --drain.pre_stop_delay 0s >"$server_out" 2>>"$server_log" &
   server_pid=$!
   port=
@@ -60,13 +65,13 @@ if [[ ! -s $data/genesis.txt ]]; then
   mv "$data/genesis.new" "$data/genesis.txt"
 fi
 
-say "a server: one model, sessions in RocksDB under $data/store"
+say "a server: two models, sessions in RocksDB under $data/store"
 start_server
 cat "$server_out"
 show models
 
 say "a new session; its first answer streams"
-show chat "$session" --temperature 0 --max-tokens 100 -v <<<"In one sentence: what is a language model?"
+show chat "$session" --model smollm2 --temperature 0 --max-tokens 100 -v <<<"In one sentence: what is a language model?"
 
 say "the session reads $(wc -c <"$data/genesis.txt") bytes; its state keeps its size"
 show ingest "$data/genesis.txt" --session "$session"
@@ -83,6 +88,26 @@ show chat "$session" --temperature 0 --max-tokens 80 -v <<<"Thank you for readin
 # The same claim, checked: a turn's usage says what was recomputed.
 usage=$(mneme generate --session "$session" --max-tokens 1 --temperature 0 --json | tail -n 1)
 grep -q '"recomputed_tokens":0,' <<<"$usage" || fail "tokens were recomputed: $usage"
+
+# 2^20 bytes of the King James Bible; this model's tokens are bytes.
+key=$(shuf -i 10000-99999 -n 1)
+million=$data/million.txt
+bible -f gen1:1-rev22:21 </dev/null >"$data/bible.txt"
+{
+  head -c 20000 "$data/bible.txt"
+  printf 'The pass key is %s. Remember it. %s is the pass key. ' "$key" "$key"
+  tail -c +20001 "$data/bible.txt"
+} | head -c 1048576 >"$million"
+say "another model, $(du -bc "$memory_model"/model.safetensors | tail -n 1 | cut -f 1) bytes: a million tokens, and the pass key $key hidden after the first 20,000"
+show sessions create "$reader" --model titans
+show sessions get "$reader"
+show ingest "$million" --session "$reader"
+show sessions get "$reader"
+say "a million tokens later, on a fork: what was the key?"
+show sessions fork "$reader" "$reader-asked"
+show generate 'What is the pass key? The pass key is ' --session "$reader-asked" --max-tokens 5 --temperature 0 |
+  tee "$data/answer.txt"
+grep -q "$key" "$data/answer.txt" || fail "the key was $key"
 
 stop_server TERM
 trap - EXIT

@@ -22,6 +22,7 @@ DATA = {
     "lm": "Bytes of the King James Bible (public domain; Debian package bible-kjv-text), all books but "
           + ", ".join(text.HELD_OUT) + ".",
 }
+NOT_SHOWN = ("resume", "quiet", "stop_after", "minutes", "before", "took")
 SHOWN = ("arch", "task", "seed", "steps", "tokens", "length", "lr", "dilution", "carry", "gate_cost")
 
 
@@ -36,12 +37,17 @@ def command(options, defaults):
     """The command that trains it again."""
     words = ["train/train.py"]
     for name, value in options.items():
-        if value == defaults.get(name) or value in (None, False, []) or name in ("resume", "quiet", "stop_after", "minutes"):
+        if value == defaults.get(name) or value in (None, False, []) or name in NOT_SHOWN:
             continue
         flag = "--" + name.replace("_", "-")
         for v in value if isinstance(value, list) else [value]:
             words += [flag] if v is True else [flag, str(v)]
     return " ".join(shlex.quote(w) for w in words)
+
+
+def chain(options):
+    """Options of the runs that lead to a checkpoint, the first run first."""
+    return (chain(options["before"]) if options.get("before") else []) + [options]
 
 
 def card(folder, note, hardware):
@@ -56,7 +62,8 @@ def card(folder, note, hardware):
     with open(os.path.join(folder, "model.safetensors"), "rb") as f:
         weights = f.read()
     metrics, evals = (rows(os.path.join(folder, name)) for name in ("metrics.csv", "evals.csv"))
-    last = metrics[-1]
+    last, runs = metrics[-1], chain(options)
+    step, tokens, seconds = (sum(run["took"][name] for run in runs[:-1]) + float(last[name]) for name in ("step", "tokens", "seconds"))
     lines = [f"# {os.path.basename(os.path.abspath(folder))}", ""]
     lines += [note, ""] if note else []
     lines += [f"`{config['model_type']}`, {len(weights):,} bytes of weights ({config['torch_dtype']}), SHA-256 of `model.safetensors` "
@@ -64,10 +71,10 @@ def card(folder, note, hardware):
               "## Data", "", DATA[options["task"]]]
     if options["task"] != "lm":
         lines += [f"Fillers trained on: {options['fillers'].replace(',', ', ')}. Never trained on: {', '.join(fillers.UNSEEN)}."]
-    lines += ["", "## Training", "", "```", command(options, defaults), "```", "",
+    lines += ["", "## Training", "", *["Two runs, one after the other; the table is of the last." for _ in runs[1:2]], "```", *(command(run, defaults) for run in runs), "```", "",
               "| " + " | ".join(SHOWN) + " |", "|" + "---|" * len(SHOWN), "| " + " | ".join(str(options[k]) for k in SHOWN) + " |", "",
-              f"{last['step']} steps, {int(last['tokens']):,} tokens, {float(last['seconds']):.0f} s in training steps"
-              + (f" on {hardware}" if hardware else "") + f" ({float(last['seconds']) / 60:.0f} min), longest sequence "
+              f"{step:.0f} steps, {tokens:,.0f} tokens, {seconds:.0f} s in training steps"
+              + (f" on {hardware}" if hardware else "") + f" ({seconds / 60:.0f} min), longest sequence "
               f"{options['length']} tokens. Last {train.LOG_EVERY} steps: answer loss {float(last['answer_loss']):.4f}, exact "
               f"{float(last['exact']):.3f}, at dilution {last['dilution']} and carry {last['carry']}.", ""]
     if evals:

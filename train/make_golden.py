@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Writes tests/golden/<architecture>/: logits of the tiny checkpoints after every token, and for the
-recurrent architectures the state after the last one, as the independent PyTorch references compute
-them in f64 and f32 stores them.
+"""Writes tests/golden/<architecture>/: logits of the tiny checkpoints on random tokens and of the trained
+ones (train/checkpoints) on a pass-key text, after every token, and for the recurrent architectures the
+state after the last one, as the independent PyTorch references compute them in f64 and f32 stores them.
 
 Needs python3-torch and, for llama alone, the PyPI package `gguf` (for the quantised types).
 
@@ -22,8 +22,11 @@ import sys
 import numpy as np
 import torch
 
+from tasks import passkey
+
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-TINY = os.path.join(ROOT, "tests", "golden", "tiny")
+TINY = os.path.join("tests", "golden", "tiny")
+TRAINED = os.path.join("train", "checkpoints")
 SEED = 20240611
 TOLERANCE = {"absolute": 1e-4, "relative": 1e-4}
 
@@ -48,21 +51,29 @@ WINDOWED_TOKENS = 72  # beyond one attention tile of 64 keys
 WINDOWS = [("full", 4, 0), ("window", 4, 24)]
 
 
-def checkpoints(model_type):
-    """(name, path) of the folders of this type and, for llama, of the .gguf files."""
-    for name in sorted(os.listdir(TINY)):
-        path = os.path.join(TINY, name)
+def checkpoints(model_type, within):
+    """(name, path below ROOT, config) of the folders of this type and, for llama, of the .gguf files (config: None)."""
+    for name in sorted(os.listdir(os.path.join(ROOT, within))):
+        path = os.path.join(within, name)
         if name.endswith(".gguf") and model_type == "llama":
-            yield name, path
-        elif os.path.exists(os.path.join(path, "config.json")):
-            with open(os.path.join(path, "config.json")) as f:
-                if json.load(f)["model_type"] == model_type:
-                    yield name, path
+            yield name, path, None
+        elif os.path.exists(os.path.join(ROOT, path, "config.json")):
+            with open(os.path.join(ROOT, path, "config.json")) as f:
+                config = json.load(f)
+            if config["model_type"] == model_type:
+                yield name, path, config
 
 
 def random_tokens(name, vocab_size, count):
     rng = random.Random(f"{SEED}/{name}")
     return [rng.randrange(vocab_size) for _ in range(count)]
+
+
+def passkey_text(name, config):
+    """A pass-key text in words never trained on, long enough that the answer needs the memory."""
+    count = 192 + 2 * config.get("segment_tokens", 32)
+    batch = passkey.Task(("nonsense",)).batch(np.random.default_rng([SEED, *name.encode()]), 1, count, depth=0.25)
+    return batch.tokens[0, :count].tolist()
 
 
 def as_f32(tensor):
@@ -73,37 +84,48 @@ def sha256(array):
     return hashlib.sha256(array.tobytes()).hexdigest()
 
 
-def windowed_cases(architecture):
+def windowed_case(name, path, module, tokens, window, sinks, total):
     """(entry of the manifest, {file: array})"""
+    model = importlib.import_module(module).load(os.path.join(ROOT, path), torch.float64)
+    tokens = tokens or random_tokens(name, model.vocab_size, WINDOWED_TOKENS)
+    logits = as_f32(model.logits(tokens, sinks=sinks, recents=total - sinks if total else None))
+    stem = name.removesuffix(".gguf") + "-" + window
+    return {"name": stem, "checkpoint": path, "sink_tokens": sinks, "window_tokens": total,
+            "tokens": tokens, "vocab_size": model.vocab_size, "logits": stem + ".f32",
+            "sha256": sha256(logits)}, {stem + ".f32": logits}
+
+
+def windowed_cases(architecture):
     model_type, module = WINDOWED[architecture]
-    for name, path in checkpoints(model_type):
-        model = importlib.import_module(module).load(path, torch.float64)
-        tokens = random_tokens(name, model.vocab_size, WINDOWED_TOKENS)
-        for window, sinks, total in WINDOWS:
-            recents = total - sinks if total else None
-            logits = as_f32(model.logits(tokens, sinks=sinks, recents=recents))
-            stem = name.removesuffix(".gguf") + "-" + window
-            yield {"name": stem, "checkpoint": name, "sink_tokens": sinks, "window_tokens": total,
-                   "tokens": tokens, "vocab_size": model.vocab_size, "logits": stem + ".f32",
-                   "sha256": sha256(logits)}, {stem + ".f32": logits}
+    for name, path, _ in checkpoints(model_type, TINY):
+        for window in WINDOWS:
+            yield windowed_case(name, path, module, None, *window)
+    for name, path, config in checkpoints(model_type, TRAINED):
+        yield windowed_case(name, path, module, passkey_text(name, config), "window", 0, config["max_position_embeddings"])
+
+
+def recurrent_case(name, path, module, count, tokens):
+    model = importlib.import_module(module).load(os.path.join(ROOT, path), torch.float64)
+    tokens = tokens or random_tokens(name, model.vocab_size, count)
+    state = model.initial_state()
+    logits = as_f32(model.forward(state, tokens))
+    schema = list(model.schema())
+    values = np.concatenate([as_f32(state[i, n]).reshape(-1) for i, n, _ in schema])
+    assert np.isfinite(logits).all() and np.isfinite(values).all()
+    tensors = [{"layer": i, "name": n, "shape": list(shape)} for i, n, shape in schema]
+    return {"name": name, "checkpoint": path, "sink_tokens": 4, "window_tokens": 0,
+            "tokens": tokens, "vocab_size": model.vocab_size,
+            "logits": name + ".f32", "sha256": sha256(logits),
+            "state": tensors, "state_values": name + ".state.f32",
+            "state_sha256": sha256(values)}, {name + ".f32": logits, name + ".state.f32": values}
 
 
 def recurrent_cases(architecture):
     model_type, module, count = RECURRENT[architecture]
-    for name, path in checkpoints(model_type):
-        model = importlib.import_module(module).load(path, torch.float64)
-        tokens = random_tokens(name, model.vocab_size, count)
-        state = model.initial_state()
-        logits = as_f32(model.forward(state, tokens))
-        schema = list(model.schema())
-        values = np.concatenate([as_f32(state[i, n]).reshape(-1) for i, n, _ in schema])
-        assert np.isfinite(logits).all() and np.isfinite(values).all()
-        tensors = [{"layer": i, "name": n, "shape": list(shape)} for i, n, shape in schema]
-        yield {"name": name, "checkpoint": name, "sink_tokens": 4, "window_tokens": 0,
-               "tokens": tokens, "vocab_size": model.vocab_size,
-               "logits": name + ".f32", "sha256": sha256(logits),
-               "state": tensors, "state_values": name + ".state.f32",
-               "state_sha256": sha256(values)}, {name + ".f32": logits, name + ".state.f32": values}
+    for name, path, _ in checkpoints(model_type, TINY):
+        yield recurrent_case(name, path, module, count, None)
+    for name, path, config in checkpoints(model_type, TRAINED):
+        yield recurrent_case(name, path, module, None, passkey_text(name, config))
 
 
 def cases(architecture):

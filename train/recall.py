@@ -16,6 +16,7 @@ Writes OUT/samples.csv, OUT/speed.csv, OUT/recall.md and, with --plots, PNGs. Ne
 import argparse
 import collections
 import concurrent.futures
+import contextlib
 import json
 import os
 import re
@@ -63,8 +64,10 @@ def arguments(argv=None):
     p.add_argument("--dry-run", action="store_true", help="says how much and how long, and leaves")
     p.add_argument("--at-least", type=float, default=0.0, metavar="SHARE",
                    help="exit code 1 if a checkpoint recalls less than this of all five digits at a length, fillers apart")
+    p.add_argument("--at-most", type=float, default=1.0, metavar="SHARE", help="the same if it recalls more: for what must forget")
     p.add_argument("--no-speed", action="store_true", help="recall only")
     p.add_argument("--out", default="build-release/recall", help="folder of results")
+    p.add_argument("--fresh", action="store_true", help="forgets what an earlier run left in --out")
     p.add_argument("--store", help="folder of our server's store, kept; default: OUT/store, removed when all is done")
     p.add_argument("--plots", metavar="DIR", help="draws PNGs there")
     args = p.parse_args(argv)
@@ -393,11 +396,13 @@ def results(args, evaluation, configs, finished):
     if args.plots:
         from served import plots
         plots.draw(mine, speed, list(evaluation.models), args.plots)
-    poor = [f"{m}, {plan.length_name(n)}, {g} fillers: {c}" for m, n, g, c in report.by_length(mine, evaluation.models)
-            if c.exact < args.at_least]
-    for line in poor:
-        print(f"below {args.at_least:g}: {line}", file=sys.stderr)
-    return bool(poor)
+    cells = [(c.exact, f"{m}, {plan.length_name(n)}, {g} fillers: {c}")
+             for m, n, g, c in report.by_length(mine, evaluation.models)]
+    outside = [f"below {args.at_least:g}: {line}" for exact, line in cells if exact < args.at_least]
+    outside += [f"above {args.at_most:g}: {line}" for exact, line in cells if exact > args.at_most]
+    for line in outside:
+        print(line, file=sys.stderr)
+    return bool(outside)
 
 
 def evaluate(args, client, configs):
@@ -408,7 +413,6 @@ def evaluate(args, client, configs):
             sys.exit(f"the server has no model {name}: it has {', '.join(models)}")
         if not client.reads_bytes(name):
             sys.exit(f"{name} does not read bytes: its tokens cannot be placed")
-    os.makedirs(args.out, exist_ok=True)
     evaluation = Evaluation(client, {n: models[n] for n in wanted}, args,
                             report.Rows(os.path.join(args.out, "samples.csv"), report.SAMPLE_FIELDS),
                             report.Rows(os.path.join(args.out, "speed.csv"), report.SPEED_FIELDS))
@@ -434,8 +438,8 @@ def evaluate(args, client, configs):
     if finished and args.server:
         for session in evaluation.points:
             client.delete_if_there(session)
-    poor = results(args, evaluation, configs, finished)
-    return (130 if interrupted else int(poor)), finished
+    outside = results(args, evaluation, configs, finished)
+    return (130 if interrupted else int(outside)), finished
 
 
 def interrupt(*_):
@@ -446,6 +450,11 @@ def main():
     args = arguments()
     args.deadline = time.monotonic() + 60 * args.minutes - 20 if args.minutes else None  # the rest is for the tables
     signal.signal(signal.SIGTERM, interrupt)
+    os.makedirs(args.out, exist_ok=True)
+    if args.fresh:
+        for name in ("samples.csv", "speed.csv"):
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(os.path.join(args.out, name))
     from served.server import Client, ServerProcess, find_binary, stubs
     modules = stubs()
     if args.server:
@@ -455,8 +464,9 @@ def main():
     for name, folder in checkpoints.items():
         with open(os.path.join(folder, "config.json")) as f:
             configs[name] = json.load(f)
-    os.makedirs(args.out, exist_ok=True)
     store = args.store or os.path.join(args.out, "store")
+    if args.fresh:
+        shutil.rmtree(store, ignore_errors=True)
     server = ServerProcess(find_binary(args.binary), checkpoints, store, os.path.join(args.out, "server.log"), args.server_option)
     finished = False
     try:

@@ -36,7 +36,7 @@ def arguments(argv):
     p.add_argument("--arch", choices=models.PRESETS, required=True)
     p.add_argument("--task", choices=tasks.NAMES, default="passkey")
     p.add_argument("--out", required=True, help="checkpoint folder; also gets metrics.csv, evals.csv, training.pt")
-    p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a size or config key of the architecture")
+    p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a size or config key of the architecture; with --init, a config key that no weight's shape depends on")
     p.add_argument("--init", help="checkpoint folder to continue from, with a fresh optimiser")
     p.add_argument("--resume", action="store_true", help="go on where --out stopped")
     p.add_argument("--seed", type=int, default=1)
@@ -55,6 +55,7 @@ def arguments(argv):
     p.add_argument("--final-lr", type=float, default=0.05, help="share of --lr at the end of the cosine")
     p.add_argument("--weight-decay", type=float, default=0.01)
     p.add_argument("--clip", type=float, default=1.0)
+    p.add_argument("--skip-above", type=float, help="gradient norm above which a step is skipped, as a non-finite one always is")
     p.add_argument("--rehearsal-weight", type=float, default=0.5)
     p.add_argument("--text-weight", type=float, default=0.1)
     p.add_argument("--gate-cost", type=float, default=0.0, help="price of write and forget gates that are open on filler")
@@ -130,12 +131,25 @@ def learning_rate(step, args):
     return args.lr * warm * (args.final_lr + (1 - args.final_lr) * cosine)
 
 
+def training_of(folder):
+    """The options that made a checkpoint, and what they took; None if it was not made here."""
+    options, metrics = (os.path.join(folder, name) for name in ("training.json", "metrics.csv"))
+    if not os.path.exists(options) or not os.path.exists(metrics):
+        return None
+    with open(options) as f, open(metrics) as rows:
+        last = list(csv.DictReader(rows))[-1]
+        return {**json.load(f), "took": {name: float(last[name]) for name in ("step", "tokens", "seconds")}}
+
+
 class Trainer:
     def __init__(self, args):
         self.args = args
         self.rng = np.random.default_rng(args.seed)
         if args.init:
-            self.model = models.of(*read_folder(args.init))
+            config, weights = read_folder(args.init)
+            changes = dict(parsed(pair) for pair in args.set)
+            assert changes.keys() <= config.keys(), f"--set with --init takes keys of {args.init}/config.json"
+            self.model = models.of({**config, **changes}, weights)
         else:
             self.model = models.new(args.arch, self.rng, **dict(parsed(pair) for pair in args.set))
         options = {"fillers": tuple(args.fillers.split(","))}
@@ -198,6 +212,7 @@ class Trainer:
 
     def train_step(self):
         args, model = self.args, self.model
+        model.practise(self.curriculum.length)
         lr = learning_rate(self.step, args)
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group["scale"]
@@ -223,7 +238,7 @@ class Trainer:
             state = detached(state)
             loss_sum, answer_sum, hits, exact = loss_sum + loss.item(), answer_sum + answer_loss, hits + hit, exact & all_hit
         norm = torch.nn.utils.clip_grad_norm_([t for t in model.w.values() if t.requires_grad], args.clip).item()
-        if math.isfinite(loss_sum) and math.isfinite(norm):
+        if math.isfinite(loss_sum) and norm <= (args.skip_above or sys.float_info.max):
             self.optimizer.step()
         else:  # neither the weights nor what is carried may keep it
             self.skipped += 1
@@ -271,6 +286,7 @@ class Trainer:
 
     def evaluate(self):
         args = self.args
+        self.model.practise(sys.maxsize)
         for label, length, r in evaluate.table(self.model, args.task, [int(n) for n in args.eval_lengths.split(",")],
                                                args.eval_samples):
             row = {"step": self.step, "train_seconds": round(self.seconds), "fillers": label, "length": length,
@@ -317,7 +333,7 @@ class Trainer:
                 if os.path.exists(os.path.join(args.out, name)):
                     os.remove(os.path.join(args.out, name))
             with open(os.path.join(args.out, "training.json"), "w") as f:
-                json.dump(vars(args), f, indent=2)
+                json.dump({**vars(args), **({"before": training_of(args.init)} if args.init else {})}, f, indent=2)
                 f.write("\n")
         end = min(args.steps, args.stop_after or args.steps)
         begin = marked = time.time()

@@ -48,6 +48,9 @@ class Trainable:
         """Stays what `new` made it."""
         return False
 
+    def practise(self, length):
+        """Sequences are at most so long for now. A size that no weight depends on may be smaller as long as they are short."""
+
     def cost(self, filler):
         """filler [B, T]: how far the gates that write or forget were open on it in the last forward pass, on a
         logarithmic scale (every factor of ten on the way to closed is worth the same). What --gate-cost prices."""

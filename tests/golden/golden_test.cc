@@ -96,7 +96,7 @@ TEST_P(GoldenTest, LogitsAfterEveryTokenAndState) {
   const GoldenCase& c = GetParam();
   const EngineOptions options{
       .checkpoint_path =
-          (fs::path(MNEME_GOLDEN_DIR) / "tiny" / c.entry["checkpoint"].get<std::string>()).string(),
+          (fs::path(MNEME_SOURCE_DIR) / c.entry["checkpoint"].get<std::string>()).string(),
       .backend = c.backend,
       .contract = Contract::kF32,
       .arch = {.window_tokens = c.entry["window_tokens"],

@@ -45,6 +45,10 @@ class Model(Trainable):
         self.local_first = config.get("first_segment", "gated_zero") == "local"
         self.pairing, self.theta = config.get("rope_pairing", "half"), config.get("rope_theta", 10000.0)
 
+    def practise(self, length):
+        """Segments of a third of the longest sequence, a power of two from 64: three segments or more from the start."""
+        self.N = self.align = min(self.config["segment_tokens"], max(64, 1 << (length // 3).bit_length() - 1))
+
     def is_gate(self, name):
         return name.endswith("memory_gate")
 
