@@ -322,6 +322,17 @@ class Trainer:
         self.curriculum.largest_carry, self.curriculum.least_steps = self.args.carry, self.args.level_steps
         for name in ("step", "seconds", "tokens_read", "skipped", "pool", "rows"):
             setattr(self, name, kept[name])
+        for name in ("metrics.csv", "evals.csv"):
+            self.forget_after(name, self.step)
+
+    def forget_after(self, name, step):
+        """Rows that a run wrote after it was last saved: they will be written again."""
+        path = os.path.join(self.args.out, name)
+        if os.path.exists(path):
+            with open(path, newline="") as f:
+                header, *lines = list(csv.reader(f))
+            with open(path, "w", newline="") as f:
+                csv.writer(f, lineterminator="\n").writerows([header, *(r for r in lines if int(r[0]) <= step)])
 
     def run(self):
         args = self.args
@@ -349,7 +360,7 @@ class Trainer:
                 if self.step % 200 == 0:
                     self.save()
                 marked = time.time()
-            if args.eval_every and self.step % args.eval_every == 0:
+            if args.eval_every and (self.step % args.eval_every == 0 or self.step == args.steps):
                 self.evaluate()
                 marked = time.time()
         self.save()
@@ -361,6 +372,7 @@ class Trainer:
 def main(argv=None):
     args = arguments(argv)
     torch.set_num_threads(args.threads)
+    torch.set_flush_denormal(True)  # closed gates are full of them, and they are a hundred times slower
     Trainer(args).run()
 
 
