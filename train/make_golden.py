@@ -29,6 +29,8 @@ TINY = os.path.join("tests", "golden", "tiny")
 TRAINED = os.path.join("train", "checkpoints")
 SEED = 20240611
 TOLERANCE = {"absolute": 1e-4, "relative": 1e-4}
+# States of trained checkpoints: gates that are almost closed and memories that were written sharply magnify f32's rounding.
+TRAINED_STATE_TOLERANCE = {"absolute": 5e-4, "relative": 5e-4}
 
 # Architecture: model_type of its folders, module of its reference, tokens of a case.
 RECURRENT = {
@@ -125,7 +127,8 @@ def recurrent_cases(architecture):
     for name, path, _ in checkpoints(model_type, TINY):
         yield recurrent_case(name, path, module, count, None)
     for name, path, config in checkpoints(model_type, TRAINED):
-        yield recurrent_case(name, path, module, None, passkey_text(name, config))
+        entry, files = recurrent_case(name, path, module, None, passkey_text(name, config))
+        yield {**entry, "state_tolerance": TRAINED_STATE_TOLERANCE}, files
 
 
 def cases(architecture):

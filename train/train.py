@@ -47,6 +47,7 @@ def arguments(argv):
     p.add_argument("--length", type=int, default=512, help="longest sequence, tokens")
     p.add_argument("--length-from", type=int, default=128, help="where the curriculum starts")
     p.add_argument("--level-steps", type=int, default=15, help="at least so many at each level of the curriculum")
+    p.add_argument("--level-loss", type=float, default=0.5, help="of the answers, below which the next level begins")
     p.add_argument("--window", type=int, help="tokens per backward pass; default: the whole sequence")
     p.add_argument("--fillers", default=",".join(all_fillers.TRAINED))
     p.add_argument("--lr", type=float, default=1.5e-3)
@@ -90,6 +91,7 @@ class Curriculum:
     largest_dilution: float
     largest_carry: float
     least_steps: int = 15  # at a level
+    passes: float = 0.5  # answers' loss with which a level ends
     dilution: float = 1.0
     carry: float = 0.0
     answer_loss: float = 3.0  # running mean
@@ -99,7 +101,7 @@ class Curriculum:
     def update(self, answer_loss):
         self.answer_loss += 0.1 * (answer_loss - self.answer_loss)
         self.since += 1
-        if self.answer_loss > 0.5 or self.since < self.least_steps:
+        if self.answer_loss > self.passes or self.since < self.least_steps:
             return
         self.since = 0
         self.level += 1
@@ -157,7 +159,7 @@ class Trainer:
         self.task = tasks.make(args.task, **options)
         self.optimizer = torch.optim.AdamW([g for g in groups(self.model, args) if g["params"]], lr=args.lr, betas=(0.9, 0.98))
         start = args.length if args.task == "lm" else min(args.length, max(args.length_from, self.task.shortest))
-        self.curriculum = Curriculum(start, args.length, args.dilution, args.carry, args.level_steps)
+        self.curriculum = Curriculum(start, args.length, args.dilution, args.carry, args.level_steps, args.level_loss)
         self.step, self.seconds, self.tokens_read, self.skipped = 0, 0.0, 0, 0
         self.pool = None
         self.rows = []
@@ -320,6 +322,7 @@ class Trainer:
         self.curriculum = Curriculum(**kept["curriculum"])
         self.curriculum.longest, self.curriculum.largest_dilution = self.args.length, self.args.dilution
         self.curriculum.largest_carry, self.curriculum.least_steps = self.args.carry, self.args.level_steps
+        self.curriculum.passes = self.args.level_loss
         for name in ("step", "seconds", "tokens_read", "skipped", "pool", "rows"):
             setattr(self, name, kept[name])
         for name in ("metrics.csv", "evals.csv"):

@@ -60,6 +60,10 @@ void ReadFloats(const fs::path& path, size_t count, std::vector<float>* values) 
   ASSERT_EQ(file.peek(), std::ifstream::traits_type::eof()) << path;
 }
 
+test::Tolerance ToleranceOf(const nlohmann::json& json) {
+  return {.absolute = json["absolute"], .relative = json["relative"]};
+}
+
 // Every tensor of the schema in its order, against manifest and file.
 void CheckState(const GoldenCase& c, const StateSchema& schema, const State& state,
                 test::Tolerance tolerance) {
@@ -140,10 +144,12 @@ TEST_P(GoldenTest, LogitsAfterEveryTokenAndState) {
   status = feed(middle, tokens.size());
   ASSERT_TRUE(status.ok()) << status;
 
-  const test::Tolerance tolerance{.absolute = c.manifest["tolerance"]["absolute"],
-                                  .relative = c.manifest["tolerance"]["relative"]};
-  EXPECT_TRUE(test::AllClose(logits, expected, tolerance));
-  if (c.entry.contains("state_values")) CheckState(c, (*engine)->schema(), state, tolerance);
+  const nlohmann::json& tolerance = c.manifest["tolerance"];
+  EXPECT_TRUE(test::AllClose(logits, expected, ToleranceOf(tolerance)));
+  if (c.entry.contains("state_values")) {
+    CheckState(c, (*engine)->schema(), state,
+               ToleranceOf(c.entry.value("state_tolerance", tolerance)));
+  }
 }
 
 std::string CaseName(const testing::TestParamInfo<GoldenCase>& info) {
