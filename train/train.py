@@ -36,7 +36,8 @@ def arguments(argv):
     p.add_argument("--arch", choices=models.PRESETS, required=True)
     p.add_argument("--task", choices=tasks.NAMES, default="passkey")
     p.add_argument("--out", required=True, help="checkpoint folder; also gets metrics.csv, evals.csv, training.pt")
-    p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a size or config key of the architecture; with --init, a config key that no weight's shape depends on")
+    p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
+                   help="a size or config key of the architecture; with --init, a config key that no weight's shape depends on")
     p.add_argument("--init", help="checkpoint folder to continue from, with a fresh optimiser")
     p.add_argument("--resume", action="store_true", help="go on where --out stopped")
     p.add_argument("--seed", type=int, default=1)
@@ -49,7 +50,8 @@ def arguments(argv):
     p.add_argument("--level-steps", type=int, default=15, help="at least so many at each level of the curriculum")
     p.add_argument("--level-loss", type=float, default=0.5, help="of the answers, below which the next level begins")
     p.add_argument("--window", type=int, help="tokens per backward pass; default: the whole sequence")
-    p.add_argument("--fillers", default=",".join(all_fillers.TRAINED))
+    p.add_argument("--fillers", default=",".join(all_fillers.TRAINED),
+                   help="one that is named twice comes twice as often; there is also: " + ", ".join(all_fillers.PRACTICE))
     p.add_argument("--lr", type=float, default=1.5e-3)
     p.add_argument("--gate-lr", type=float, default=10.0, help="times --lr")
     p.add_argument("--warmup", type=int, default=50)
@@ -155,7 +157,8 @@ class Trainer:
         else:
             self.model = models.new(args.arch, self.rng, **dict(parsed(pair) for pair in args.set))
         options = {"fillers": tuple(args.fillers.split(","))}
-        assert set(options["fillers"]) <= set(all_fillers.TRAINED), "only fillers of TRAINED may be trained on"
+        allowed = all_fillers.TRAINED + all_fillers.PRACTICE
+        assert set(options["fillers"]) <= set(allowed), f"only {', '.join(allowed)} may be trained on"
         self.task = tasks.make(args.task, **options)
         self.optimizer = torch.optim.AdamW([g for g in groups(self.model, args) if g["params"]], lr=args.lr, betas=(0.9, 0.98))
         start = args.length if args.task == "lm" else min(args.length, max(args.length_from, self.task.shortest))

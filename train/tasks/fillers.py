@@ -1,6 +1,7 @@
 """Endless text to hide things in. A filler is a function (rng, n) -> n bytes, from a random phase.
 
-TRAINED fillers may be used in training; UNSEEN ones never are: other sentences, other words, other books.
+TRAINED fillers may be used in training; UNSEEN ones never are: other sentences, other words, other books. PRACTICE is for
+training alone.
 """
 
 import functools
@@ -65,6 +66,19 @@ def words(rng, n):
     return joined[start:start + n]
 
 
+def numbers(rng, n):
+    """Words and, dense, what resembles a key: hard to ignore, and in real text too rare for a short training to meet."""
+    out, size = [], 0
+    share = rng.uniform(0.05, 0.4)
+    while size < n + 16:
+        for i, is_number in zip(rng.integers(len(WORDS), size=64), rng.random(64) < share):
+            out.append(str(int(rng.integers(10 ** int(rng.integers(1, 7))))) if is_number else WORDS[i])
+            out[-1] += (" ", " ", " ", " ", ". ", ", ", ": ", "? ")[int(rng.integers(8))]
+            size += len(out[-1])
+    start = int(rng.integers(8))
+    return "".join(out).encode()[start:start + n]
+
+
 def sentences(rng, n):
     out, size = [], 0
     while size < n + 40:
@@ -99,11 +113,12 @@ def nonsense(rng, n):
 
 @functools.lru_cache(None)
 def registry():
-    return {"grass": grass, "words": words, "sentences": sentences, "bible": passage(False),
+    return {"grass": grass, "words": words, "numbers": numbers, "sentences": sentences, "bible": passage(False),
             "harbour": repeated(HARBOUR), "nonsense": nonsense, "held_out_books": passage(True)}
 
 
 TRAINED = ("grass", "words", "sentences", "bible")
+PRACTICE = ("numbers",)
 UNSEEN = ("harbour", "nonsense", "held_out_books")
 
 
