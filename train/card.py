@@ -22,7 +22,7 @@ DATA = {
     "lm": "Bytes of the King James Bible (public domain; Debian package bible-kjv-text), all books but "
           + ", ".join(text.HELD_OUT) + ".",
 }
-NOT_SHOWN = ("resume", "quiet", "stop_after", "minutes", "before", "took")
+NOT_SHOWN = ("resume", "quiet", "minutes", "before", "took")
 SHOWN = ("arch", "task", "seed", "steps", "tokens", "length", "lr", "dilution", "carry", "gate_cost")
 
 
@@ -71,7 +71,7 @@ def card(folder, note, hardware):
               "## Data", "", DATA[options["task"]]]
     if options["task"] != "lm":
         lines += [f"Fillers trained on: {options['fillers'].replace(',', ', ')}. Never trained on: {', '.join(fillers.UNSEEN)}."]
-    lines += ["", "## Training", "", *["Two runs, one after the other; the table is of the last." for _ in runs[1:2]], "```", *(command(run, defaults) for run in runs), "```", "",
+    lines += ["", "## Training", "", *[f"{len(runs)} runs, one after the other; the table is of the last." for _ in runs[1:2]], "```", *(command(run, defaults) for run in runs), "```", "",
               "| " + " | ".join(SHOWN) + " |", "|" + "---|" * len(SHOWN), "| " + " | ".join(str(options[k]) for k in SHOWN) + " |", "",
               f"{step:.0f} steps, {tokens:,.0f} tokens, {seconds:.0f} s in training steps"
               + (f" on {hardware}" if hardware else "") + f" ({seconds / 60:.0f} min), longest sequence "

@@ -66,6 +66,7 @@ def arguments(argv):
     p.add_argument("--dilution-share", type=float, default=0.5, help="share of samples that are diluted")
     p.add_argument("--boundary-share", type=float, default=0.0,
                    help="share of steps whose sequences end just after a multiple of the state's unit (a segment)")
+    p.add_argument("--near-share", type=float, default=0.0, help="share of steps whose needle lies within that unit of the question")
     p.add_argument("--carry", type=float, default=0.0, help="probability of starting from another sequence's state")
     p.add_argument("--eval-every", type=int, default=500)
     p.add_argument("--eval-lengths", default="512,2048,8192")
@@ -178,7 +179,10 @@ class Trainer:
             # A state boundary inside the question or the answer: rare by chance, and hard where attention ends with it.
             cut = T - T % self.model.align + int(self.rng.integers(min(BOUNDARY, self.model.align)))
             T = cut if shortest <= cut <= length else T
-        return self.task.batch(self.rng, max(1, round(self.args.tokens / T)), T)
+        # Where what is near is found in another way than what is far, short distances must come often enough.
+        near = self.rng.random() < self.args.near_share
+        depth = max(0.0, 1 - self.rng.random() * self.model.align / T) if near else None
+        return self.task.batch(self.rng, max(1, round(self.args.tokens / T)), T, depth)
 
     def dilution(self, batch):
         largest = self.curriculum.dilution

@@ -113,7 +113,7 @@ class Model(Trainable):
         keys = heads(rope(k, 0, self.theta, self.pairing))
         if group > 1:
             keys, values = keys.repeat_interleave(group, 2), values.repeat_interleave(group, 2)
-        scores = heads(rope(q, 0, self.theta, self.pairing)) @ keys.transpose(-1, -2) / math.sqrt(self.dk)
+        scores = heads(rope(q, 0, self.theta, self.pairing) / math.sqrt(self.dk)) @ keys.transpose(-1, -2)
         scores = scores.masked_fill(torch.ones(N, N, dtype=torch.bool).triu(1), -math.inf)
         A_dot = scores.softmax(-1) @ values
         g = torch.sigmoid(self.w[f"model.layers.{i}.self_attn.memory_gate"])[:, None, None]
