@@ -22,6 +22,7 @@ import models  # noqa: E402
 import tasks  # noqa: E402
 from checkpoint import read_folder  # noqa: E402
 from tasks import fillers  # noqa: E402
+from trainable import set_threads  # noqa: E402
 
 SEED = 0x5EED_E7A1  # never a training seed: those are small
 TAIL = 96  # tokens, question and answer included, that are read in the last window whatever happens
@@ -86,7 +87,7 @@ def main():
     parser.add_argument("--gates", action="store_true", help="what the gates do on each filler, instead of recall")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
+    set_threads(args.threads)
     model = models.of(*read_folder(args.checkpoint))
     if args.gates:
         for name in fillers.TRAINED + fillers.UNSEEN:

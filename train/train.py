@@ -23,7 +23,7 @@ import models  # noqa: E402
 import tasks  # noqa: E402
 from checkpoint import read_folder, write_folder  # noqa: E402
 from tasks import fillers as all_fillers  # noqa: E402
-from trainable import detached, selected  # noqa: E402
+from trainable import detached, selected, set_threads  # noqa: E402
 
 LOG_EVERY = 20  # steps per row of metrics.csv
 BOUNDARY = 24  # tokens before the end of a sequence
@@ -68,6 +68,7 @@ def arguments(argv):
                    help="share of steps whose sequences end just after a multiple of the state's unit (a segment)")
     p.add_argument("--near-share", type=float, default=0.0, help="share of steps whose needle lies within that unit of the question")
     p.add_argument("--carry", type=float, default=0.0, help="probability of starting from another sequence's state")
+    p.add_argument("--carry-age", type=int, default=2560, help="tokens of filler that such a state has read, on average, at most")
     p.add_argument("--eval-every", type=int, default=500)
     p.add_argument("--eval-lengths", default="512,2048,8192")
     p.add_argument("--eval-samples", type=int, default=32)
@@ -197,9 +198,9 @@ class Trainer:
         """Fresh, or after some filler that other sequences have read without gradient."""
         if self.rng.random() >= self.curriculum.carry:
             return self.model.initial_state(B)
-        if self.pool is None or self.rng.random() < 0.1:
-            self.pool = detached(self.model.initial_state(POOL))
         n = max(self.model.align, 256 // self.model.align * self.model.align)
+        if self.pool is None or self.rng.random() < n / self.args.carry_age:
+            self.pool = detached(self.model.initial_state(POOL))
         filler = torch.from_numpy(self.task.filler_only(self.rng, POOL, n).tokens[:, :n])
         with torch.no_grad():
             _, self.pool = self.model.forward(filler, self.pool)
@@ -247,10 +248,12 @@ class Trainer:
             state = detached(state)
             loss_sum, answer_sum, hits, exact = loss_sum + loss.item(), answer_sum + answer_loss, hits + hit, exact & all_hit
         norm = torch.nn.utils.clip_grad_norm_([t for t in model.w.values() if t.requires_grad], args.clip).item()
-        if math.isfinite(loss_sum) and norm <= (args.skip_above or sys.float_info.max):
+        finite = math.isfinite(loss_sum) and math.isfinite(norm)
+        if finite and (args.skip_above is None or norm <= args.skip_above):
             self.optimizer.step()
-        else:  # neither the weights nor what is carried may keep it
+        else:
             self.skipped += 1
+        if not finite:  # neither the weights nor what is carried may keep it
             self.pool = None
         answers = max(1, batch.answer.sum())
         if math.isfinite(answer_sum):
@@ -381,7 +384,7 @@ class Trainer:
 
 def main(argv=None):
     args = arguments(argv)
-    torch.set_num_threads(args.threads)
+    set_threads(args.threads)
     torch.set_flush_denormal(True)  # closed gates are full of them, and they are a hundred times slower
     Trainer(args).run()
 

@@ -6,6 +6,8 @@ A trainable model computes whole stretches of many sequences at once, from the s
 names, as the reference beside it (reference.py, token by token), to which train/check_train.py holds it.
 """
 
+import contextlib
+import ctypes
 import functools
 import math
 
@@ -76,6 +78,13 @@ class Trainable:
     def logits(self, x):
         head = "lm_head.weight" if "lm_head.weight" in self.w else "model.embed_tokens.weight"
         return self.linear(self.rms(x, "model.norm.weight"), head)
+
+
+def set_threads(n):
+    """Debian's OpenBLAS keeps threads of its own, which spin; beside another run they cost nine tenths of the time."""
+    torch.set_num_threads(n)
+    with contextlib.suppress(OSError):
+        ctypes.CDLL("libopenblas.so.0").openblas_set_num_threads(n)
 
 
 def rms(x, weight, eps):
