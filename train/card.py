@@ -75,7 +75,7 @@ def card(folder, note, hardware):
               "| " + " | ".join(SHOWN) + " |", "|" + "---|" * len(SHOWN), "| " + " | ".join(str(options[k]) for k in SHOWN) + " |", "",
               f"{step:.0f} steps, {tokens:,.0f} tokens, {seconds:.0f} s in training steps"
               + (f" on {hardware}" if hardware else "") + f" ({seconds / 60:.0f} min), longest sequence "
-              f"{options['length']} tokens. Last {train.LOG_EVERY} steps: answer loss {float(last['answer_loss']):.4f}, exact "
+              f"{max(run['length'] for run in runs)} tokens. Last {train.LOG_EVERY} steps: answer loss {float(last['answer_loss']):.4f}, exact "
               f"{float(last['exact']):.3f}, at dilution {last['dilution']} and carry {last['carry']}.", ""]
     if evals:
         lines += ["## Recall of the PyTorch model while training", "",
