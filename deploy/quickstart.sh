@@ -5,9 +5,8 @@
 #
 # Installs what is missing, builds, fetches SmolLM2-135M-Instruct, starts the server with RocksDB under
 # data/quickstart, streams a chat turn, lets a session read a long document, kills the server with
-# SIGKILL, starts it again, and asks the same session to go on. Then a small Titans with a memory that
-# learns while it reads is given a million tokens with a number hidden near their beginning, and asked
-# for it. Each run makes sessions of its own.
+# SIGKILL, starts it again, and asks the same session to go on. Then a small RWKV-7 is given a million
+# tokens with a number hidden near their beginning, and asked for it. Each run makes sessions of its own.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -18,7 +17,7 @@ now=$(date +%m%d-%H%M%S)
 session=demo-$now
 reader=reader-$now
 model=models/SmolLM2-135M-Instruct.Q4_1.gguf
-memory_model=train/checkpoints/titans-passkey
+memory_model=train/checkpoints/rwkv7-passkey
 bin=build-release
 server_pid=
 port=
@@ -30,7 +29,7 @@ show() { printf '\033[2m$ mneme %s\033[0m\n' "${*@Q}"; mneme "$@"; }
 
 start_server() {
   : >"$server_out"
-  "$bin/server/mneme-server" --model "smollm2=$model" --model "titans=$memory_model" \
+  "$bin/server/mneme-server" --model "smollm2=$model" --model "rwkv7=$memory_model" \
     --engine.window_tokens 2048 --store.path "$data/store" --listen.address 127.0.0.1:0 --listen.metrics_address 127.0.0.1:0 \
     --drain.pre_stop_delay 0s >"$server_out" 2>>"$server_log" &
   server_pid=$!
@@ -89,17 +88,19 @@ show chat "$session" --temperature 0 --max-tokens 80 -v <<<"Thank you for readin
 usage=$(mneme generate --session "$session" --max-tokens 1 --temperature 0 --json | tail -n 1)
 grep -q '"recomputed_tokens":0,' <<<"$usage" || fail "tokens were recomputed: $usage"
 
-# 2^20 bytes of the King James Bible; this model's tokens are bytes.
+# 2^20 bytes of the King James Bible without verse numbers, this model's tokens; the needle goes in after the first 20,000.
 key=$(shuf -i 10000-99999 -n 1)
+needle="The pass key is $key. Remember it. $key is the pass key. "
 million=$data/million.txt
-bible -f gen1:1-rev22:21 </dev/null >"$data/bible.txt"
+rest=$((1048576 - ${#needle}))
+bible -f gen1:1-rev22:21 </dev/null | sed 's/^[^ ]* //' | tr '\n' ' ' >"$data/bible.txt"
 {
   head -c 20000 "$data/bible.txt"
-  printf 'The pass key is %s. Remember it. %s is the pass key. ' "$key" "$key"
-  tail -c +20001 "$data/bible.txt"
-} | head -c 1048576 >"$million"
-say "another model, $(du -bc "$memory_model"/model.safetensors | tail -n 1 | cut -f 1) bytes: a million tokens, and the pass key $key hidden after the first 20,000"
-show sessions create "$reader" --model titans
+  printf '%s' "$needle"
+  head -c "$rest" "$data/bible.txt" | tail -c "$((rest - 20000))"
+} >"$million"
+say "another model: $(wc -c <"$million") tokens to read, and the pass key $key hidden after the first 20,000"
+show sessions create "$reader" --model rwkv7
 show sessions get "$reader"
 show ingest "$million" --session "$reader"
 show sessions get "$reader"
