@@ -467,7 +467,8 @@ def main():
     store = args.store or os.path.join(args.out, "store")
     if args.fresh:
         shutil.rmtree(store, ignore_errors=True)
-    server = ServerProcess(find_binary(args.binary), checkpoints, store, os.path.join(os.path.dirname(os.path.abspath(store)), "server.log"), args.server_option)
+    log = os.path.join(os.path.dirname(os.path.abspath(store)), "server.log")
+    server = ServerProcess(find_binary(args.binary), checkpoints, store, log, args.server_option)
     finished = False
     try:
         code, finished = evaluate(args, Client(server.address, modules), configs)
