@@ -101,7 +101,6 @@ bible -f gen1:1-rev22:21 </dev/null | sed 's/^[^ ]* //' | tr '\n' ' ' >"$data/bi
 } >"$million"
 say "another model: $(wc -c <"$million") tokens to read, and the pass key $key hidden after the first 20,000"
 show sessions create "$reader" --model rwkv7
-show sessions get "$reader"
 show ingest "$million" --session "$reader"
 show sessions get "$reader"
 say "a million tokens later, on a fork: what was the key?"

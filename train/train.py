@@ -385,7 +385,6 @@ class Trainer:
 def main(argv=None):
     args = arguments(argv)
     set_threads(args.threads)
-    torch.set_flush_denormal(True)  # closed gates are full of them, and they are a hundred times slower
     Trainer(args).run()
 
 

@@ -81,7 +81,7 @@ class Trainable:
 
 
 def set_threads(n):
-    """Debian's OpenBLAS keeps threads of its own, which spin; beside another run they cost nine tenths of the time."""
+    """Debian's OpenBLAS keeps threads of its own, which spin: beside another run a step once took nine times as long."""
     torch.set_num_threads(n)
     with contextlib.suppress(OSError):
         ctypes.CDLL("libopenblas.so.0").openblas_set_num_threads(n)
