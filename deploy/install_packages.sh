@@ -18,8 +18,11 @@ build=(
   libgtest-dev libgmock-dev libbenchmark-dev
 )
 # promtool (prometheus) checks /metrics; bible-kjv prints the quickstart's document; pip fetches the model; train/recall.py
-# asks the server from Python.
-test=(python3 python3-pip python3-grpcio python3-protobuf python3-numpy prometheus bible-kjv bible-kjv-text procps)
+# asks the server from Python; the trainer is checked, for which PyTorch is needed.
+test=(
+  python3 python3-pip python3-grpcio python3-protobuf python3-numpy python3-torch libopenblas0-pthread
+  prometheus bible-kjv bible-kjv-text procps
+)
 runtime=(
   libgrpc++1.51 libprotobuf32 libabsl20220623 librocksdb7.8 libhwy1 libpcre2-8-0
   libisal2 libspdlog1.10 libssl3 libedit2 libyaml-cpp0.7 libicu72 libprometheus-cpp-core1.0

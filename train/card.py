@@ -70,7 +70,8 @@ def card(folder, note, hardware):
               f"`{hashlib.sha256(weights).hexdigest()}`. Tokenizer: bytes. Licence: as the repository.", "",
               "## Data", "", DATA[options["task"]]]
     if options["task"] != "lm":
-        lines += [f"Fillers trained on: {options['fillers'].replace(',', ', ')}. Never trained on: {', '.join(fillers.UNSEEN)}."]
+        trained_on = dict.fromkeys(name for run in runs for name in run["fillers"].split(","))
+        lines += [f"Fillers trained on: {', '.join(trained_on)}. Never trained on: {', '.join(fillers.UNSEEN)}."]
     lines += ["", "## Training", "", *[f"{len(runs)} runs, one after the other; the table is of the last." for _ in runs[1:2]], "```", *(command(run, defaults) for run in runs), "```", "",
               "| " + " | ".join(SHOWN) + " |", "|" + "---|" * len(SHOWN), "| " + " | ".join(str(options[k]) for k in SHOWN) + " |", "",
               f"{step:.0f} steps, {tokens:,.0f} tokens, {seconds:.0f} s in training steps"

@@ -130,8 +130,8 @@ def check_dilution():
 
 
 def check_tasks():
-    assert not set(fillers.TRAINED) & set(fillers.UNSEEN) and len(fillers.UNSEEN) >= 2
-    assert set(fillers.TRAINED) | set(fillers.UNSEEN) == set(fillers.registry())
+    kinds = fillers.TRAINED + fillers.PRACTICE + fillers.UNSEEN
+    assert len(kinds) == len(set(kinds)) and set(kinds) == set(fillers.registry()) and len(fillers.UNSEEN) >= 2
     for name in fillers.registry():
         rng = np.random.default_rng(SEED)
         for n in (0, 1, 7, 1000):

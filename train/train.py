@@ -66,7 +66,7 @@ def arguments(argv):
     p.add_argument("--dilution-share", type=float, default=0.5, help="share of samples that are diluted")
     p.add_argument("--boundary-share", type=float, default=0.0,
                    help="share of steps whose sequences end just after a multiple of the state's unit (a segment)")
-    p.add_argument("--near-share", type=float, default=0.0, help="share of steps whose needle lies within that unit of the question")
+    p.add_argument("--near-share", type=float, default=0.0, help="share of steps whose sequences are at most two such units long")
     p.add_argument("--carry", type=float, default=0.0, help="probability of starting from another sequence's state")
     p.add_argument("--carry-age", type=int, default=2560, help="tokens of filler that such a state has read, on average, at most")
     p.add_argument("--eval-every", type=int, default=500)
@@ -176,14 +176,14 @@ class Trainer:
         shortest = min(self.task.shortest, length)
         # Any length: question and needle meet every phase of a segment.
         T = length if self.rng.random() < 0.3 else int(self.rng.integers(max(shortest, length // 2), length + 1))
+        # Where what is near is found in another way than what is far, short sequences must not end with the curriculum.
+        if self.rng.random() < self.args.near_share:
+            T = int(self.rng.integers(shortest, max(shortest, min(length, 2 * self.model.align)) + 1))
         if self.rng.random() < self.args.boundary_share:
             # A state boundary inside the question or the answer: rare by chance, and hard where attention ends with it.
             cut = T - T % self.model.align + int(self.rng.integers(min(BOUNDARY, self.model.align)))
             T = cut if shortest <= cut <= length else T
-        # Where what is near is found in another way than what is far, short distances must come often enough.
-        near = self.rng.random() < self.args.near_share
-        depth = max(0.0, 1 - self.rng.random() * self.model.align / T) if near else None
-        return self.task.batch(self.rng, max(1, round(self.args.tokens / T)), T, depth)
+        return self.task.batch(self.rng, max(1, round(self.args.tokens / T)), T)
 
     def dilution(self, batch):
         largest = self.curriculum.dilution

@@ -6,6 +6,8 @@ training alone.
 
 import functools
 
+import numpy as np
+
 from tasks import text
 
 GRASS = b"The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again. "  # the paper's
@@ -36,6 +38,8 @@ HARBOUR = (b"Gulls turn above the harbour wall. A rope creaks and the tide goes 
            b"the slipway. Nothing much happens before noon. ")
 
 SYLLABLES = """ka ve ro lin sto mar du pel ish tor na gri qua bex om fal zu wen dra cho yit hol sev""".split()
+
+MARKS = b"()[]{}<>\"'!?;:,.-_*/&%$#@+=~^|\n\t 0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 def repeated(sentence):
@@ -79,6 +83,15 @@ def numbers(rng, n):
     return "".join(out).encode()[start:start + n]
 
 
+def marks(rng, n):
+    """The trained books with marks, digits and capitals at places where they do not stand: each is rare in real text."""
+    body = bytearray(passage(False)(rng, n))
+    share = rng.uniform(0.005, 0.06)
+    for i in np.flatnonzero(rng.random(n) < share):
+        body[i] = MARKS[int(rng.integers(len(MARKS)))]
+    return bytes(body)
+
+
 def sentences(rng, n):
     out, size = [], 0
     while size < n + 40:
@@ -113,12 +126,12 @@ def nonsense(rng, n):
 
 @functools.lru_cache(None)
 def registry():
-    return {"grass": grass, "words": words, "numbers": numbers, "sentences": sentences, "bible": passage(False),
+    return {"grass": grass, "words": words, "numbers": numbers, "marks": marks, "sentences": sentences, "bible": passage(False),
             "harbour": repeated(HARBOUR), "nonsense": nonsense, "held_out_books": passage(True)}
 
 
 TRAINED = ("grass", "words", "sentences", "bible")
-PRACTICE = ("numbers",)
+PRACTICE = ("numbers", "marks")
 UNSEEN = ("harbour", "nonsense", "held_out_books")
 
 
