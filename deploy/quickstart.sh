@@ -52,7 +52,7 @@ stop_server() {
 trap 'stop_server TERM' EXIT
 
 say "packages"
-deploy/install_packages.sh test
+deploy/install_packages.sh quickstart
 say "build"
 cmake --preset release >/dev/null
 cmake --build --preset release --parallel "$(nproc)" --target mneme-server mneme
