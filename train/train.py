@@ -28,6 +28,7 @@ from trainable import detached, selected, set_threads  # noqa: E402
 LOG_EVERY = 20  # steps per row of metrics.csv
 BOUNDARY = 24  # tokens before the end of a sequence
 POOL = 16  # sequences of filler whose states other sequences start from
+PROGRESS = ("length", "dilution", "carry", "answer_loss", "since", "level")  # of the curriculum; the rest of it are options
 TORCH_DTYPE = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
@@ -329,10 +330,8 @@ class Trainer:
                 self.model.w[name].copy_(t)
         self.optimizer.load_state_dict(kept["optimizer"])
         self.rng.bit_generator.state = kept["rng"]
-        self.curriculum = Curriculum(**kept["curriculum"])
-        self.curriculum.longest, self.curriculum.largest_dilution = self.args.length, self.args.dilution
-        self.curriculum.largest_carry, self.curriculum.least_steps = self.args.carry, self.args.level_steps
-        self.curriculum.passes = self.args.level_loss
+        for name in PROGRESS:
+            setattr(self.curriculum, name, kept["curriculum"][name])
         for name in ("step", "seconds", "tokens_read", "skipped", "pool", "rows"):
             setattr(self, name, kept[name])
         for name in ("metrics.csv", "evals.csv"):
