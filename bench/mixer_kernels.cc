@@ -156,35 +156,6 @@ std::vector<Row> InfiniMemory(int64_t dim, int64_t T) {
            }}};
 }
 
-// One query head of Infini-attention, dk = dv = `dim`, the last T rows of a segment of 128.
-Row InfiniLocalAttention(int64_t dim, int64_t T) {
-  constexpr int64_t kSegment = 128;
-  auto q = std::make_shared<AlignedFloats>(Floats(T * dim, 10));
-  auto k = std::make_shared<AlignedFloats>(Floats(kSegment * dim, 11));
-  auto v = std::make_shared<AlignedFloats>(Floats(kSegment * dim, 12));
-  auto scores = std::make_shared<AlignedFloats>(infini::ScoreElements(kSegment));
-  const auto run = [=](Exec& exec, AlignedFloats* out) {
-    out->resize(T * dim);
-    infini::FindMemoryKernels(exec.kernels().name)
-        ->local_attention({.q = {q->data(), dim},
-                           .k = {k->data(), dim},
-                           .v = {v->data(), dim},
-                           .first = kSegment - T,
-                           .count = T,
-                           .dk = dim,
-                           .dv = dim,
-                           .scale = 0.177f,
-                           .memory_share = 0.5f,
-                           .local_share = 0.5f,
-                           .scores = scores->data(),
-                           .mix = out->data(),
-                           .mix_stride = dim});
-  };
-  const double seen = static_cast<double>(kSegment) - static_cast<double>(T - 1) / 2;
-  return {"local attention, " + std::to_string(dim) + " wide, T " + std::to_string(T),
-          4.0 * static_cast<double>(T * dim) * seen, run};
-}
-
 }  // namespace
 
 bool BenchMixerKernels(double budget, const std::string& filter) {
@@ -194,12 +165,12 @@ bool BenchMixerKernels(double budget, const std::string& filter) {
                            BlockAttention("FAM block", 4, 4, 64, 136, true),
                            BlockAttention("FAM block", 6, 2, 64, 136, true),
                            BlockAttention("FAM memory rows", 4, 4, 8, 72, false),
+                           BlockAttention("Infini segment's last rows", 4, 4, 64, 512, true),
                            Series(1),
                            Series(64)};
   for (const int64_t dim : {32, 64}) {
     for (const int64_t T : {1, 64}) {
       for (Row& row : InfiniMemory(dim, T)) rows.push_back(std::move(row));
-      rows.push_back(InfiniLocalAttention(dim, T));
     }
   }
   std::printf("%-46s %13s %11s %7s\n", "kernel, one thread, in cache", "reference", "cpu", "ratio");

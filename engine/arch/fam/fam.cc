@@ -168,7 +168,7 @@ absl::Status Fam::Forward(Exec& exec, std::span<const ArchSlice> slices) {
     const auto count = static_cast<int64_t>(slice.tokens.size());
     AppendPositions(slice.state->position + count, count, &positions_);
   }
-  PlanRounds(slices);
+  PlanRounds(slices, config_.block_tokens, &rounds_);
   const Activations act = Reserve(T, buffers_);
 
   exec.kernels().embed_rows(exec, weights_.embedding, tokens_, act.x);
@@ -188,27 +188,6 @@ absl::Status Fam::Forward(Exec& exec, std::span<const ArchSlice> slices) {
   }
   WriteLogits(exec, weights_, config_.rms_eps, slices, act.x, act.normed, head_);
   return absl::OkStatus();
-}
-
-void Fam::PlanRounds(std::span<const ArchSlice> slices) {
-  const int64_t B = config_.block_tokens;
-  rounds_.clear();
-  int64_t row = 0;
-  for (const ArchSlice& slice : slices) {
-    int64_t position = slice.state->position;
-    const int64_t end = position + static_cast<int64_t>(slice.tokens.size());
-    for (size_t i = 0; position < end; ++i) {
-      const int64_t count = std::min(end - position, B - position % B);
-      if (rounds_.size() <= i) rounds_.emplace_back();
-      rounds_[i].push_back({.block = slice.state->block.data(),
-                            .row = row,
-                            .position = position,
-                            .count = count,
-                            .completes = (position + count) % B == 0});
-      position += count;
-      row += count;
-    }
-  }
 }
 
 void Fam::Rotate(Exec& exec, std::span<const int64_t> positions, int64_t heads, float* x) const {

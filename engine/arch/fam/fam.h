@@ -15,6 +15,7 @@
 #include "engine/arch/arch.h"
 #include "engine/arch/fam/config.h"
 #include "engine/arch/fam/weights.h"
+#include "engine/arch/rounds.h"
 #include "engine/arch/step_buffers.h"
 #include "engine/core/aligned_buffer.h"
 
@@ -36,19 +37,9 @@ class Fam final : public Arch {
   Fam() = default;
 
   struct Activations;
-  // Tokens of one slice that lie in one block.
-  struct Piece {
-    std::byte* block = nullptr;  // of the state
-    int64_t row = 0;             // of the pass
-    int64_t position = 0;        // of its first token
-    int64_t count = 0;
-    bool completes = false;  // its last token is the block's last
-  };
 
   // Sizes the arrays for T rows, in `buffers`.
   Activations Reserve(int64_t T, StepBuffers& buffers) const;
-  // Cuts the slices at the ends of blocks: rounds_[i] holds the i-th piece of every slice.
-  void PlanRounds(std::span<const ArchSlice> slices);
   void Rotate(Exec& exec, std::span<const int64_t> positions, int64_t heads, float* x) const;
   void Mix(Exec& exec, std::span<const Piece> pieces, int64_t layer, const Activations& act);
   void UpdateMemory(Exec& exec, std::span<const Piece> pieces, int64_t layer);

@@ -7,7 +7,6 @@
 #include <string>
 
 #include "absl/strings/str_cat.h"
-#include "engine/core/half.h"
 #include "engine/core/status_macros.h"
 #include "engine/kernels/exec.h"
 #include "engine/kernels/kernels.h"
@@ -17,39 +16,9 @@ namespace {
 
 // A state beyond this is a mistyped segment, not a wish.
 constexpr int64_t kMaxStateBytes = int64_t{1} << 42;
-constexpr int64_t kLine = 16;  // floats of a cache line
 
 // The state tensors of a layer, in the order of the schema.
 enum : int64_t { kMemory, kNormalizer, kPendingMemory, kPendingNormalizer, kKeys, kValues, kCount };
-
-int64_t Padded(int64_t floats) { return (floats + kLine - 1) / kLine * kLine; }
-
-void WriteRow(const float* in, DType dtype, int64_t width, std::byte* row) {
-  if (dtype == DType::kF32) {
-    std::memcpy(row, in, width * sizeof(float));
-    return;
-  }
-  for (int64_t i = 0; i < width; ++i) {
-    const uint16_t bits = FloatToHalf(in[i]);
-    std::memcpy(row + 2 * i, &bits, 2);
-  }
-}
-
-// Columns [column, column + width) of the first `count` rows of a ring as f32: where they lie, or
-// converted into `scratch`.
-Rows ReadRows(const std::byte* ring, DType dtype, int64_t ring_width, int64_t column, int64_t width,
-              int64_t count, float* scratch) {
-  if (dtype == DType::kF32) return {reinterpret_cast<const float*>(ring) + column, ring_width};
-  for (int64_t j = 0; j < count; ++j) {
-    const std::byte* row = ring + 2 * (j * ring_width + column);
-    for (int64_t i = 0; i < width; ++i) {
-      uint16_t bits;
-      std::memcpy(&bits, row + 2 * i, 2);
-      scratch[j * width + i] = HalfToFloat(bits);
-    }
-  }
-  return {scratch, width};
-}
 
 std::vector<StateTensor> StateTensors(const Config& config, DType kv_dtype) {
   const int64_t Hk = config.kv_heads, dk = config.head_dim, dv = config.value_head_dim;
@@ -91,6 +60,7 @@ struct Infini::Activations {
   float* v = nullptr;       // [T, Hk * dv]
   float* sq = nullptr;      // [T, H * dk] feature map of q, not rotated
   float* sk = nullptr;      // [T, Hk * dk]
+  float* local = nullptr;   // [T, H * dv] attention inside the segment
   float* mixed = nullptr;   // [T, H * dv]
   float* gate = nullptr;    // [T, F]
   float* up = nullptr;      // [T, F]
@@ -140,8 +110,9 @@ Infini::Activations Infini::Reserve(int64_t T) {
       {&act.x, T * D},        {&act.normed, T * D},
       {&act.q, T * q_width},  {&act.k, T * k_width},
       {&act.v, T * v_width},  {&act.sq, T * q_width},
-      {&act.sk, T * k_width}, {&act.mixed, T * config_.heads * config_.value_head_dim},
-      {&act.gate, T * F},     {&act.up, T * F}};
+      {&act.sk, T * k_width}, {&act.local, T * config_.heads * config_.value_head_dim},
+      {&act.gate, T * F},     {&act.mixed, T * config_.heads * config_.value_head_dim},
+      {&act.up, T * F}};
   buffers_.Reserve(parts);
   return act;
 }
@@ -162,13 +133,14 @@ absl::Status Infini::Forward(Exec& exec, std::span<const ArchSlice> slices) {
   }
   const int64_t T = static_cast<int64_t>(tokens_.size());
   if (T == 0) return absl::OkStatus();
+  PlanRounds(slices, config_.segment_tokens, &rounds_);
   const Activations act = Reserve(T);
 
   kernels.embed_rows(exec, weights_.embedding, tokens_, act.x);
   for (int64_t i = 0; i < config_.num_layers; ++i) {
     const Layer& layer = weights_.layers[i];
     ProjectQkv(exec, layer, config_.rms_eps, T, act.x, act.normed, act.q, act.k, act.v);
-    Mix(exec, *memory_kernels, slices, i, act);
+    Mix(exec, *memory_kernels, i, act);
     AddOutput(exec, layer, T, act.mixed, act.x);
     FeedForward(exec, layer, config_.rms_eps, T, act.x, act.normed, act.gate, act.up);
   }
@@ -176,9 +148,11 @@ absl::Status Infini::Forward(Exec& exec, std::span<const ArchSlice> slices) {
   return absl::OkStatus();
 }
 
-// act.q, act.k, act.v and the slices' states -> act.mixed and the states of the layer.
-void Infini::Mix(Exec& exec, const MemoryKernels& kernels, std::span<const ArchSlice> slices,
-                 int64_t layer, const Activations& act) {
+const StateTensor& Infini::Tensor(int64_t layer, int64_t which) const {
+  return schema_.tensors()[layer * kCount + which];
+}
+
+void Infini::Mix(Exec& exec, const MemoryKernels& kernels, int64_t layer, const Activations& act) {
   const int64_t dk = config_.head_dim, H = config_.heads, Hk = config_.kv_heads;
   // The memory knows no positions: its queries and keys are taken before the rotation.
   exec.pool().Run(act.T, [&](int64_t t, int) {
@@ -199,98 +173,87 @@ void Infini::Mix(Exec& exec, const MemoryKernels& kernels, std::span<const ArchS
   rope.heads = Hk;
   exec.kernels().rope(exec, rope);
 
-  std::vector<int64_t> first(slices.size());  // row of each slice's first token
-  for (size_t s = 1; s < slices.size(); ++s) {
-    first[s] = first[s - 1] + static_cast<int64_t>(slices[s - 1].tokens.size());
-  }
   scratch_.resize(exec.pool().num_threads());
-  exec.pool().Run(static_cast<int64_t>(slices.size()) * Hk, [&](int64_t task, int worker) {
-    const int64_t s = task / Hk;
-    MixHead(kernels, slices[s], first[s], layer, task % Hk, act, scratch_[worker]);
-  });
+  for (const std::vector<Piece>& pieces : rounds_) {
+    AttendLocally(exec, pieces, layer, act);
+    exec.pool().Run(static_cast<int64_t>(pieces.size()) * Hk, [&](int64_t task, int worker) {
+      MixHead(kernels, pieces[task / Hk], layer, task % Hk, act, scratch_[worker]);
+    });
+  }
 }
 
-// One key/value head of one sequence, segment by segment.
-void Infini::MixHead(const MemoryKernels& kernels, const ArchSlice& slice, int64_t first,
-                     int64_t layer, int64_t kv_head, const Activations& act,
-                     AlignedBuffer& scratch) {
+void Infini::AttendLocally(Exec& exec, std::span<const Piece> pieces, int64_t layer,
+                           const Activations& act) {
+  const Kernels& kernels = exec.kernels();
+  const int64_t H = config_.heads, Hk = config_.kv_heads;
   const int64_t dk = config_.head_dim, dv = config_.value_head_dim;
-  const int64_t H = config_.heads, Hk = config_.kv_heads, N = config_.segment_tokens;
-  const int64_t group = H / Hk;
+  const int64_t element = Traits(kv_dtype_).block_bytes;
+  attention_.clear();
+  for (const Piece& piece : pieces) {
+    std::byte* keys = piece.block + Tensor(layer, kKeys).offset_bytes;
+    std::byte* values = piece.block + Tensor(layer, kValues).offset_bytes;
+    const int64_t r = piece.position % config_.segment_tokens;
+    kernels.store_rows(exec, act.k + piece.row * Hk * dk, Hk * dk, piece.count, Hk * dk, kv_dtype_,
+                       keys + r * Hk * dk * element);
+    kernels.store_rows(exec, act.v + piece.row * Hk * dv, Hk * dv, piece.count, Hk * dv, kv_dtype_,
+                       values + r * Hk * dv * element);
+    BlockAttentionArgs args{.dtype = kv_dtype_,
+                            .T = piece.count,
+                            .query_heads = H,
+                            .kv_heads = Hk,
+                            .key_dim = dk,
+                            .value_dim = dv,
+                            .scale = static_cast<float>(1 / std::sqrt(static_cast<double>(dk))),
+                            .q = act.q + piece.row * H * dk,
+                            .q_stride = H * dk,
+                            .out = act.local + piece.row * H * dv,
+                            .out_stride = H * dv};
+    args.runs[0] = {keys, values, r + piece.count};
+    attention_.push_back(args);
+  }
+  kernels.block_attention(exec, attention_);
+}
+
+void Infini::MixHead(const MemoryKernels& kernels, const Piece& piece, int64_t layer,
+                     int64_t kv_head, const Activations& act, AlignedBuffer& scratch) const {
+  const int64_t dk = config_.head_dim, dv = config_.value_head_dim;
+  const int64_t H = config_.heads, Hk = config_.kv_heads;
+  const int64_t group = H / Hk, row = piece.row, count = piece.count;
   const Layer& weights = weights_.layers[layer];
-  const auto tensor = [&](int64_t which) {
-    return slice.state->block.data() + schema_.tensors()[layer * kCount + which].offset_bytes;
-  };
   const auto head = [&](int64_t which, int64_t size) {
-    return reinterpret_cast<float*>(tensor(which)) + kv_head * size;
+    return reinterpret_cast<float*>(piece.block + Tensor(layer, which).offset_bytes) +
+           kv_head * size;
   };
   float* memory = head(kMemory, dk * dv);
   float* normalizer = head(kNormalizer, dk);
   float* pending_memory = head(kPendingMemory, dk * dv);
   float* pending_normalizer = head(kPendingNormalizer, dk);
-  std::byte* keys = tensor(kKeys);
-  std::byte* values = tensor(kValues);
-  const int64_t element = Traits(kv_dtype_).block_bytes;
   const MemoryView view{memory, normalizer, dk, dv, config_.memory_eps};
 
-  const int64_t T = static_cast<int64_t>(slice.tokens.size());
-  for (int64_t t = 0; t < T;) {
-    const int64_t position = slice.state->position + t;
-    const int64_t r = position % N;
-    const int64_t count = std::min(T - t, N - r);
-    const int64_t row = first + t;
-    const bool converts = kv_dtype_ != DType::kF32;
-    const int64_t parts[] = {Padded(ScoreElements(r + count)), Padded(count * dv),
-                             converts ? Padded((r + count) * dk) : 0,
-                             converts ? Padded((r + count) * dv) : 0};
-    const size_t bytes = (parts[0] + parts[1] + parts[2] + parts[3]) * sizeof(float);
+  const bool ungated = config_.first_segment_local && piece.position < config_.segment_tokens;
+  for (int64_t h = kv_head * group; h < (kv_head + 1) * group; ++h) {
+    float* mixed = act.mixed + row * H * dv + h * dv;
+    kernels.retrieve(view, {act.sq + row * H * dk + h * dk, H * dk}, count, mixed, H * dv);
+    kernels.blend(ungated ? 0.0f : weights.memory_share[h], ungated ? 1.0f : weights.local_share[h],
+                  {act.local + row * H * dv + h * dv, H * dv}, count, dv, mixed, H * dv);
+  }
+
+  const Rows sk{act.sk + row * Hk * dk + kv_head * dk, Hk * dk};
+  Rows written{act.v + row * Hk * dv + kv_head * dv, Hk * dv};
+  if (config_.delta) {
+    const size_t bytes = count * dv * sizeof(float);
     if (scratch.size() < bytes) scratch = AlignedBuffer(bytes);
-    float* scores = scratch.as<float>();
-    float* update = scores + parts[0];
-    float* k_rows = update + parts[1];
-    float* v_rows = k_rows + parts[2];
-
-    const float* k = act.k + row * Hk * dk + kv_head * dk;
-    const float* v = act.v + row * Hk * dv + kv_head * dv;
-    for (int64_t i = 0; i < count; ++i) {
-      WriteRow(k + i * Hk * dk, kv_dtype_, dk, keys + element * ((r + i) * Hk * dk + kv_head * dk));
-      WriteRow(v + i * Hk * dv, kv_dtype_, dv,
-               values + element * ((r + i) * Hk * dv + kv_head * dv));
-    }
-    LocalArgs local{.k = ReadRows(keys, kv_dtype_, Hk * dk, kv_head * dk, dk, r + count, k_rows),
-                    .v = ReadRows(values, kv_dtype_, Hk * dv, kv_head * dv, dv, r + count, v_rows),
-                    .first = r,
-                    .count = count,
-                    .dk = dk,
-                    .dv = dv,
-                    .scale = static_cast<float>(1 / std::sqrt(static_cast<double>(dk))),
-                    .scores = scores,
-                    .mix_stride = H * dv};
-    const bool ungated = config_.first_segment_local && position < N;
-    for (int64_t h = kv_head * group; h < (kv_head + 1) * group; ++h) {
-      local.q = {act.q + row * H * dk + h * dk, H * dk};
-      local.mix = act.mixed + row * H * dv + h * dv;
-      local.memory_share = ungated ? 0.0f : weights.memory_share[h];
-      local.local_share = ungated ? 1.0f : weights.local_share[h];
-      kernels.retrieve(view, {act.sq + row * H * dk + h * dk, H * dk}, count, local.mix, H * dv);
-      kernels.local_attention(local);
-    }
-
-    const Rows sk{act.sk + row * Hk * dk + kv_head * dk, Hk * dk};
-    Rows written{v, Hk * dv};
-    if (config_.delta) {
-      kernels.retrieve(view, sk, count, update, dv);
-      kernels.subtract_from(written, count, dv, update, dv);
-      written = {update, dv};
-    }
-    kernels.accumulate(sk, written, count, dk, dv, pending_memory, pending_normalizer);
-    if (r + count == N) {
-      for (int64_t i = 0; i < dk * dv; ++i) memory[i] += pending_memory[i];
-      for (int64_t i = 0; i < dk; ++i) normalizer[i] += pending_normalizer[i];
-      std::memset(pending_memory, 0, dk * dv * sizeof(float));
-      std::memset(pending_normalizer, 0, dk * sizeof(float));
-    }
-    t += count;
+    float* update = scratch.as<float>();
+    kernels.retrieve(view, sk, count, update, dv);
+    kernels.subtract_from(written, count, dv, update, dv);
+    written = {update, dv};
+  }
+  kernels.accumulate(sk, written, count, dk, dv, pending_memory, pending_normalizer);
+  if (piece.completes) {
+    for (int64_t i = 0; i < dk * dv; ++i) memory[i] += pending_memory[i];
+    for (int64_t i = 0; i < dk; ++i) normalizer[i] += pending_normalizer[i];
+    std::memset(pending_memory, 0, dk * dv * sizeof(float));
+    std::memset(pending_normalizer, 0, dk * sizeof(float));
   }
 }
 

@@ -16,8 +16,10 @@
 #include "engine/arch/infini/config.h"
 #include "engine/arch/infini/memory_kernels.h"
 #include "engine/arch/infini/weights.h"
+#include "engine/arch/rounds.h"
 #include "engine/arch/step_buffers.h"
 #include "engine/core/aligned_buffer.h"
+#include "engine/kernels/block_attention.h"
 
 namespace mneme::engine::infini {
 
@@ -37,10 +39,15 @@ class Infini final : public Arch {
   struct Activations;
   // Sizes the activations for T tokens.
   Activations Reserve(int64_t T);
-  void Mix(Exec& exec, const MemoryKernels& kernels, std::span<const ArchSlice> slices,
-           int64_t layer, const Activations& act);
-  void MixHead(const MemoryKernels& kernels, const ArchSlice& slice, int64_t first, int64_t layer,
-               int64_t kv_head, const Activations& act, AlignedBuffer& scratch);
+  // act.q, act.k, act.v and the states -> act.mixed and the states of the layer.
+  void Mix(Exec& exec, const MemoryKernels& kernels, int64_t layer, const Activations& act);
+  // Attention of the pieces' tokens inside their segments -> act.local and the rings.
+  void AttendLocally(Exec& exec, std::span<const Piece> pieces, int64_t layer,
+                     const Activations& act);
+  // One key/value head of a piece: reads the memory, mixes, writes what the segment will add to it.
+  void MixHead(const MemoryKernels& kernels, const Piece& piece, int64_t layer, int64_t kv_head,
+               const Activations& act, AlignedBuffer& scratch) const;
+  const StateTensor& Tensor(int64_t layer, int64_t which) const;
 
   std::shared_ptr<const Checkpoint> checkpoint_;  // owns the mapping that weights_ points into
   Config config_;
@@ -53,6 +60,8 @@ class Infini final : public Arch {
   std::vector<AlignedBuffer> scratch_;  // one per worker
   std::vector<int32_t> tokens_;
   std::vector<int64_t> rows_;  // [T], position in the segment
+  std::vector<std::vector<Piece>> rounds_;
+  std::vector<BlockAttentionArgs> attention_;
 };
 
 }  // namespace mneme::engine::infini

@@ -1,13 +1,12 @@
-// SIMD versions. Lanes are columns of the memory (chains run over dk or over tokens), channels for
-// a score's dot product, keys for the softmax's sum: each output has one chain, whatever the number
-// of rows in the call. Blocks of rows share loads and change no chain.
+// SIMD versions. Lanes are columns of the memory, and chains run over dk or over tokens: each
+// output has one chain, whatever the number of rows in the call. Blocks of rows share loads and
+// change no chain.
 #define HWY_DISABLED_TARGETS HWY_SSSE3
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "engine/arch/infini/memory_cpu.cc"
 #include "hwy/foreach_target.h"
 // After foreach_target.h:
 #include <algorithm>
-#include <limits>
 #include <type_traits>
 
 #include "engine/arch/infini/memory_kernels.h"
@@ -26,8 +25,6 @@ using simd::Vec;
 using simd::ForEachVector;
 using simd::LoadUpTo;
 using simd::StoreUpTo;
-
-constexpr float kNegativeInfinity = -std::numeric_limits<float>::infinity();
 
 void FeatureMap(const float* x, int64_t n, float* y) {
   const F32 d;
@@ -172,128 +169,18 @@ void SubtractFrom(Rows v, int64_t count, int64_t dv, float* u, int64_t u_stride)
   }
 }
 
-// Scores of kQueries queries with the keys [begin, end), each dot product as Dot() forms it.
-template <int kQueries, int kKeys>
-HWY_INLINE void ScoreBlock(F32 d, const LocalArgs& args, const float* q, int64_t key, float* scores,
-                           int64_t score_stride) {
-  const int64_t lanes = hn::Lanes(d);
-  const float* k = args.k.data + key * args.k.stride;
-  Vec sum[kQueries][kKeys];
-  for (auto& row : sum) {
-    for (Vec& v : row) v = hn::Zero(d);
-  }
-  for (int64_t i = 0; i < args.dk; i += lanes) {
-    Vec query[kQueries];
-    for (int a = 0; a < kQueries; ++a) {
-      query[a] = LoadUpTo(d, q + a * args.q.stride + i, args.dk - i);
-    }
-    for (int b = 0; b < kKeys; ++b) {
-      const Vec row = LoadUpTo(d, k + b * args.k.stride + i, args.dk - i);
-      for (int a = 0; a < kQueries; ++a) sum[a][b] = hn::MulAdd(query[a], row, sum[a][b]);
-    }
-  }
-  for (int a = 0; a < kQueries; ++a) {
-    for (int b = 0; b < kKeys; ++b) {
-      scores[a * score_stride + key + b] = args.scale * hn::GetLane(hn::SumOfLanes(d, sum[a][b]));
-    }
-  }
-}
-
-template <int kQueries>
-HWY_INLINE void ScoreKeys(F32 d, const LocalArgs& args, const float* q, int64_t begin, int64_t end,
-                          float* scores, int64_t score_stride) {
-  int64_t j = begin;
-  for (; j + 4 <= end; j += 4) ScoreBlock<kQueries, 4>(d, args, q, j, scores, score_stride);
-  for (; j < end; ++j) ScoreBlock<kQueries, 1>(d, args, q, j, scores, score_stride);
-}
-
-// Scores become exp(score - max), padded with zeros to whole groups of eight; returns their sum.
-HWY_INLINE float Softmax(F32 d, float* scores, int64_t keys) {
-  const int64_t lanes = hn::Lanes(d);
-  const int64_t padded = (keys + 7) / 8 * 8;
-  std::fill(scores + keys, scores + padded, kNegativeInfinity);
-  Vec max = hn::Set(d, kNegativeInfinity);
-  for (int64_t j = 0; j < padded; j += lanes) max = hn::Max(max, hn::LoadU(d, scores + j));
-  max = hn::MaxOfLanes(d, max);
-  Vec sum = hn::Zero(d);
-  for (int64_t j = 0; j < padded; j += lanes) {
-    const Vec p = simd::Exp(d, hn::Sub(hn::LoadU(d, scores + j), max));
-    hn::StoreU(p, d, scores + j);
-    sum = hn::Add(sum, p);
-  }
-  return hn::GetLane(hn::SumOfLanes(d, sum));
-}
-
-// Weighted values of kQueries queries, of which query a sees keys [0, keys + a); columns from j on.
-template <int kQueries, int kVectors>
-HWY_INLINE void ValueBlock(F32 d, const LocalArgs& args, const float* scores, int64_t score_stride,
-                           const float* totals, int64_t keys, int64_t j, float* mix) {
-  const int64_t lanes = hn::Lanes(d);
-  const int64_t rest = args.dv - j;
-  Vec sum[kQueries][kVectors];
-  for (auto& row : sum) {
-    for (Vec& v : row) v = hn::Zero(d);
-  }
-  for (int64_t key = 0; key < keys; ++key) {
-    Vec value[kVectors];
-    for (int c = 0; c < kVectors; ++c) {
-      value[c] = LoadUpTo(d, args.v.data + key * args.v.stride + j + c * lanes, rest - c * lanes);
-    }
-    for (int a = 0; a < kQueries; ++a) {
-      const Vec p = hn::Set(d, scores[a * score_stride + key]);
-      for (int c = 0; c < kVectors; ++c) sum[a][c] = hn::MulAdd(p, value[c], sum[a][c]);
-    }
-  }
-  for (int a = 0; a < kQueries; ++a) {
-    for (int64_t key = keys; key < keys + a; ++key) {
-      const Vec p = hn::Set(d, scores[a * score_stride + key]);
-      for (int c = 0; c < kVectors; ++c) {
-        sum[a][c] = hn::MulAdd(
-            p, LoadUpTo(d, args.v.data + key * args.v.stride + j + c * lanes, rest - c * lanes),
-            sum[a][c]);
-      }
-    }
-    const Vec total = hn::Set(d, totals[a]);
-    const Vec memory_share = hn::Set(d, args.memory_share);
-    const Vec local_share = hn::Set(d, args.local_share);
-    for (int c = 0; c < kVectors; ++c) {
-      float* out = mix + a * args.mix_stride + j + c * lanes;
-      const Vec local = hn::Mul(local_share, hn::Div(sum[a][c], total));
-      StoreUpTo(d, hn::MulAdd(memory_share, LoadUpTo(d, out, rest - c * lanes), local), out,
-                rest - c * lanes);
-    }
-  }
-}
-
-// Queries [t, t + kQueries) of the call.
-template <int kQueries, int kWide>
-HWY_INLINE void AttendQueries(F32 d, const LocalArgs& args, int64_t t) {
-  const int64_t lanes = hn::Lanes(d);
-  const int64_t stride = ScoreElements(args.first + args.count) / kQueryBlock;
-  const int64_t keys = args.first + t + 1;  // that every query of the block sees
-  const float* q = args.q.data + t * args.q.stride;
-  ScoreKeys<kQueries>(d, args, q, 0, keys, args.scores, stride);
-  float totals[kQueries];
-  for (int a = 0; a < kQueries; ++a) {
-    float* scores = args.scores + a * stride;
-    ScoreKeys<1>(d, args, q + a * args.q.stride, keys, keys + a, scores, stride);
-    totals[a] = Softmax(d, scores, keys + a);
-  }
-  float* mix = args.mix + t * args.mix_stride;
-  int64_t j = 0;
-  for (; j + kWide * lanes <= args.dv; j += kWide * lanes) {
-    ValueBlock<kQueries, kWide>(d, args, args.scores, stride, totals, keys, j, mix);
-  }
-  for (; j < args.dv; j += lanes) {
-    ValueBlock<kQueries, 1>(d, args, args.scores, stride, totals, keys, j, mix);
-  }
-}
-
-void LocalAttention(const LocalArgs& args) {
+void Blend(float memory_share, float local_share, Rows local, int64_t count, int64_t dv, float* mix,
+           int64_t mix_stride) {
   const F32 d;
-  int64_t t = 0;
-  for (; t + kQueryBlock <= args.count; t += kQueryBlock) AttendQueries<kQueryBlock, 2>(d, args, t);
-  for (; t < args.count; ++t) AttendQueries<1, 4>(d, args, t);
+  const Vec of_memory = hn::Set(d, memory_share), of_local = hn::Set(d, local_share);
+  for (int64_t t = 0; t < count; ++t) {
+    const float* from = local.data + t * local.stride;
+    float* at = mix + t * mix_stride;
+    ForEachVector(dv, [&](size_t j, auto columns) HWY_ATTR {
+      const Vec share = hn::Mul(of_local, columns.Load(from + j));
+      columns.Store(hn::MulAdd(of_memory, columns.Load(at + j), share), at + j);
+    });
+  }
 }
 
 // NOLINTNEXTLINE(google-readability-namespace-comments)
@@ -308,7 +195,7 @@ HWY_EXPORT(FeatureMap);
 HWY_EXPORT(Retrieve);
 HWY_EXPORT(Accumulate);
 HWY_EXPORT(SubtractFrom);
-HWY_EXPORT(LocalAttention);
+HWY_EXPORT(Blend);
 
 }  // namespace
 
@@ -336,10 +223,12 @@ const MemoryKernels& CpuMemoryKernels() {
             cpu::CurrentSimdTarget();
             HWY_DYNAMIC_DISPATCH(SubtractFrom)(v, count, dv, u, u_stride);
           },
-      .local_attention =
-          [](const LocalArgs& args) {
+      .blend =
+          [](float memory_share, float local_share, Rows local, int64_t count, int64_t dv,
+             float* mix, int64_t mix_stride) {
             cpu::CurrentSimdTarget();
-            HWY_DYNAMIC_DISPATCH(LocalAttention)(args);
+            HWY_DYNAMIC_DISPATCH(Blend)
+            (memory_share, local_share, local, count, dv, mix, mix_stride);
           }};
   return kKernels;
 }

@@ -1,5 +1,6 @@
-// What Infini-attention computes besides products and rotations: reading and writing one head's
-// compressive memory, and attention inside a segment (Munkhdalai et al. 2024, arXiv:2404.07143).
+// What Infini-attention computes besides products, rotations and attention: reading and writing one
+// head's compressive memory, and mixing what it says with attention inside the segment (Munkhdalai
+// et al. 2024, arXiv:2404.07143).
 //
 // Every function works on one key/value head of one sequence and on rows of one segment; heads and
 // sequences are the caller's to spread over threads. An element's bits depend on its operands and
@@ -25,28 +26,6 @@ struct Rows {
   int64_t stride = 0;
 };
 
-// Query rows of one head against rows 0..first + i of its segment, for i in [0, count).
-struct LocalArgs {
-  Rows q;  // [count, dk], rotated
-  Rows k;  // [first + count, dk], rotated
-  Rows v;  // [first + count, dv]
-  int64_t first = 0;
-  int64_t count = 0;
-  int64_t dk = 0;
-  int64_t dv = 0;
-  float scale = 0;  // 1 / sqrt(dk)
-  float memory_share = 0;
-  float local_share = 0;
-  float* scores = nullptr;  // scratch of ScoreElements(first + count)
-  // In: what the memory gave. Out: memory_share * that + local_share * attention.
-  float* mix = nullptr;  // [count, dv]
-  int64_t mix_stride = 0;
-};
-
-// One row of scores per query that is worked on at a time, padded to whole vectors.
-inline constexpr int64_t kQueryBlock = 4;
-inline constexpr int64_t ScoreElements(int64_t keys) { return kQueryBlock * ((keys + 7) / 8 * 8); }
-
 struct MemoryKernels {
   std::string_view backend;
   // y[i] = exp(min(x[i], 0)) + max(x[i], 0): ELU + 1 without the cancellation that would give zero
@@ -59,7 +38,9 @@ struct MemoryKernels {
                      float* normalizer);
   // u[t] = v[t] - u[t], [count, dv]: what the delta rule writes, from what the memory already says.
   void (*subtract_from)(Rows v, int64_t count, int64_t dv, float* u, int64_t u_stride);
-  void (*local_attention)(const LocalArgs& args);
+  // mix[t] = memory_share * mix[t] + local_share * local[t], [count, dv].
+  void (*blend)(float memory_share, float local_share, Rows local, int64_t count, int64_t dv,
+                float* mix, int64_t mix_stride);
 };
 
 // nullptr if the backend has no version of them.

@@ -51,25 +51,12 @@ void SubtractFrom(Rows v, int64_t count, int64_t dv, float* u, int64_t u_stride)
   }
 }
 
-void LocalAttention(const LocalArgs& args) {
-  for (int64_t t = 0; t < args.count; ++t) {
-    const float* q = args.q.data + t * args.q.stride;
-    const int64_t keys = args.first + t + 1;
-    float max = -INFINITY;
-    for (int64_t j = 0; j < keys; ++j) {
-      args.scores[j] = args.scale * Dot(q, args.k.data + j * args.k.stride, args.dk);
-      max = std::max(max, args.scores[j]);
-    }
-    float total = 0;
-    for (int64_t j = 0; j < keys; ++j) {
-      args.scores[j] = std::exp(args.scores[j] - max);
-      total += args.scores[j];
-    }
-    float* mix = args.mix + t * args.mix_stride;
-    for (int64_t d = 0; d < args.dv; ++d) {
-      float sum = 0;
-      for (int64_t j = 0; j < keys; ++j) sum += args.scores[j] * args.v.data[j * args.v.stride + d];
-      mix[d] = args.memory_share * mix[d] + args.local_share * (sum / total);
+void Blend(float memory_share, float local_share, Rows local, int64_t count, int64_t dv, float* mix,
+           int64_t mix_stride) {
+  for (int64_t t = 0; t < count; ++t) {
+    for (int64_t j = 0; j < dv; ++j) {
+      float& value = mix[t * mix_stride + j];
+      value = memory_share * value + local_share * local.data[t * local.stride + j];
     }
   }
 }
@@ -82,7 +69,7 @@ const MemoryKernels& ReferenceMemoryKernels() {
                                              .retrieve = Retrieve,
                                              .accumulate = Accumulate,
                                              .subtract_from = SubtractFrom,
-                                             .local_attention = LocalAttention};
+                                             .blend = Blend};
   return kKernels;
 }
 
