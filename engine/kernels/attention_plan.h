@@ -13,6 +13,7 @@ namespace mneme::engine {
 struct KeyRange {
   int64_t begin;
   int64_t end;
+  bool operator==(const KeyRange&) const = default;
 };
 
 inline int64_t SinkTiles(int64_t sinks) { return (sinks + kAttentionTile - 1) / kAttentionTile; }

@@ -115,25 +115,17 @@ void AttendPartial(const AttentionArgs& args, int64_t piece, int64_t kv_head, in
     const int64_t first = TileRange(args.sinks, tile).begin;
     LoadTile(args, piece, kv_head, first, all, s);
     const float* queries = tile < SinkTiles(args.sinks) ? args.q_sink : args.q;
-    for (int64_t i = 0; i < count; ++i) {
-      const KeyRange range = VisibleRange(args.sinks, args.window, tile, p0 + i, p0 + i);
+    const auto seen = [&](int64_t i) {
+      return VisibleRange(args.sinks, args.window, tile, p0 + i, p0 + i);
+    };
+    for (int64_t i = 0, tokens = 1; i < count; i += tokens) {
+      const KeyRange range = seen(i);
+      tokens = 1;
       if (range.begin >= range.end) continue;
-      const float* q = queries + (t0 + i) * args.q_stride + kv_head * group * width;
-      for (int64_t g = 0; g < group;) {
-        float* heads[3];
-        const int64_t n = std::min<int64_t>(3, group - g);
-        for (int64_t h = 0; h < n; ++h) heads[h] = partials + (i * group + g + h) * stride;
-        const int64_t begin = range.begin - first;
-        const int64_t end = range.end - first;
-        if (n == 3) {
-          UpdateHeads<3>(q + g * width, width, args.scale, begin, end, s, heads);
-        } else if (n == 2) {
-          UpdateHeads<2>(q + g * width, width, args.scale, begin, end, s, heads);
-        } else {
-          UpdateHeads<1>(q + g * width, width, args.scale, begin, end, s, heads);
-        }
-        g += n;
-      }
+      while (group == 1 && tokens < 3 && i + tokens < count && seen(i + tokens) == range) ++tokens;
+      UpdateGroup(queries + (t0 + i) * args.q_stride + kv_head * group * width,
+                  group == 1 ? args.q_stride : width, tokens * group, width, args.scale,
+                  range.begin - first, range.end - first, s, partials + i * group * stride, stride);
     }
   }
 }

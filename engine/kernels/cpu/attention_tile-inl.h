@@ -123,7 +123,8 @@ HWY_INLINE void Unroll(F f) {
 
 // score[h][j] = sum over channels, ascending, of q[h][c] * key[j][c].
 template <int kHeads>
-HWY_INLINE void Scores(const float* q, int64_t width, const float* keys, float* score) {
+HWY_INLINE void Scores(const float* q, int64_t q_stride, int64_t width, const float* keys,
+                       float* score) {
   const F32 d;
   const int64_t lanes = hn::Lanes(d);
   constexpr int kVectors = 4;
@@ -136,7 +137,7 @@ HWY_INLINE void Scores(const float* q, int64_t width, const float* keys, float* 
       Unroll<kVectors>([&](auto v)
                            HWY_ATTR { k[v] = hn::Load(d, keys + c * kTile + j + v * lanes); });
       Unroll<kHeads>([&](auto h) HWY_ATTR {
-        const Vec qc = hn::Set(d, q[h * width + c]);
+        const Vec qc = hn::Set(d, q[h * q_stride + c]);
         Unroll<kVectors>([&](auto v) HWY_ATTR {
           s[h * kVectors + v] = hn::MulAdd(qc, k[v], s[h * kVectors + v]);
         });
@@ -185,13 +186,14 @@ HWY_INLINE void Rescale(float factor, int64_t padded, float* o) {
   }
 }
 
-// Keys [begin, end) of the loaded tile for kHeads query heads of one token.
+// Keys [begin, end) of the loaded tile for kHeads query heads, `q_stride` apart: of one token, or
+// of tokens that see the same keys.
 template <int kHeads>
-void UpdateHeads(const float* q, int64_t width, float scale, int64_t begin, int64_t end,
-                 const AttentionScratch& s, float* const* partial) {
+void UpdateHeads(const float* q, int64_t q_stride, int64_t width, float scale, int64_t begin,
+                 int64_t end, const AttentionScratch& s, float* const* partial) {
   const F32 d;
   const int64_t lanes = hn::Lanes(d);
-  Scores<kHeads>(q, width, s.keys, s.scores);
+  Scores<kHeads>(q, q_stride, width, s.keys, s.scores);
   float* o[kHeads];
   for (int h = 0; h < kHeads; ++h) {
     float* score = s.scores + h * kTile;
@@ -230,6 +232,28 @@ void UpdateHeads(const float* q, int64_t width, float scale, int64_t begin, int6
   }
   for (; c < s.padded; c += lanes) {
     AddValues<kHeads, 1>(s.scores, begin, end, s.values, s.padded, o, c);
+  }
+}
+
+// Keys [begin, end) of the loaded tile for `rows` query rows, `q_stride` apart: the heads that
+// share them, or tokens with one such head each. Up to three rows share a load; that changes no
+// bits.
+HWY_INLINE void UpdateGroup(const float* q, int64_t q_stride, int64_t rows, int64_t width,
+                            float scale, int64_t begin, int64_t end, const AttentionScratch& s,
+                            float* partials, int64_t stride) {
+  for (int64_t r = 0; r < rows;) {
+    const int64_t n = std::min<int64_t>(3, rows - r);
+    float* each[3];
+    for (int64_t i = 0; i < n; ++i) each[i] = partials + (r + i) * stride;
+    const float* first = q + r * q_stride;
+    if (n == 3) {
+      UpdateHeads<3>(first, q_stride, width, scale, begin, end, s, each);
+    } else if (n == 2) {
+      UpdateHeads<2>(first, q_stride, width, scale, begin, end, s, each);
+    } else {
+      UpdateHeads<1>(first, q_stride, width, scale, begin, end, s, each);
+    }
+    r += n;
   }
 }
 

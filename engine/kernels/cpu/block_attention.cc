@@ -55,23 +55,15 @@ void AttendBlock(const BlockAttentionArgs& args, int64_t kv_head, int64_t t0, in
 
   for (int64_t first = 0; first < visible(count - 1); first += kTile) {
     LoadListTile(args, kv_head, first, std::min(kTile, visible(count - 1) - first), key_padded, s);
-    for (int64_t i = 0; i < count; ++i) {
-      const int64_t end = std::min(kTile, visible(i) - first);
+    const auto seen = [&](int64_t i) { return std::min(kTile, visible(i) - first); };
+    for (int64_t i = 0, tokens = 1; i < count; i += tokens) {
+      const int64_t end = seen(i);
+      tokens = 1;
       if (end <= 0) continue;
-      const float* q = args.q + (t0 + i) * args.q_stride + kv_head * group * Dk;
-      for (int64_t g = 0; g < group;) {
-        float* heads[3];
-        const int64_t n = std::min<int64_t>(3, group - g);
-        for (int64_t h = 0; h < n; ++h) heads[h] = partials + (i * group + g + h) * stride;
-        if (n == 3) {
-          UpdateHeads<3>(q + g * Dk, Dk, args.scale, 0, end, s, heads);
-        } else if (n == 2) {
-          UpdateHeads<2>(q + g * Dk, Dk, args.scale, 0, end, s, heads);
-        } else {
-          UpdateHeads<1>(q + g * Dk, Dk, args.scale, 0, end, s, heads);
-        }
-        g += n;
-      }
+      while (group == 1 && tokens < 3 && i + tokens < count && seen(i + tokens) == end) ++tokens;
+      UpdateGroup(args.q + (t0 + i) * args.q_stride + kv_head * group * Dk,
+                  group == 1 ? args.q_stride : Dk, tokens * group, Dk, args.scale, 0, end, s,
+                  partials + i * group * stride, stride);
     }
   }
   for (int64_t i = 0; i < count * group; ++i) {
