@@ -339,7 +339,11 @@ def announce(args, evaluation, rates):
             reached[model][source] += points[source]
         own = sum(s.cost for s in todo)
         took = (shared + own) / rate + len(todo) * overhead
-        took += 0 if speed_position(args, evaluation, model, length) is None else SPEED_TOOK
+        if (at := speed_position(args, evaluation, model, length)) is not None:
+            have = reached[model].setdefault(speed_source(args), evaluation.reached(model, speed_source(args)))
+            unread = at - max((p for p in have if p <= at), default=0)
+            have.append(at)
+            shared, took = shared + unread, took + unread / rate + SPEED_TOOK
         lines.append([model, plan.length_name(length), len(todo), f"{shared:,}", f"{own:,}", duration(took)])
         tokens, samples, seconds = tokens + shared + own, samples + len(todo), seconds + took
     print(report.table(["checkpoint", "tokens", "samples to do", "shared filler to read", "read on forks", "time"], lines))
@@ -351,8 +355,10 @@ def announce(args, evaluation, rates):
 
 
 def measure(args, evaluation):
-    if not args.quick and not any(planned(args, evaluation).values()):
-        print("Every sample is there already.\n")
+    missing = planned(args, evaluation)
+    if not args.quick and not any(todo or speed_position(args, evaluation, model, length) is not None
+                                  for (length, model), todo in missing.items()):
+        print("Everything is there already.\n")
         return
     print("Reading a little with each checkpoint, to know how fast they are ...", file=sys.stderr, flush=True)
     rates = {model: evaluation.probe(model) for model in evaluation.models}
