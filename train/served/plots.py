@@ -85,7 +85,7 @@ def depths(rows, models, folder):
 
 
 def state_and_speed(speed_rows, models, folder):
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.5))
     for i, model in enumerate(models):
         rows = sorted(report.select(speed_rows, model=model), key=lambda r: int(r["position"]))
         x = [max(1, int(r["position"])) for r in rows]
@@ -102,7 +102,7 @@ def state_and_speed(speed_rows, models, folder):
         axes.set_ylabel(label)
         axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3)
-        axes.legend(fontsize=7)
+        axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.32), ncol=2)  # lines may be anywhere
     _save(figure, folder, "state_and_speed.png")
 
 
