@@ -202,7 +202,7 @@ CHECKS = {"forms": check_forms, "models": check_new_models, "dilution": check_di
 
 
 def main():
-    torch.set_num_threads(1)
+    trainable.set_threads(1)
     for name in sys.argv[1:] or CHECKS:
         print(f"{name}", flush=True)
         CHECKS[name]()

@@ -1,7 +1,5 @@
 #include "engine/arch/infini/infini.h"
 
-#include <algorithm>
-#include <array>
 #include <cmath>
 #include <cstring>
 #include <string>

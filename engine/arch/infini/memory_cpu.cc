@@ -6,7 +6,6 @@
 #define HWY_TARGET_INCLUDE "engine/arch/infini/memory_cpu.cc"
 #include "hwy/foreach_target.h"
 // After foreach_target.h:
-#include <algorithm>
 #include <type_traits>
 
 #include "engine/arch/infini/memory_kernels.h"
@@ -23,8 +22,6 @@ using simd::F32;
 using simd::Vec;
 
 using simd::ForEachVector;
-using simd::LoadUpTo;
-using simd::StoreUpTo;
 
 void FeatureMap(const float* x, int64_t n, float* y) {
   const F32 d;
