@@ -5,8 +5,6 @@
 #include <cmath>
 #include <cstring>
 
-#include "engine/core/half.h"
-
 namespace mneme::engine::titans {
 
 void AttentionLayer::Rotate(const Pass& pass, float* x,
@@ -24,42 +22,28 @@ void AttentionLayer::Rotate(const Pass& pass, float* x,
 void AttentionLayer::Round(const Pass& pass, float* x) const {
   if (states_.kv_dtype() == DType::kF32) return;
   const int64_t D = config_.width;
-  pass.exec.pool().Run(pass.T, [&](int64_t t, int) {
-    for (float* p = x + t * D; p < x + (t + 1) * D; ++p) *p = HalfToFloat(FloatToHalf(*p));
-  });
+  pass.exec.pool().Run(
+      pass.T, [&](int64_t t, int) { pass.kernels.round(x + t * D, states_.kv_dtype(), D); });
 }
 
 int64_t AttentionLayer::Converted(int64_t rows) const {
   return states_.kv_dtype() == DType::kF32 ? 0 : rows * config_.head_dim;
 }
 
-Rows AttentionLayer::Stored(const std::byte* tensor, int64_t head, int64_t first, int64_t count,
-                            float* scratch) const {
+Rows AttentionLayer::Stored(const Pass& pass, const std::byte* tensor, int64_t head, int64_t first,
+                            int64_t count, float* scratch) const {
   const int64_t D = config_.width, hd = config_.head_dim;
-  if (states_.kv_dtype() == DType::kF32) {
-    return {reinterpret_cast<const float*>(tensor) + first * D + head * hd, D};
-  }
-  for (int64_t j = 0; j < count; ++j) {
-    const std::byte* row = tensor + 2 * ((first + j) * D + head * hd);
-    for (int64_t i = 0; i < hd; ++i) {
-      uint16_t bits;
-      std::memcpy(&bits, row + 2 * i, 2);
-      scratch[j * hd + i] = HalfToFloat(bits);
-    }
-  }
+  const int64_t at = first * D + head * hd;
+  if (states_.kv_dtype() == DType::kF32) return {reinterpret_cast<const float*>(tensor) + at, D};
+  pass.kernels.load(tensor + 2 * at, DType::kF16, D, count, hd, scratch);
   return {scratch, hd};
 }
 
-void AttentionLayer::Store(const float* row, int64_t head, int64_t slot, std::byte* tensor) const {
+void AttentionLayer::Store(const Pass& pass, const float* row, int64_t head, int64_t slot,
+                           std::byte* tensor) const {
+  const DType dtype = states_.kv_dtype();
   const int64_t at = slot * config_.width + head * config_.head_dim;
-  if (states_.kv_dtype() == DType::kF32) {
-    std::memcpy(tensor + 4 * at, row, config_.head_dim * sizeof(float));
-    return;
-  }
-  for (int64_t i = 0; i < config_.head_dim; ++i) {
-    const uint16_t bits = FloatToHalf(row[i]);
-    std::memcpy(tensor + 2 * (at + i), &bits, 2);
-  }
+  pass.kernels.store(row, dtype, config_.head_dim, tensor + at * (dtype == DType::kF16 ? 2 : 4));
 }
 
 void AttentionLayer::Apply(const Pass& pass, int64_t layer, const AttentionWeights& weights,
@@ -115,10 +99,10 @@ void AttentionLayer::WindowHead(const Pass& pass, int64_t layer, const Attention
   float* v_scratch = k_scratch + Converted(old);
   const int64_t split = Converted(middle - oldest);
   const int64_t first_slot = oldest % ring;
-  const Rows old_k[2] = {Stored(k_ring, head, first_slot, middle - oldest, k_scratch),
-                         Stored(k_ring, head, 0, n - middle, k_scratch + split)};
-  const Rows old_v[2] = {Stored(v_ring, head, first_slot, middle - oldest, v_scratch),
-                         Stored(v_ring, head, 0, n - middle, v_scratch + split)};
+  const Rows old_k[2] = {Stored(pass, k_ring, head, first_slot, middle - oldest, k_scratch),
+                         Stored(pass, k_ring, head, 0, n - middle, k_scratch + split)};
+  const Rows old_v[2] = {Stored(pass, v_ring, head, first_slot, middle - oldest, v_scratch),
+                         Stored(pass, v_ring, head, 0, n - middle, v_scratch + split)};
   const int64_t begins[2] = {oldest, middle}, ends[2] = {middle, n};
   const float scale = static_cast<float>(1 / std::sqrt(static_cast<double>(hd)));
   const int64_t column = head * hd;
@@ -147,8 +131,8 @@ void AttentionLayer::WindowHead(const Pass& pass, int64_t layer, const Attention
                         rows.out + at);
   }
   for (int64_t t = std::max<int64_t>(0, sequence.count - ring); t < sequence.count; ++t) {
-    Store(new_k + t * D, head, (n + t) % ring, k_ring);
-    Store(new_v + t * D, head, (n + t) % ring, v_ring);
+    Store(pass, new_k + t * D, head, (n + t) % ring, k_ring);
+    Store(pass, new_v + t * D, head, (n + t) % ring, v_ring);
   }
 }
 
@@ -169,7 +153,7 @@ void AttentionLayer::SegmentHead(const Pass& pass, int64_t layer, const Attentio
   float* scratch = scratch_.Get(worker, scores + 4 * Converted(old));
   Rows before[4];
   for (int i = 0; i < 4; ++i) {
-    before[i] = Stored(kept[i], head, 0, old, scratch + scores + i * Converted(old));
+    before[i] = Stored(pass, kept[i], head, 0, old, scratch + scores + i * Converted(old));
   }
   const float scale = static_cast<float>(1 / std::sqrt(static_cast<double>(hd)));
   for (int64_t t = 0; t < sequence.count; ++t) {
@@ -190,7 +174,7 @@ void AttentionLayer::SegmentHead(const Pass& pass, int64_t layer, const Attentio
                         rows.out + at);
   }
   for (int64_t t = 0; t < sequence.count && old + t < C - 1; ++t) {
-    for (int i = 0; i < 4; ++i) Store(fresh[i] + t * D, head, old + t, kept[i]);
+    for (int i = 0; i < 4; ++i) Store(pass, fresh[i] + t * D, head, old + t, kept[i]);
   }
 }
 

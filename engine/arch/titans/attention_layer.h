@@ -37,7 +37,6 @@ class AttentionLayer {
              const AttentionRows& rows);
 
  private:
-  struct Head;
   void Rotate(const Pass& pass, float* x, const std::vector<int64_t>& positions) const;
   void Round(const Pass& pass, float* x) const;
   void WindowHead(const Pass& pass, int64_t layer, const AttentionWeights& weights,
@@ -46,9 +45,10 @@ class AttentionLayer {
                    const AttentionRows& rows, const Sequence& sequence, int64_t head, int worker);
   // Rows [first, first + count) of a state tensor, columns of one head, as f32: where they lie, or
   // converted into `scratch` [count, hd].
-  Rows Stored(const std::byte* tensor, int64_t head, int64_t first, int64_t count,
+  Rows Stored(const Pass& pass, const std::byte* tensor, int64_t head, int64_t first, int64_t count,
               float* scratch) const;
-  void Store(const float* row, int64_t head, int64_t slot, std::byte* tensor) const;
+  void Store(const Pass& pass, const float* row, int64_t head, int64_t slot,
+             std::byte* tensor) const;
   int64_t Converted(int64_t rows) const;  // elements of scratch for Stored
 
   const Config& config_;

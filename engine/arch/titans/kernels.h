@@ -11,9 +11,12 @@
 // cut into calls anywhere. Rows are f32 and `stride` elements apart; no alignment is required.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <string_view>
+
+#include "engine/core/dtype.h"
 
 namespace mneme::engine::titans {
 
@@ -152,6 +155,15 @@ struct TitansKernels {
   // One query: out[d] = sum_j softmax_j(scale q . k_j) v_j[d] over all runs.
   void (*attend)(const float* q_plain, const float* q_rotated, std::span<const KeyRun> runs,
                  int64_t head_dim, float scale, float* scores, float* out);
+
+  // Rows as a state stores them, of kF16 or kF32. Same bits on every backend.
+  // out [count, n] = `count` rows of n that begin `stride` elements apart.
+  void (*load)(const std::byte* rows, DType dtype, int64_t stride, int64_t count, int64_t n,
+               float* out);
+  // row[0, n) = x.
+  void (*store)(const float* x, DType dtype, int64_t n, std::byte* row);
+  // x[0, n) as it would come back.
+  void (*round)(float* x, DType dtype, int64_t n);
 };
 
 // nullptr if the backend has no version of them.

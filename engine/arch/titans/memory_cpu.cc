@@ -549,7 +549,10 @@ const TitansKernels& CpuTitansKernels() {
             cpu::CurrentSimdTarget();
             HWY_DYNAMIC_DISPATCH(Finish)(memory, f, x, count, y, y_stride);
           },
-      .attend = cpu_kernels::Attend};
+      .attend = cpu_kernels::Attend,
+      .load = cpu_kernels::Load,
+      .store = cpu_kernels::Store,
+      .round = cpu_kernels::Round};
   return kKernels;
 }
 

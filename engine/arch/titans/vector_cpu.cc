@@ -1,5 +1,5 @@
-// SIMD versions of the convolutions, the heads' normalisation and attention. Lanes are channels,
-// but keys for the softmax's sum; each output has one chain.
+// SIMD versions of the convolutions, the heads' normalisation, attention and the state's rows.
+// Lanes are channels, but keys for the softmax's sum; each output has one chain.
 #define HWY_DISABLED_TARGETS HWY_SSSE3
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "engine/arch/titans/vector_cpu.cc"
@@ -13,6 +13,7 @@
 #include "engine/kernels/cpu/exp-inl.h"
 #include "engine/kernels/cpu/partial_vector-inl.h"
 #include "engine/kernels/cpu/simd_target.h"
+#include "engine/kernels/cpu/stored_row-inl.h"
 #include "hwy/highway.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -136,6 +137,18 @@ void Attend(const float* q_plain, const float* q_rotated, std::span<const KeyRun
   for (; i < head_dim; i += lanes) Values<1>(d, runs, scores, i, head_dim, total, out);
 }
 
+void Load(const std::byte* rows, DType dtype, int64_t stride, int64_t count, int64_t n,
+          float* out) {
+  const int64_t bytes = stride * (dtype == DType::kF16 ? 2 : 4);
+  for (int64_t j = 0; j < count; ++j) simd::ReadRow(rows + j * bytes, dtype, n, out + j * n);
+}
+
+void Store(const float* x, DType dtype, int64_t n, std::byte* row) {
+  simd::WriteRow(x, dtype, n, row);
+}
+
+void Round(float* x, DType dtype, int64_t n) { simd::RoundRow(x, dtype, n, x); }
+
 // NOLINTNEXTLINE(google-readability-namespace-comments)
 }  // namespace mneme::engine::titans::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
@@ -147,6 +160,9 @@ namespace {
 HWY_EXPORT(Convolve);
 HWY_EXPORT(Normalize);
 HWY_EXPORT(Attend);
+HWY_EXPORT(Load);
+HWY_EXPORT(Store);
+HWY_EXPORT(Round);
 
 }  // namespace
 
@@ -164,6 +180,22 @@ void Attend(const float* q_plain, const float* q_rotated, std::span<const KeyRun
             int64_t head_dim, float scale, float* scores, float* out) {
   cpu::CurrentSimdTarget();
   HWY_DYNAMIC_DISPATCH(Attend)(q_plain, q_rotated, runs, head_dim, scale, scores, out);
+}
+
+void Load(const std::byte* rows, DType dtype, int64_t stride, int64_t count, int64_t n,
+          float* out) {
+  cpu::CurrentSimdTarget();
+  HWY_DYNAMIC_DISPATCH(Load)(rows, dtype, stride, count, n, out);
+}
+
+void Store(const float* x, DType dtype, int64_t n, std::byte* row) {
+  cpu::CurrentSimdTarget();
+  HWY_DYNAMIC_DISPATCH(Store)(x, dtype, n, row);
+}
+
+void Round(float* x, DType dtype, int64_t n) {
+  cpu::CurrentSimdTarget();
+  HWY_DYNAMIC_DISPATCH(Round)(x, dtype, n);
 }
 
 }  // namespace mneme::engine::titans::cpu_kernels

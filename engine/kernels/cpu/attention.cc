@@ -13,36 +13,17 @@
 #include <type_traits>
 #include <utility>
 
-#include "engine/core/half.h"
 #include "engine/kernels/attention_plan.h"
 #include "engine/kernels/cpu/attention_block.h"
 #include "engine/kernels/cpu/attention_tile-inl.h"
 #include "engine/kernels/cpu/cpu.h"
 #include "engine/kernels/cpu/simd_target.h"
+#include "engine/kernels/cpu/stored_row-inl.h"
 #include "engine/kernels/exec.h"
 #include "hwy/highway.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace mneme::engine::cpu::HWY_NAMESPACE {
-
-// --- rows of the ring ---
-
-// Rounds a row of this call as the ring will.
-HWY_INLINE void RoundRow(const float* in, DType dtype, int64_t width, float* out) {
-  if (dtype == DType::kF32) {
-    std::memcpy(out, in, width * sizeof(float));
-    return;
-  }
-  int64_t i = 0;
-#if MNEME_ATTENTION_AVX2
-  for (; i + 8 <= width; i += 8) {
-    _mm256_storeu_ps(
-        out + i, _mm256_cvtph_ps(_mm256_cvtps_ph(_mm256_loadu_ps(in + i),
-                                                 _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)));
-  }
-#endif
-  for (; i < width; ++i) out[i] = HalfToFloat(FloatToHalf(in[i]));
-}
 
 // --- one tile ---
 

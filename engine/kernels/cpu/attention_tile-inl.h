@@ -9,15 +9,14 @@
 #endif
 
 #include <algorithm>
-#include <cstring>
 #include <limits>
 #include <type_traits>
 #include <utility>
 
-#include "engine/core/half.h"
 #include "engine/kernels/attention.h"
 #include "engine/kernels/cpu/attention_block.h"
 #include "engine/kernels/cpu/exp-inl.h"
+#include "engine/kernels/cpu/stored_row-inl.h"
 #include "hwy/highway.h"
 
 #if defined(__x86_64__) && !defined(MNEME_ATTENTION_IMMINTRIN)
@@ -37,46 +36,6 @@ namespace mneme::engine::cpu::HWY_NAMESPACE {
 
 constexpr int64_t kTile = kAttentionTile;
 constexpr float kNegativeInfinity = -std::numeric_limits<float>::infinity();
-
-// --- rows of the ring ---
-
-HWY_INLINE void ReadRow(const std::byte* row, DType dtype, int64_t width, float* out) {
-  if (dtype == DType::kF32) {
-    std::memcpy(out, row, width * sizeof(float));
-    return;
-  }
-  int64_t i = 0;
-#if MNEME_ATTENTION_AVX2
-  for (; i + 8 <= width; i += 8) {
-    _mm256_storeu_ps(
-        out + i, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(row + 2 * i))));
-  }
-#endif
-  for (; i < width; ++i) {
-    uint16_t bits;
-    std::memcpy(&bits, row + 2 * i, 2);
-    out[i] = HalfToFloat(bits);
-  }
-}
-
-HWY_INLINE void WriteRow(const float* in, DType dtype, int64_t width, std::byte* row) {
-  if (dtype == DType::kF32) {
-    std::memcpy(row, in, width * sizeof(float));
-    return;
-  }
-  int64_t i = 0;
-#if MNEME_ATTENTION_AVX2
-  for (; i + 8 <= width; i += 8) {
-    _mm_storeu_si128(
-        reinterpret_cast<__m128i*>(row + 2 * i),
-        _mm256_cvtps_ph(_mm256_loadu_ps(in + i), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
-  }
-#endif
-  for (; i < width; ++i) {
-    const uint16_t bits = FloatToHalf(in[i]);
-    std::memcpy(row + 2 * i, &bits, 2);
-  }
-}
 
 // out[d * kTile + j] = rows[j * stride + d] for 64 rows; `width` is padded to a multiple of 8.
 HWY_INLINE void Transpose(const float* rows, int64_t stride, int64_t width, float* out) {

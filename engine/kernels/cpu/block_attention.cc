@@ -13,6 +13,7 @@
 #include "engine/kernels/cpu/cpu.h"
 #include "engine/kernels/cpu/row_pieces.h"
 #include "engine/kernels/cpu/simd_target.h"
+#include "engine/kernels/cpu/stored_row-inl.h"
 #include "engine/kernels/exec.h"
 #include "hwy/highway.h"
 

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "engine/core/half.h"
 #include "gtest/gtest.h"
 #include "tests/engine/kernels/kernel_setup.h"
 #include "tests/support/compare.h"
@@ -499,6 +500,33 @@ TEST_P(TitansKernelsTest, AttentionIsASoftmaxOverAllRuns) {
     EXPECT_TRUE(SameBits(attend(*kernels_, {18, 18, kKeys}), whole));
     // One key: its value, whatever the score.
     EXPECT_TRUE(AllClose(attend(*kernels_, {}), attend(ReferenceTitansKernels(), {}), kTolerance));
+  }
+}
+
+TEST_P(TitansKernelsTest, RowsComeBackAsTheStateTypeHoldsThem) {
+  constexpr int64_t kRows = 3;
+  // Beyond f16's range, a tie, a subnormal, below the smallest, both zeros.
+  const float edges[] = {70000.0f, 1.00048828125f, 3e-6f, 1e-9f, 0.0f, -0.0f};
+  for (const int64_t n : {1, 7, 8, 9, 33}) {
+    const int64_t stride = n + 5;
+    std::vector<float> x = Random(31).Floats(kRows * n);
+    std::copy_n(edges, std::min<int64_t>(6, n), x.begin());
+    for (const DType dtype : {DType::kF32, DType::kF16}) {
+      const int64_t element = dtype == DType::kF16 ? 2 : 4;
+      std::vector<float> expected = x;
+      if (dtype == DType::kF16) {
+        for (float& value : expected) value = HalfToFloat(FloatToHalf(value));
+      }
+      std::vector<std::byte> state(kRows * stride * element);
+      for (int64_t j = 0; j < kRows; ++j) {
+        kernels_->store(x.data() + j * n, dtype, n, state.data() + j * stride * element);
+      }
+      std::vector<float> loaded(kRows * n), rounded = x;
+      kernels_->load(state.data(), dtype, stride, kRows, n, loaded.data());
+      kernels_->round(rounded.data(), dtype, kRows * n);
+      EXPECT_TRUE(SameBits(loaded, expected)) << n;
+      EXPECT_TRUE(SameBits(rounded, expected)) << n;
+    }
   }
 }
 
