@@ -14,6 +14,7 @@
 #include "engine/checkpoint/gguf_checkpoint.h"
 #include "engine/checkpoint/rwkv_cpp_checkpoint.h"
 #include "engine/checkpoint/safetensors_checkpoint.h"
+#include "engine/core/half.h"
 #include "engine/core/status_macros.h"
 
 namespace mneme::engine {
@@ -64,16 +65,6 @@ absl::StatusOr<T> Get(const Checkpoint& checkpoint, std::string_view key, std::o
 
 std::string ShapeText(std::span<const int64_t> shape) {
   return absl::StrCat("[", absl::StrJoin(shape.begin(), shape.end(), ", "), "]");
-}
-
-float HalfToFloat(uint16_t half) {
-  const int exponent = (half >> 10) & 31;
-  const int mantissa = half & 1023;
-  // Infinite and NaN halves were refused before.
-  const float magnitude = exponent == 0
-                              ? std::ldexp(static_cast<float>(mantissa), -24)
-                              : std::ldexp(static_cast<float>(mantissa + 1024), exponent - 25);
-  return half & 0x8000 ? -magnitude : magnitude;
 }
 
 }  // namespace
