@@ -5,7 +5,6 @@
 #include <cstdio>
 #include <fstream>
 #include <iostream>
-#include <iterator>
 #include <span>
 #include <sstream>
 #include <string>
@@ -22,30 +21,21 @@ struct Flags {
   EngineOptions engine;
   std::string contract = "int8";
   std::string kv = "f16";
-  std::string text_file, ids_file, ids_out, out, chat;
+  std::string text_file, ids_out, out, chat;
   int64_t limit = 0;
   int64_t chunk_tokens = 64;
   int64_t max_tokens = 80;
 };
 
 absl::StatusOr<std::vector<TokenId>> InputTokens(const Flags& flags, const Engine& engine) {
-  std::vector<TokenId> tokens;
-  if (!flags.ids_file.empty()) {
-    std::ifstream file(flags.ids_file);
-    if (!file) return absl::NotFoundError("cannot read " + flags.ids_file);
-    tokens.assign(std::istream_iterator<TokenId>(file), {});
-  } else {
-    std::ifstream file(flags.text_file, std::ios::binary);
-    if (!file) return absl::NotFoundError("cannot read " + flags.text_file);
-    std::stringstream text;
-    text << file.rdbuf();
-    absl::StatusOr<std::vector<TokenId>> encoded =
-        engine.tokenizer().Encode(text.str(), /*parse_special=*/false, /*at_start=*/true);
-    if (!encoded.ok()) return encoded.status();
-    tokens = *std::move(encoded);
-  }
-  if (flags.limit > 0 && static_cast<int64_t>(tokens.size()) > flags.limit) {
-    tokens.resize(flags.limit);
+  std::ifstream file(flags.text_file, std::ios::binary);
+  if (!file) return absl::NotFoundError("cannot read " + flags.text_file);
+  std::stringstream text;
+  text << file.rdbuf();
+  absl::StatusOr<std::vector<TokenId>> tokens =
+      engine.tokenizer().Encode(text.str(), /*parse_special=*/false, /*at_start=*/true);
+  if (tokens.ok() && flags.limit > 0 && static_cast<int64_t>(tokens->size()) > flags.limit) {
+    tokens->resize(flags.limit);
   }
   return tokens;
 }
@@ -101,7 +91,6 @@ int Main(int argc, char** argv) {
   app.add_option("checkpoint", flags.engine.checkpoint_path, "GGUF file or safetensors folder")
       ->required();
   app.add_option("--text", flags.text_file, "read this text");
-  app.add_option("--ids", flags.ids_file, "read these token ids, separated by white space");
   app.add_option("--limit", flags.limit, "use at most so many tokens");
   app.add_option("--ids-out", flags.ids_out, "write the token ids here, one a line");
   app.add_option("--out", flags.out, "write logits here, raw f32 [T, V]");
