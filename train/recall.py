@@ -324,9 +324,8 @@ def speed_position(args, evaluation, model, length):
     return None if args.no_speed or have else at
 
 
-def announce(args, evaluation, rates):
-    """Prints what will be read; gives (planned, seconds foreseen, samples)."""
-    work = planned(args, evaluation)
+def announce(args, evaluation, rates, work):
+    """Prints what will be read; gives (seconds foreseen, samples)."""
     tokens, samples, seconds, lines = 0, 0, 0.0, []
     reached = collections.defaultdict(dict)
     for (length, model), todo in work.items():
@@ -351,13 +350,13 @@ def announce(args, evaluation, rates):
         print(f"{model}: {rate:,.0f} tokens/s with {args.in_flight} sessions at once, {1000 * overhead:.0f} ms a sample besides")
     print(f"\n{tokens:,} tokens for {samples} samples: about {duration(seconds)}"
           + (f", at most {args.minutes:g} min" if args.minutes else "") + ".\n", flush=True)
-    return work, seconds, samples
+    return seconds, samples
 
 
 def measure(args, evaluation):
-    missing = planned(args, evaluation)
+    work = planned(args, evaluation)
     if not args.quick and not any(todo or speed_position(args, evaluation, model, length) is not None
-                                  for (length, model), todo in missing.items()):
+                                  for (length, model), todo in work.items()):
         print("Everything is there already.\n")
         return
     print("Reading a little with each checkpoint, to know how fast they are ...", file=sys.stderr, flush=True)
@@ -367,7 +366,8 @@ def measure(args, evaluation):
         args.lengths, args.samples = plan.quick_plan(args.lengths, args.depths, list(rates.values()), left,
                                                      0 if args.no_speed else SPEED_TOOK, args.groups, args.samples)
         args.samples_at_1m = args.samples_at_10m = args.samples * len(args.depths)
-    work, seconds, samples = announce(args, evaluation, rates)
+        work = planned(args, evaluation)
+    seconds, samples = announce(args, evaluation, rates, work)
     if args.dry_run:
         return
     evaluation.progress = progress = Progress(seconds, samples)
