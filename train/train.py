@@ -26,7 +26,6 @@ from tasks import fillers as all_fillers  # noqa: E402
 from trainable import detached, selected, set_threads  # noqa: E402
 
 LOG_EVERY = 20  # steps per row of metrics.csv
-BOUNDARY = 24  # tokens before the end of a sequence
 POOL = 16  # sequences of filler whose states other sequences start from
 PROGRESS = ("length", "dilution", "carry", "answer_loss", "since", "level")  # of the curriculum; the rest of it are options
 TORCH_DTYPE = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
@@ -67,6 +66,8 @@ def arguments(argv):
     p.add_argument("--dilution-share", type=float, default=0.5, help="share of samples that are diluted")
     p.add_argument("--boundary-share", type=float, default=0.0,
                    help="share of steps whose sequences end just after a multiple of the state's unit (a segment)")
+    p.add_argument("--boundary-tokens", type=int, default=24, help="such a sequence ends less than so many tokens after it")
+    p.add_argument("--cut-share", type=float, default=0.0, help="share of steps in which such a multiple lies in the key (passkey only)")
     p.add_argument("--near-share", type=float, default=0.0, help="share of steps whose sequences are at most two such units long")
     p.add_argument("--carry", type=float, default=0.0, help="probability of starting from another sequence's state")
     p.add_argument("--carry-age", type=int, default=2560, help="tokens of filler that such a state has read, on average, at most")
@@ -76,7 +77,10 @@ def arguments(argv):
     p.add_argument("--export", choices=("F32", "F16", "BF16"), default="F32")
     p.add_argument("--threads", type=int, default=1)
     p.add_argument("--quiet", action="store_true")
-    return p.parse_args(argv)
+    args = p.parse_args(argv)
+    if args.cut_share and args.task != "passkey":
+        p.error("--cut-share is for --task passkey")
+    return args
 
 
 def parsed(pair):
@@ -182,9 +186,11 @@ class Trainer:
             T = int(self.rng.integers(shortest, max(shortest, min(length, 2 * self.model.align)) + 1))
         if self.rng.random() < self.args.boundary_share:
             # A state boundary inside the question or the answer: rare by chance, and hard where attention ends with it.
-            cut = T - T % self.model.align + int(self.rng.integers(min(BOUNDARY, self.model.align)))
-            T = cut if shortest <= cut <= length else T
-        return self.task.batch(self.rng, max(1, round(self.args.tokens / T)), T)
+            end = T - T % self.model.align + int(self.rng.integers(min(self.args.boundary_tokens, self.model.align)))
+            T = end if shortest <= end <= length else T
+        # Nothing is drawn without the option: earlier commands must go on giving the same weights.
+        cut = {"cut": self.model.align} if self.args.cut_share and self.rng.random() < self.args.cut_share else {}
+        return self.task.batch(self.rng, max(1, round(self.args.tokens / T)), T, **cut)
 
     def dilution(self, batch):
         largest = self.curriculum.dilution
