@@ -9,7 +9,6 @@
 #include <chrono>
 #include <deque>
 #include <filesystem>
-#include <map>
 #include <optional>
 #include <shared_mutex>
 #include <string>
@@ -22,6 +21,8 @@
 #include "memstore/mutex.h"
 #include "memstore/record_codec.h"
 #include "memstore/rocksdb_database.h"
+#include "memstore/rocksdb_group.h"
+#include "memstore/rocksdb_keys.h"
 #include "memstore/rocksdb_log_scan.h"
 #include "memstore/state_store.h"
 #include "memstore/validate.h"
@@ -29,65 +30,11 @@
 namespace mneme::memstore {
 namespace {
 
-constexpr char kProbeKey[] = "mprobe";
 constexpr std::chrono::milliseconds kLogSyncPeriod{500};
 
 std::string_view View(const rocksdb::Slice& slice) { return {slice.data(), slice.size()}; }
 
-std::string RealmPrefix(char kind, std::string_view realm) {
-  std::string key(1, kind);
-  key.append(realm);
-  key.push_back('\0');
-  return key;
-}
-std::string RecordKey(const Key& key) { return RealmPrefix('r', key.realm) + key.name; }
-std::string ChunkKey(char kind, std::string_view realm, const ChunkId& id) {
-  std::string key = RealmPrefix(kind, realm);
-  key.append(reinterpret_cast<const char*>(id.data()), id.size());
-  return key;
-}
-
-// Big-endian with the sign bit flipped: bytewise order is the order of time.
-std::string ExpiryPrefix(int64_t expiry_ns) {
-  const uint64_t ordered = static_cast<uint64_t>(expiry_ns) ^ (1ull << 63);
-  std::string key(1, 'x');
-  for (int shift = 56; shift >= 0; shift -= 8) key.push_back(static_cast<char>(ordered >> shift));
-  return key;
-}
-constexpr size_t kExpiryPrefixBytes = 9;
-
-std::string ExpiryKey(int64_t expiry_ns, const Key& key) {
-  std::string db_key = ExpiryPrefix(expiry_ns);
-  db_key.append(key.realm);
-  db_key.push_back('\0');
-  db_key.append(key.name);
-  return db_key;
-}
-
-// The first key after all that begin with `prefix`. Our prefixes never end in 0xff.
-std::string PrefixEnd(std::string prefix) {
-  prefix.back() = static_cast<char>(static_cast<unsigned char>(prefix.back()) + 1);
-  return prefix;
-}
-
-// What a commit needs to know of a stored record.
-struct RecordHead {
-  int64_t version = 0;  // 0: absent
-  int64_t expiry_ns = 0;
-  std::vector<ChunkId> chunks;
-};
-
-constexpr int64_t kNever = INT64_MAX;
-
-// Adds records or chunks. What only changes records, such as marking one as deleted, must still
-// work on a disk that is nearly full: it is the way out.
-bool Grows(const Transaction& transaction) {
-  return !transaction.new_chunks.empty() ||
-         std::any_of(transaction.puts.begin(), transaction.puts.end(),
-                     [](const Put& put) { return put.expected_version == 0; });
-}
-
-class RocksDbStateStore : public StateStore {
+class RocksDbStateStore : public StateStore, private StoredEntries {
  public:
   // options.env must be set.
   explicit RocksDbStateStore(const RocksDbInternalOptions& options)
@@ -126,35 +73,18 @@ class RocksDbStateStore : public StateStore {
   absl::Status Probe() override;
 
  private:
-  struct PreparedPut {
-    const Put* put;
-    std::string db_key;
-    std::string value;  // encoded
-    int64_t expiry_ns;
-  };
   // A committer in the queue; lives on its stack.
   struct Committer {
-    const Transaction* transaction = nullptr;
-    std::vector<PreparedPut> puts;
-    std::map<ChunkId, const std::string*> offered;
-    size_t size_bytes = 0;
+    explicit Committer(const Transaction& transaction) : prepared(transaction) {}
+
+    const PreparedTransaction prepared;
     absl::Status result;
     bool done = false;
     CondVar wake;
   };
-  // What a group has changed so far but not yet written. A count of 0 is a deleted chunk.
-  struct Overlay {
-    std::map<std::string, RecordHead> records;
-    std::map<std::string, ChunkReference> references;
-    StoreStats change;
-  };
-
-  void CommitGroup(const std::vector<Committer*>& group);
-  absl::Status Apply(const Committer& committer, Overlay& overlay, rocksdb::WriteBatch& batch);
-  absl::StatusOr<RecordHead> ReadHead(const Overlay& overlay, const Key& key,
-                                      const std::string& db_key) const;
-  absl::StatusOr<ChunkReference> ReadReference(const Overlay& overlay, const std::string& db_key,
-                                               const ChunkId& id) const;
+  void Lead(const std::vector<Committer*>& group);
+  absl::StatusOr<ChunkReference> GetReference(const std::string& db_key,
+                                              const ChunkId& id) const override;
   absl::Status Write(rocksdb::WriteBatch& batch, bool sync);
   // A database that stays open while it is used. Never take two in one thread.
   class Use {
@@ -284,7 +214,7 @@ absl::StatusOr<std::string> RocksDbStateStore::GetChunk(std::string_view realm,
   const Use db(this);
   if (db.closed()) return Closed();
   const rocksdb::Status found =
-      db->Get(rocksdb::ReadOptions(), db->DefaultColumnFamily(), ChunkKey('c', realm, id), &bytes);
+      db->Get(rocksdb::ReadOptions(), db->DefaultColumnFamily(), ChunkKey(realm, id), &bytes);
   if (found.IsNotFound()) return ChunkNotFound(id);
   if (!found.ok()) return ToStatus(found, absl::StrCat("chunk ", ChunkText(id)));
   if (HashChunk(bytes) != id) {
@@ -297,20 +227,7 @@ absl::StatusOr<std::string> RocksDbStateStore::GetChunk(std::string_view realm,
 absl::Status RocksDbStateStore::Commit(const Transaction& transaction) {
   if (absl::Status status = ValidateTransaction(transaction); !status.ok()) return status;
   if (transaction.puts.empty() && transaction.deletes.empty()) return absl::OkStatus();
-  Committer self;
-  self.transaction = &transaction;
-  for (const Put& put : transaction.puts) {
-    Record record{put.expected_version + 1, put.value, put.chunks, put.expire_time};
-    std::string db_key = RecordKey(put.key);
-    std::string value = EncodeRecord(db_key, record);
-    self.size_bytes += value.size();
-    self.puts.push_back(
-        {&put, std::move(db_key), std::move(value), ExpiryToNanos(put.expire_time)});
-  }
-  for (const NewChunk& chunk : transaction.new_chunks) {
-    if (self.offered.emplace(chunk.id, &chunk.bytes).second) self.size_bytes += chunk.bytes.size();
-  }
-
+  Committer self(transaction);
   std::vector<Committer*> group;
   {
     MutexLock lock(&queue_mutex_);
@@ -319,15 +236,15 @@ absl::Status RocksDbStateStore::Commit(const Transaction& transaction) {
     if (self.done) return self.result;
     size_t size_bytes = 0;
     for (Committer* committer : queue_) {
-      if (!group.empty() && (committer->transaction->sync != transaction.sync ||
-                             size_bytes + committer->size_bytes > options_.group_bytes)) {
+      if (!group.empty() && (committer->prepared.transaction->sync != transaction.sync ||
+                             size_bytes + committer->prepared.size_bytes > options_.group_bytes)) {
         break;
       }
       group.push_back(committer);
-      size_bytes += committer->size_bytes;
+      size_bytes += committer->prepared.size_bytes;
     }
   }
-  CommitGroup(group);
+  Lead(group);
   MutexLock lock(&queue_mutex_);
   for (Committer* committer : group) {
     queue_.pop_front();
@@ -339,41 +256,29 @@ absl::Status RocksDbStateStore::Commit(const Transaction& transaction) {
   return self.result;
 }
 
-void RocksDbStateStore::CommitGroup(const std::vector<Committer*>& group) {
-  Overlay overlay;
-  rocksdb::WriteBatch batch;
-  PutDurableMark(durable_sequence_, batch);
+// Fills in the results; wakes nobody.
+void RocksDbStateStore::Lead(const std::vector<Committer*>& group) {
+  CommitGroup commits(*this);
+  PutDurableMark(durable_sequence_, commits.batch());
   std::vector<Committer*> accepted;
   for (Committer* committer : group) {
-    committer->result = CheckFreeSpace(Grows(*committer->transaction) ? committer->size_bytes : 0);
+    const PreparedTransaction& prepared = committer->prepared;
+    committer->result = CheckFreeSpace(prepared.Grows() ? prepared.size_bytes : 0);
     if (!committer->result.ok()) continue;
-    committer->result = Apply(*committer, overlay, batch);
+    committer->result = commits.Add(prepared);
     if (committer->result.ok()) accepted.push_back(committer);
   }
   if (accepted.empty()) return;
-  const absl::Status written = Write(batch, group[0]->transaction->sync);
+  const absl::Status written = Write(commits.batch(), group[0]->prepared.transaction->sync);
   for (Committer* committer : accepted) committer->result = written;
   if (!written.ok()) return;
-  records_ += overlay.change.records;
-  chunks_ += overlay.change.chunks;
-  chunk_bytes_ += overlay.change.chunk_bytes;
+  records_ += commits.change().records;
+  chunks_ += commits.change().chunks;
+  chunk_bytes_ += commits.change().chunk_bytes;
 }
 
-absl::StatusOr<RecordHead> RocksDbStateStore::ReadHead(const Overlay& overlay, const Key& key,
-                                                       const std::string& db_key) const {
-  if (const auto it = overlay.records.find(db_key); it != overlay.records.end()) return it->second;
-  absl::StatusOr<Record> record = Get(key);
-  if (absl::IsNotFound(record.status())) return RecordHead{};
-  if (!record.ok()) return record.status();
-  return RecordHead{record->version, ExpiryToNanos(record->expire_time), std::move(record->chunks)};
-}
-
-absl::StatusOr<ChunkReference> RocksDbStateStore::ReadReference(const Overlay& overlay,
-                                                                const std::string& db_key,
-                                                                const ChunkId& id) const {
-  if (const auto it = overlay.references.find(db_key); it != overlay.references.end()) {
-    return it->second;
-  }
+absl::StatusOr<ChunkReference> RocksDbStateStore::GetReference(const std::string& db_key,
+                                                               const ChunkId& id) const {
   const Use db(this);
   if (db.closed()) return Closed();
   rocksdb::PinnableSlice value;
@@ -387,106 +292,6 @@ absl::StatusOr<ChunkReference> RocksDbStateStore::ReadReference(const Overlay& o
         absl::StrCat("references of chunk ", ChunkText(id), ": ", reference.status().message()));
   }
   return reference;
-}
-
-// Checks one transaction against the database and the overlay; then, and only if all is well, adds
-// it to both the overlay and the batch.
-absl::Status RocksDbStateStore::Apply(const Committer& committer, Overlay& overlay,
-                                      rocksdb::WriteBatch& batch) {
-  const Transaction& transaction = *committer.transaction;
-  const std::string& realm =
-      transaction.puts.empty() ? transaction.deletes[0].key.realm : transaction.puts[0].key.realm;
-  std::vector<RecordHead> old_of_puts, old_of_deletes;
-  std::map<ChunkId, int64_t> delta;
-  for (const PreparedPut& prepared : committer.puts) {
-    const Put& put = *prepared.put;
-    absl::StatusOr<RecordHead> old = ReadHead(overlay, put.key, prepared.db_key);
-    if (!old.ok()) return old.status();
-    if (old->version != put.expected_version) {
-      return VersionMismatch(put.key, old->version, put.expected_version);
-    }
-    for (const ChunkId& id : old->chunks) --delta[id];
-    for (const ChunkId& id : put.chunks) ++delta[id];
-    old_of_puts.push_back(*std::move(old));
-  }
-  for (const Delete& del : transaction.deletes) {
-    absl::StatusOr<RecordHead> old = ReadHead(overlay, del.key, RecordKey(del.key));
-    if (!old.ok()) return old.status();
-    if (old->version != del.expected_version) {
-      return VersionMismatch(del.key, old->version, del.expected_version);
-    }
-    for (const ChunkId& id : old->chunks) --delta[id];
-    old_of_deletes.push_back(*std::move(old));
-  }
-  struct Change {
-    ChunkId id;
-    std::string db_key;
-    ChunkReference before, after;
-  };
-  std::vector<Change> changes;
-  for (const auto& [id, amount] : delta) {
-    if (amount == 0) continue;  // an old record of this transaction refers to it, so it exists
-    std::string db_key = ChunkKey('f', realm, id);
-    const absl::StatusOr<ChunkReference> before = ReadReference(overlay, db_key, id);
-    if (!before.ok()) return before.status();
-    ChunkReference after = *before;
-    if (before->count == 0) {
-      const auto offered = committer.offered.find(id);
-      if (amount < 0 || offered == committer.offered.end()) {
-        if (amount > 0) return ChunkMissing(id);
-        return absl::DataLossError(
-            absl::StrCat("chunk ", ChunkText(id), " lost its reference count"));
-      }
-      after.size_bytes = offered->second->size();
-    } else if (amount < 0 && before->count < static_cast<uint64_t>(-amount)) {
-      return absl::DataLossError(absl::StrCat("chunk ", ChunkText(id), " has ", before->count,
-                                              " references, ", -amount, " are to go"));
-    }
-    after.count += amount;
-    changes.push_back({id, std::move(db_key), *before, after});
-  }
-
-  for (size_t i = 0; i < committer.puts.size(); ++i) {
-    const PreparedPut& prepared = committer.puts[i];
-    const RecordHead& old = old_of_puts[i];
-    if (old.version != 0 && old.expiry_ns != kNever && old.expiry_ns != prepared.expiry_ns) {
-      batch.Delete(ExpiryKey(old.expiry_ns, prepared.put->key));
-    }
-    if (prepared.expiry_ns != kNever && (old.version == 0 || old.expiry_ns != prepared.expiry_ns)) {
-      batch.Put(ExpiryKey(prepared.expiry_ns, prepared.put->key), rocksdb::Slice());
-    }
-    batch.Put(prepared.db_key, prepared.value);
-    if (old.version == 0) ++overlay.change.records;
-    overlay.records[prepared.db_key] = {old.version + 1, prepared.expiry_ns, prepared.put->chunks};
-  }
-  for (size_t i = 0; i < transaction.deletes.size(); ++i) {
-    const Key& key = transaction.deletes[i].key;
-    if (old_of_deletes[i].expiry_ns != kNever) {
-      batch.Delete(ExpiryKey(old_of_deletes[i].expiry_ns, key));
-    }
-    const std::string db_key = RecordKey(key);
-    batch.Delete(db_key);
-    --overlay.change.records;
-    overlay.records[db_key] = RecordHead{};
-  }
-  for (const Change& change : changes) {
-    const auto size_bytes = static_cast<int64_t>(change.after.size_bytes);
-    if (change.after.count == 0) {
-      batch.Delete(change.db_key);
-      batch.Delete(ChunkKey('c', realm, change.id));
-      --overlay.change.chunks;
-      overlay.change.chunk_bytes -= size_bytes;
-    } else {
-      batch.Put(change.db_key, EncodeReference(change.db_key, change.after));
-      if (change.before.count == 0) {
-        batch.Put(ChunkKey('c', realm, change.id), *committer.offered.at(change.id));
-        ++overlay.change.chunks;
-        overlay.change.chunk_bytes += size_bytes;
-      }
-    }
-    overlay.references[change.db_key] = change.after;
-  }
-  return absl::OkStatus();
 }
 
 absl::Status RocksDbStateStore::Write(rocksdb::WriteBatch& batch, bool sync) {
@@ -562,21 +367,16 @@ absl::StatusOr<std::vector<Key>> RocksDbStateStore::Expired(absl::Time now, int 
   std::vector<Key> keys;
   const int64_t now_ns = ExpiryToNanos(now);
   // Nothing that never expires is in the index, so its end is the end for the infinite future.
-  const std::string end = now_ns == kNever ? std::string("y") : ExpiryPrefix(now_ns + 1);
+  const std::string end = now_ns == kNeverExpires ? std::string("y") : ExpiryPrefix(now_ns + 1);
   rocksdb::Slice end_slice;
   const Use db(this);
   if (db.closed()) return Closed();
   const auto it = Scan(db, end, &end_slice);
   for (it->Seek("x"); it->Valid() && keys.size() < static_cast<size_t>(std::max(limit, 0));
        it->Next()) {
-    std::string_view rest = View(it->key());
-    rest.remove_prefix(std::min(rest.size(), kExpiryPrefixBytes));
-    const size_t separator = rest.find('\0');
-    if (separator == std::string_view::npos) {
-      return absl::DataLossError("an entry of the expiry index is malformed");
-    }
-    keys.push_back(
-        {std::string(rest.substr(0, separator)), std::string(rest.substr(separator + 1))});
+    std::optional<Key> key = KeyOfExpiry(View(it->key()));
+    if (!key) return absl::DataLossError("an entry of the expiry index is malformed");
+    keys.push_back(*std::move(key));
   }
   if (!it->status().ok()) return ToStatus(it->status(), "expiry index");
   return keys;
@@ -591,11 +391,9 @@ absl::StatusOr<std::vector<std::string>> RocksDbStateStore::Realms() const {
   const auto it = Scan(db, end, &end_slice);
   it->Seek("r");
   while (it->Valid()) {
-    const std::string_view rest = View(it->key()).substr(1);
-    const size_t separator = rest.find('\0');
-    if (separator == std::string_view::npos)
-      return absl::DataLossError("a record key is malformed");
-    names.emplace_back(rest.substr(0, separator));
+    std::optional<Key> key = KeyOfRecord(View(it->key()));
+    if (!key) return absl::DataLossError("a record key is malformed");
+    names.push_back(std::move(key->realm));
     it->Seek(PrefixEnd(RealmPrefix('r', names.back())));
   }
   if (!it->status().ok()) return ToStatus(it->status(), "list of realms");

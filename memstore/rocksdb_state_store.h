@@ -1,14 +1,6 @@
-// The embedded store: how transactions become RocksDB batches, and the knobs that tests need.
+// The embedded store: a queue of commits in front of RocksDB, and the knobs that tests need. What
+// lies where: rocksdb_keys.h; how a transaction joins a batch: rocksdb_group.h.
 // Callers outside memstore/ and its tests use OpenRocksDbStore() of state_store.h.
-//
-// One key space, one column family, so that one WriteBatch is atomic by construction:
-//   'm' + "format"                     u32 store format, then the CRC32C of key and value
-//   'm' + "probe"                      what Probe() wrote last
-//   'r' + realm + NUL + name           record      (record_codec.h)
-//   'f' + realm + NUL + chunk id       reference count and size of a chunk
-//   'c' + realm + NUL + chunk id       the chunk's bytes
-//   'x' + big-endian expiry_ns ^ sign + realm + NUL + name     empty: the expiry index
-// Realms and names hold no NUL, so keys order by (realm, name) and never collide.
 //
 // Commit is a queue with one leader, as in LevelDB: the first waiter takes those behind it (all
 // that want the same durability, up to group_bytes), checks each against the database and the
