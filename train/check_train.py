@@ -156,11 +156,12 @@ def check_tasks():
     key = sample[-5:]
     assert sample.count(key) == 3 and sample.index(b"The pass key is " + key) > 50
     assert [len(b) for b, k in passkey.Task().sample(np.random.default_rng(1), 400, depth=0.0) if k == "f"][0] == 0
-    phases = set()  # of the key's first token
-    for seed in range(100):
-        sample = b"".join(b for b, _ in passkey.Task().sample(np.random.default_rng(seed), 700, cut=128))
-        phases.add((sample.index(b"The pass key is ") + 16 + 64) % 128 - 64)
-    assert phases == set(range(-7, 4)), phases
+    for cut in (16, 128):  # 16: less than what stands before the key
+        phases = set()  # of the key's first token
+        for seed in range(100):
+            sample = b"".join(b for b, _ in passkey.Task().sample(np.random.default_rng(seed), 700, cut=cut))
+            phases.add((sample.index(b"The pass key is ") + 16 + cut // 2) % cut - cut // 2)
+        assert phases == set(range(-7, 4)), (cut, phases)
     assert len(passkey.Task().batch(np.random.default_rng(1), 1, 200, cut=512).tokens[0]) == 201  # no room: anywhere
 
 

@@ -37,7 +37,7 @@ class Task:
         before = int(rng.integers(room + 1)) if depth is None else round(depth * room)
         if cut:
             first = NEEDLE.index(b"%s") + int(rng.integers(-NEAR, DIGITS + NEAR))
-            places = range(cut - first, room + 1, cut)
+            places = range(-first % cut, room + 1, cut)
             before = places[int(rng.integers(len(places)))] if places else before
         name = self.fillers[int(rng.integers(len(self.fillers)))]
         text = fillers.fill(name, rng, room)
