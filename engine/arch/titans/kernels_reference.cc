@@ -1,11 +1,10 @@
 // The equations as written, one scalar at a time.
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <vector>
 
 #include "engine/arch/titans/kernels.h"
-#include "engine/core/half.h"
+#include "engine/kernels/reference/stored_element.h"
 
 namespace mneme::engine::titans {
 namespace {
@@ -255,37 +254,21 @@ void Attend(const float* q_plain, const float* q_rotated, std::span<const KeyRun
   }
 }
 
-void Store(const float* x, DType dtype, int64_t n, std::byte* row) {
-  if (dtype == DType::kF32) {
-    std::memcpy(row, x, n * sizeof(float));
-    return;
-  }
-  for (int64_t i = 0; i < n; ++i) {
-    const uint16_t bits = FloatToHalf(x[i]);
-    std::memcpy(row + 2 * i, &bits, 2);
-  }
-}
-
 void Load(const std::byte* rows, DType dtype, int64_t stride, int64_t count, int64_t n,
           float* out) {
-  const int64_t element = dtype == DType::kF16 ? 2 : 4;
   for (int64_t j = 0; j < count; ++j) {
-    const std::byte* row = rows + j * stride * element;
     for (int64_t i = 0; i < n; ++i) {
-      if (dtype == DType::kF32) {
-        std::memcpy(&out[j * n + i], row + 4 * i, 4);
-        continue;
-      }
-      uint16_t bits;
-      std::memcpy(&bits, row + 2 * i, 2);
-      out[j * n + i] = HalfToFloat(bits);
+      out[j * n + i] = reference::ReadElement(rows, dtype, j * stride + i);
     }
   }
 }
 
+void Store(const float* x, DType dtype, int64_t n, std::byte* row) {
+  for (int64_t i = 0; i < n; ++i) reference::WriteElement(x[i], dtype, i, row);
+}
+
 void Round(float* x, DType dtype, int64_t n) {
-  if (dtype == DType::kF32) return;
-  for (int64_t i = 0; i < n; ++i) x[i] = HalfToFloat(FloatToHalf(x[i]));
+  for (int64_t i = 0; i < n; ++i) x[i] = reference::RoundElement(x[i], dtype);
 }
 
 }  // namespace

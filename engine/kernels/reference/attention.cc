@@ -1,48 +1,31 @@
 #include "engine/kernels/attention.h"
 
 #include <cmath>
-#include <cstring>
 #include <limits>
 #include <vector>
 
-#include "engine/core/half.h"
 #include "engine/kernels/attention_plan.h"
 #include "engine/kernels/exec.h"
 #include "engine/kernels/reference/reference.h"
+#include "engine/kernels/reference/stored_element.h"
 
 namespace mneme::engine::reference {
 namespace {
 
 constexpr float kNegativeInfinity = -std::numeric_limits<float>::infinity();
 
-// One row of `width` numbers of a ring, rounded to and read from the ring's type.
+// The numbers of a ring, rounded to and read from its type.
 class Ring {
  public:
-  Ring(std::byte* data, DType dtype) : data_(data), half_(dtype == DType::kF16) {}
+  Ring(std::byte* data, DType dtype) : data_(data), dtype_(dtype) {}
 
-  float Read(int64_t index) const {
-    if (half_) {
-      uint16_t bits;
-      std::memcpy(&bits, data_ + 2 * index, 2);
-      return HalfToFloat(bits);
-    }
-    float value;
-    std::memcpy(&value, data_ + 4 * index, 4);
-    return value;
-  }
-  void Write(int64_t index, float value) {
-    if (half_) {
-      const uint16_t bits = FloatToHalf(value);
-      std::memcpy(data_ + 2 * index, &bits, 2);
-    } else {
-      std::memcpy(data_ + 4 * index, &value, 4);
-    }
-  }
-  float Round(float value) const { return half_ ? HalfToFloat(FloatToHalf(value)) : value; }
+  float Read(int64_t index) const { return ReadElement(data_, dtype_, index); }
+  void Write(int64_t index, float value) { WriteElement(value, dtype_, index, data_); }
+  float Round(float value) const { return RoundElement(value, dtype_); }
 
  private:
   std::byte* data_;
-  bool half_;
+  DType dtype_;
 };
 
 // An online softmax over some keys: the largest score, the sum of weights and the weighted values.

@@ -2,27 +2,15 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <limits>
 #include <vector>
 
-#include "engine/core/half.h"
 #include "engine/kernels/exec.h"
 #include "engine/kernels/reference/reference.h"
+#include "engine/kernels/reference/stored_element.h"
 
 namespace mneme::engine::reference {
 namespace {
-
-float ReadElement(const std::byte* data, DType dtype, int64_t index) {
-  if (dtype == DType::kF16) {
-    uint16_t bits;
-    std::memcpy(&bits, data + 2 * index, 2);
-    return HalfToFloat(bits);
-  }
-  float value;
-  std::memcpy(&value, data + 4 * index, 4);
-  return value;
-}
 
 // Query t, head h.
 void Attend(const BlockAttentionArgs& args, int64_t t, int64_t h) {
@@ -77,13 +65,7 @@ void StoreRows(Exec& exec, const float* x, int64_t x_stride, int64_t rows, int64
                DType dtype, std::byte* to) {
   for (int64_t r = 0; r < rows; ++r) {
     for (int64_t i = 0; i < width; ++i) {
-      const float value = x[r * x_stride + i];
-      if (dtype == DType::kF16) {
-        const uint16_t bits = FloatToHalf(value);
-        std::memcpy(to + 2 * (r * width + i), &bits, 2);
-      } else {
-        std::memcpy(to + 4 * (r * width + i), &value, 4);
-      }
+      WriteElement(x[r * x_stride + i], dtype, r * width + i, to);
     }
   }
 }
