@@ -162,25 +162,32 @@ std::vector<int> RandomPieces(std::mt19937& rng, int total, int largest) {
   return pieces;
 }
 
-// Mean over rows of KL(expected || actual) in nats.
-double MeanKl(std::span<const float> actual, std::span<const float> expected, int64_t V) {
+// KL(expected || actual) in nats of the distributions whose logits the rows of V numbers are.
+struct Divergence {
+  double mean = 0, worst = 0;
+};
+
+Divergence KlOfRows(std::span<const float> actual, std::span<const float> expected, int64_t V) {
   const auto log_sum = [](std::span<const float> row) {
     const double max = *std::max_element(row.begin(), row.end());
     double sum = 0;
     for (const float x : row) sum += std::exp(x - max);
     return max + std::log(sum);
   };
-  double total = 0;
+  Divergence out;
   const int64_t rows = static_cast<int64_t>(expected.size()) / V;
   for (int64_t t = 0; t < rows; ++t) {
     const auto p = expected.subspan(t * V, V), q = actual.subspan(t * V, V);
     const double p_norm = log_sum(p), q_norm = log_sum(q);
+    double kl = 0;
     for (int64_t i = 0; i < V; ++i) {
       const double log_p = p[i] - p_norm;
-      total += std::exp(log_p) * (log_p - (q[i] - q_norm));
+      kl += std::exp(log_p) * (log_p - (q[i] - q_norm));
     }
+    out.mean += kl / rows;
+    out.worst = std::max(out.worst, kl);
   }
-  return total / rows;
+  return out;
 }
 
 class ConformanceTest : public testing::TestWithParam<Case> {
@@ -385,15 +392,20 @@ TEST_P(ConformanceTest, EveryBackendAgreesWithReference) {
     const std::vector<TokenId> tokens = RandomTokens(engine, 9);
     const Trace expected = RunAll(*reference, tokens, {kTokens});
     const Trace actual = RunAll(engine, tokens, {kTokens});
-    const bool rounds = variant.kv_dtype == DType::kF16 || (variant.contract == Contract::kInt8 &&
-                                                            engine.info().has_quantized_weights);
-    if (!rounds) {
+    const bool rounds_to_8_bits =
+        variant.contract == Contract::kInt8 && engine.info().has_quantized_weights;
+    if (!rounds_to_8_bits && variant.kv_dtype != DType::kF16) {
       EXPECT_TRUE(AllClose(actual.logits, expected.logits, {1e-4, 1e-4}));
       return;
     }
     // Where values are rounded to f16 or to 8 bits, a difference in the last bit of f32 flips a
-    // rounding now and then, and these models have random weights: judged as distributions.
-    EXPECT_LE(MeanKl(actual.logits, expected.logits, engine.info().vocab_size), 1e-3);
+    // rounding now and then, and these models have random weights: judged as distributions. The
+    // bounds are three to four times the worst of all tiny checkpoints on the SIMD targets avx2,
+    // sse4 and scalar: mean 2.5e-7 and worst row 5.5e-6 with f16 alone, 3.8e-4 and 1.6e-3 with 8
+    // bits.
+    const Divergence kl = KlOfRows(actual.logits, expected.logits, engine.info().vocab_size);
+    EXPECT_LE(kl.mean, rounds_to_8_bits ? 1e-3 : 1e-6);
+    EXPECT_LE(kl.worst, rounds_to_8_bits ? 5e-3 : 2e-5);
     for (const float logit : actual.logits) ASSERT_TRUE(std::isfinite(logit));
   });
 }
@@ -409,16 +421,21 @@ TEST(ConformanceListTest, EveryArchitectureHasATinyCheckpoint) {
               << fs::path(c.checkpoint).filename().string() << "\n";
     ++checkpoints[c.architecture];
   }
-  for (const std::string& path : TinyCheckpoints()) {
-    auto checkpoint = Checkpoint::Open(path);
-    ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
-    bool matched = false;
-    for (const ArchEntry& arch : AllArchs()) matched |= arch.matches(**checkpoint);
-    if (!matched) std::cout << "  not registered: " << fs::path(path).filename().string() << "\n";
-  }
   for (const ArchEntry& arch : AllArchs()) {
     EXPECT_GT(checkpoints[std::string(arch.name)], 0)
         << "no file in tests/golden/tiny is of architecture " << arch.name;
+  }
+}
+
+// Otherwise an architecture that no longer recognises its files would leave the laws unnoticed.
+TEST(ConformanceListTest, EveryTinyCheckpointIsOfAnArchitecture) {
+  for (const std::string& path : TinyCheckpoints()) {
+    auto checkpoint = Checkpoint::Open(path);
+    ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
+    const std::span<const ArchEntry> archs = AllArchs();
+    EXPECT_TRUE(std::any_of(archs.begin(), archs.end(),
+                            [&](const ArchEntry& arch) { return arch.matches(**checkpoint); }))
+        << path << " is of no registered architecture";
   }
 }
 
