@@ -1,5 +1,5 @@
-// Engine speed on one checkpoint beside the machine's limits: decode against memory bandwidth,
-// prefill against the int8 peak, for each number of threads.
+// Engine speed on one checkpoint beside the machine's limits: decode against the read bandwidth
+// of as many bytes, prefill against the int8 peak, for each number of threads.
 #include <cstdio>
 #include <iostream>
 #include <memory>
@@ -28,7 +28,7 @@ struct Flags {
 
 struct Row {
   int threads = 0;
-  double decode_tokens_s = 0, decode_gb_s = 0, dram_gb_s = 0;
+  double decode_tokens_s = 0, decode_gb_s = 0, read_gb_s = 0;
   double prefill_tokens_s = 0, prefill_gop_s = 0, int8_gop_s = 0;
 };
 
@@ -42,7 +42,7 @@ absl::StatusOr<Row> Measure(const Flags& flags, int threads, ArchInfo* info, std
 
   Row row{.threads = threads};
   // Limits and work in turns, so that a machine that changes speed changes both.
-  std::vector<double> decode, prefill, dram, int8;
+  std::vector<double> decode, prefill, read, int8;
   for (int i = 0; i <= flags.repeats; ++i) {
     const bool warm_up = i == 0;
     absl::StatusOr<double> decode_s = bench::DecodeSeconds(**engine, flags.decode_tokens);
@@ -52,13 +52,13 @@ absl::StatusOr<Row> Measure(const Flags& flags, int threads, ArchInfo* info, std
     if (warm_up) continue;
     decode.push_back(flags.decode_tokens / *decode_s);
     prefill.push_back(flags.prefill_tokens / *prefill_s);
-    const bench::Roofline limits = bench::MeasureRoofline(threads);
-    dram.push_back(limits.dram_read_gbps);
+    const bench::Roofline limits = bench::MeasureRoofline(threads, info->decode_weight_bytes);
+    read.push_back(limits.read_gbps);
     int8.push_back(limits.int8_gops);
   }
   row.decode_tokens_s = bench::Median(decode);
   row.decode_gb_s = row.decode_tokens_s * info->decode_weight_bytes / 1e9;
-  row.dram_gb_s = bench::Median(dram);
+  row.read_gb_s = bench::Median(read);
   row.prefill_tokens_s = bench::Median(prefill);
   row.prefill_gop_s = row.prefill_tokens_s * 2 * info->layer_matrix_parameters / 1e9;
   row.int8_gop_s = bench::Median(int8);
@@ -70,7 +70,8 @@ int Main(int argc, char** argv) {
   CLI::App app{
       "Decode and prefill speed of a checkpoint beside the machine's measured limits.\n\n"
       "decode   tokens/s one by one from an empty context; GB/s = tokens/s x bytes of weights\n"
-      "         read per token (counted from the file); share of measured DRAM read bandwidth\n"
+      "         read per token (counted from the file); share of the read bandwidth of a buffer\n"
+      "         of as many bytes, from whichever cache or memory holds them\n"
       "prefill  tokens/s; GOP/s = tokens/s x 2 x matrix parameters that every token passes\n"
       "         (embedding and head excluded); share of the measured int8 peak\n\n"
       "Medians over --repeats; limits are measured in turns with the work, same threads."};
@@ -120,8 +121,8 @@ int Main(int argc, char** argv) {
       json["rows"].push_back({{"threads", row.threads},
                               {"decode_tokens_s", row.decode_tokens_s},
                               {"decode_gb_s", row.decode_gb_s},
-                              {"dram_gb_s", row.dram_gb_s},
-                              {"decode_share", row.decode_gb_s / row.dram_gb_s},
+                              {"read_gb_s", row.read_gb_s},
+                              {"decode_share", row.decode_gb_s / row.read_gb_s},
                               {"prefill_tokens_s", row.prefill_tokens_s},
                               {"prefill_gop_s", row.prefill_gop_s},
                               {"int8_gop_s", row.int8_gop_s},
@@ -137,11 +138,11 @@ int Main(int argc, char** argv) {
               static_cast<long long>(flags.decode_tokens),
               static_cast<long long>(flags.prefill_tokens));
   std::printf(
-      "threads   tokens/s    GB/s  of DRAM GB/s  share   tokens/s   GOP/s  of int8 GOP/s  share\n");
+      "threads   tokens/s    GB/s  of read GB/s  share   tokens/s   GOP/s  of int8 GOP/s  share\n");
   for (const Row& row : rows) {
     std::printf("%7d   %8.1f  %6.2f  %12.2f  %4.0f %%   %8.1f  %6.1f  %13.1f  %4.0f %%\n",
-                row.threads, row.decode_tokens_s, row.decode_gb_s, row.dram_gb_s,
-                100 * row.decode_gb_s / row.dram_gb_s, row.prefill_tokens_s, row.prefill_gop_s,
+                row.threads, row.decode_tokens_s, row.decode_gb_s, row.read_gb_s,
+                100 * row.decode_gb_s / row.read_gb_s, row.prefill_tokens_s, row.prefill_gop_s,
                 row.int8_gop_s, 100 * row.prefill_gop_s / row.int8_gop_s);
   }
   return 0;

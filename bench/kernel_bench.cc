@@ -4,8 +4,9 @@
 //
 //   kernel_bench [threads] [seconds per case] [type's name | "attention" | "recurrent" | "mixers"]
 //
-// Weights of one shape are repeated until they exceed the last cache, as a model's layers are: a
-// product of one token then reads from memory. Time is the best of several passes.
+// Weights of one shape are repeated until they exceed most last caches, as a model's layers are: a
+// product of one token then reads from memory. The share of bandwidth is of a buffer as large. Time
+// is the best of several passes.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -19,37 +20,26 @@
 #include "bench/mixer_kernels.h"
 #include "bench/recurrent_kernels.h"
 #include "bench/roofline.h"
-#include "engine/core/half.h"
 #include "engine/kernels/exec.h"
 #include "engine/kernels/kernels.h"
+#include "tests/engine/kernels/kernel_setup.h"
 
 namespace mneme::engine {
 namespace {
 
-void FillBlocks(DType dtype, std::byte* data, size_t size) {
-  std::mt19937 random(1);
-  for (size_t i = 0; i + 4 <= size; i += 4) {
-    const uint32_t bits = random();
-    std::memcpy(data + i, &bits, 4);
+// What one pass over the repeated weights reads, and what the bandwidth is measured on.
+constexpr size_t kWorkingSetBytes = size_t{96} << 20;
+
+// Memory for `copies` tensors of random, valid values, each with the same bytes: what a product
+// costs depends on values only where they are denormal or not finite.
+AlignedBuffer RandomWeights(DType dtype, int64_t rows, int64_t columns, size_t copies) {
+  const TestWeight weight(dtype, rows, columns, /*seed=*/1);
+  const size_t size = weight.view().size_bytes();
+  AlignedBuffer storage(copies * size);
+  for (size_t i = 0; i < copies; ++i) {
+    std::memcpy(storage.data() + i * size, weight.view().data, size);
   }
-  const DTypeTraits& traits = Traits(dtype);
-  const auto put = [&](std::byte* at) {
-    const uint16_t half = FloatToHalf(0.01f);
-    std::memcpy(at, &half, 2);
-  };
-  for (size_t i = 0; i < size; i += traits.block_bytes) {
-    std::byte* block = data + i;
-    if (dtype == DType::kF32 || dtype == DType::kF16 || dtype == DType::kBF16) {
-      // Clear the upper exponent bit: finite.
-      block[traits.block_bytes - 1] &= std::byte{0xbf};
-      continue;
-    }
-    put(dtype == DType::kQ6_K ? block + 208 : block);
-    if (dtype == DType::kQ4_1 || dtype == DType::kQ5_1 || dtype == DType::kQ4_K ||
-        dtype == DType::kQ5_K) {
-      put(block + 2);
-    }
-  }
+  return storage;
 }
 
 struct MatMulCase {
@@ -73,9 +63,8 @@ double TimeMatMul(const Kernels& kernels, int threads, double budget, const MatM
 
 void RunMatMul(const MatMulCase& c, int threads, double budget, const bench::Roofline& roofline) {
   const Weight shape = {c.dtype, c.N, c.K, nullptr};
-  const size_t copies = std::max<size_t>(1, (size_t{96} << 20) / shape.size_bytes());
-  AlignedBuffer storage(copies * shape.size_bytes());
-  FillBlocks(c.dtype, storage.data(), storage.size());
+  const size_t copies = std::max<size_t>(1, kWorkingSetBytes / shape.size_bytes());
+  const AlignedBuffer storage = RandomWeights(c.dtype, c.N, c.K, copies);
   std::vector<Weight> weights;
   for (size_t i = 0; i < copies; ++i) {
     weights.push_back({c.dtype, c.N, c.K, storage.data() + i * shape.size_bytes()});
@@ -111,7 +100,7 @@ void RunMatMul(const MatMulCase& c, int threads, double budget, const bench::Roo
   std::printf("%-5s %-4s %6ld %5ld %4ld %9.1f %7.1f %4.0f%% %8.1f %4.0f%% %6.1fx\n",
               std::string(Traits(c.dtype).name).c_str(), int8 ? "int8" : "f32",
               static_cast<long>(c.N), static_cast<long>(c.K), static_cast<long>(c.T), seconds * 1e6,
-              gbps, 100 * gbps / roofline.dram_read_gbps, gops, 100 * gops / peak,
+              gbps, 100 * gbps / roofline.read_gbps, gops, 100 * gops / peak,
               gops / reference_gops);
   std::fflush(stdout);
 }
@@ -121,10 +110,9 @@ void RunAttention(int64_t depth, int64_t T, int threads, double budget,
                   const bench::Roofline& roofline) {
   constexpr int64_t kH = 9, kHk = 3, kDh = 64, kSinks = 4;
   const size_t ring = (kSinks + depth) * kHk * kDh * 2;
-  const size_t layers = std::max<size_t>(1, (size_t{96} << 20) / (2 * ring));
-  AlignedBuffer k_ring(ring * layers), v_ring(ring * layers);
-  FillBlocks(DType::kF16, k_ring.data(), k_ring.size());
-  FillBlocks(DType::kF16, v_ring.data(), v_ring.size());
+  const size_t layers = std::max<size_t>(1, kWorkingSetBytes / (2 * ring));
+  AlignedBuffer k_ring = RandomWeights(DType::kF16, kSinks + depth, kHk * kDh, layers);
+  AlignedBuffer v_ring = RandomWeights(DType::kF16, kSinks + depth, kHk * kDh, layers);
   std::mt19937 random(3);
   std::vector<float> q(T * kH * kDh), k(T * kHk * kDh), out(T * kH * kDh);
   for (float& v : q) v = static_cast<float>(random()) * 0x1p-33f - 0.25f;
@@ -156,18 +144,18 @@ void RunAttention(int64_t depth, int64_t T, int threads, double budget,
   const double gops = 4.0 * kH * kDh * static_cast<double>(depth) * T / seconds / 1e9;
   std::printf("attention depth %6ld T %4ld %11.1f us %7.1f GB/s %4.0f%% %8.1f GFLOP/s %4.0f%%\n",
               static_cast<long>(depth), static_cast<long>(T), seconds * 1e6, gbps,
-              100 * gbps / roofline.dram_read_gbps, gops, 100 * gops / roofline.f32_gflops);
+              100 * gbps / roofline.read_gbps, gops, 100 * gops / roofline.f32_gflops);
 }
 
 int Main(int argc, char** argv) {
   const int threads = argc > 1 ? std::atoi(argv[1]) : 1;
   const double budget = argc > 2 ? std::atof(argv[2]) : 0.3;
   const std::string filter = argc > 3 ? argv[3] : "";
-  const bench::Roofline roofline = bench::MeasureRoofline(threads, size_t{256} << 20, 3);
-  std::printf("%d threads, simd %s; DRAM %.1f GB/s, f32 %.0f GFLOP/s, int8 %.0f GOP/s (%s)\n",
-              threads, FindBackend("cpu")->simd_target().c_str(), roofline.dram_read_gbps,
+  const bench::Roofline roofline = bench::MeasureRoofline(threads, kWorkingSetBytes, 3);
+  std::printf("%d threads, simd %s; reads %.1f GB/s, f32 %.0f GFLOP/s, int8 %.0f GOP/s (%s)\n",
+              threads, FindBackend("cpu")->simd_target().c_str(), roofline.read_gbps,
               roofline.f32_gflops, roofline.int8_gops, roofline.int8_method.c_str());
-  std::printf("type          N     K    T        us    GB/s  DRAM    GOP/s  peak  vs reference\n");
+  std::printf("type          N     K    T        us    GB/s  read    GOP/s  peak  vs reference\n");
   const int64_t shapes[][2] = {{576, 576}, {1536, 576}, {576, 1536}, {49152, 576}};
   for (const DType dtype : {DType::kQ4_1, DType::kQ8_0, DType::kQ4_0, DType::kF16, DType::kBF16,
                             DType::kQ5_0, DType::kQ6_K}) {

@@ -236,7 +236,7 @@ double MeasureF32Gflops(int threads) {
 Roofline MeasureRoofline(int threads, size_t buffer_bytes, int repeats) {
   Roofline roofline;
   roofline.threads = threads;
-  roofline.dram_read_gbps = MeasureReadGbps(threads, buffer_bytes, repeats);
+  roofline.read_gbps = MeasureReadGbps(threads, buffer_bytes, repeats);
   roofline.f32_gflops = MeasureF32Gflops(threads);
 #if defined(__x86_64__)
   const auto consider = [&](void (*work)(int64_t), double ops, const char* method) {

@@ -12,7 +12,7 @@ int main(int argc, char** argv) {
               "int8 by");
   for (int threads = 1; threads <= most; ++threads) {
     const mneme::bench::Roofline r = mneme::bench::MeasureRoofline(threads);
-    std::printf("%7d %12.1f %12.1f %12.1f  %s\n", threads, r.dram_read_gbps, r.f32_gflops,
-                r.int8_gops, r.int8_method.c_str());
+    std::printf("%7d %12.1f %12.1f %12.1f  %s\n", threads, r.read_gbps, r.f32_gflops, r.int8_gops,
+                r.int8_method.c_str());
   }
 }
