@@ -10,7 +10,6 @@
 
 #include "bench/aligned_floats.h"
 #include "bench/best_seconds.h"
-#include "engine/arch/infini/memory_kernels.h"
 #include "engine/core/half.h"
 #include "engine/kernels/exec.h"
 #include "engine/kernels/kernels.h"
@@ -120,40 +119,44 @@ std::vector<Row> InfiniMemory(int64_t dim, int64_t T) {
   in->normalizer = Floats(dim, 9);
   for (float& x : in->s) x = std::abs(x) + 0.1f;
   for (float& x : in->normalizer) x = std::abs(x) + 1;
-  const auto kernels = [](Exec& exec) -> const infini::MemoryKernels& {
-    return *infini::FindMemoryKernels(exec.kernels().name);
+  // Mixed rows and pending sums onto zeros, as a segment begins; later calls go on from there.
+  const auto mix = [=](bool delta) {
+    return [=](Exec& exec, AlignedFloats* out) {
+      out->resize(T * dim + dim * dim + dim);
+      float* pending = out->data() + T * dim;
+      const float share = 0.5f;
+      const InfiniMixArgs args{.memory = in->memory.data(),
+                               .normalizer = in->normalizer.data(),
+                               .pending_memory = pending,
+                               .pending_normalizer = pending + dim * dim,
+                               .rows = T,
+                               .sq = in->s.data(),
+                               .sk = in->s.data(),
+                               .v = in->v.data(),
+                               .local = in->v.data(),
+                               .mixed = out->data()};
+      exec.kernels().infini_mix(exec,
+                                {.heads = 1,
+                                 .kv_heads = 1,
+                                 .key_dim = dim,
+                                 .value_dim = dim,
+                                 .eps = 1e-6f,
+                                 .delta = delta,
+                                 .memory_share = &share,
+                                 .local_share = &share},
+                                {&args, 1});
+    };
   };
   const std::string shape =
       ", " + std::to_string(dim) + " x " + std::to_string(dim) + ", T " + std::to_string(T);
   const double product = 2.0 * static_cast<double>(T * dim * dim);
-  const auto view = [=] {
-    return infini::MemoryView{in->memory.data(), in->normalizer.data(), dim, dim, 1e-6f};
-  };
   return {{"memory feature map" + shape, 0,
            [=](Exec& exec, AlignedFloats* out) {
              out->resize(T * dim);
-             kernels(exec).feature_map(in->raw.data(), T * dim, out->data());
+             exec.kernels().infini_feature_map(exec, in->raw.data(), T * dim, out->data());
            }},
-          {"memory retrieve" + shape, product,
-           [=](Exec& exec, AlignedFloats* out) {
-             out->resize(T * dim);
-             kernels(exec).retrieve(view(), {in->s.data(), dim}, T, out->data(), dim);
-           }},
-          {"memory update" + shape, product,
-           [=](Exec& exec, AlignedFloats* out) {
-             // Onto zeros, as a pending sum begins; later calls go on from there.
-             out->resize(dim * dim + dim);
-             kernels(exec).accumulate({in->s.data(), dim}, {in->v.data(), dim}, T, dim, dim,
-                                      out->data(), out->data() + dim * dim);
-           }},
-          {"memory delta update" + shape, 2 * product, [=](Exec& exec, AlignedFloats* out) {
-             out->resize(dim * dim + dim + T * dim);
-             float* u = out->data() + dim * dim + dim;
-             kernels(exec).retrieve(view(), {in->s.data(), dim}, T, u, dim);
-             kernels(exec).subtract_from({in->v.data(), dim}, T, dim, u, dim);
-             kernels(exec).accumulate({in->s.data(), dim}, {u, dim}, T, dim, dim, out->data(),
-                                      out->data() + dim * dim);
-           }}};
+          {"memory read and update" + shape, 2 * product, mix(false)},
+          {"memory read and delta update" + shape, 3 * product, mix(true)}};
 }
 
 }  // namespace

@@ -30,19 +30,10 @@ MatMulTask Product(const Weight& weight, float* y, bool accumulate) {
   return {.weight = weight, .y = y, .y_stride = weight.rows, .accumulate = accumulate};
 }
 
-MatMulTask Product(const Linear& linear, float* y, int64_t T, bool accumulate) {
-  const int64_t rows = linear.weight.rows;
-  // The bias goes in first and the product is added to it: one order whatever the split.
-  if (!linear.bias.empty()) {
-    for (int64_t t = 0; t < T; ++t) {
-      float* row = y + t * rows;
-      for (int64_t n = 0; n < rows; ++n) {
-        row[n] = accumulate ? row[n] + linear.bias[n] : linear.bias[n];
-      }
-    }
-    accumulate = true;
-  }
-  return Product(linear.weight, y, accumulate);
+MatMulTask Product(const Linear& linear, float* y, bool accumulate) {
+  MatMulTask task = Product(linear.weight, y, accumulate);
+  if (!linear.bias.empty()) task.bias = linear.bias.data();
+  return task;
 }
 
 std::string LayerPrefix(const DecoderNames& names, int64_t index) {
@@ -121,12 +112,12 @@ void ProjectQkv(Exec& exec, const DecoderLayer& layer, float eps, int64_t T, con
                 float* normed, float* q, float* k, float* v) {
   const auto D = static_cast<int64_t>(layer.attention_norm.size());
   exec.kernels().rms_norm(exec, x, layer.attention_norm.data(), eps, T, D, normed);
-  const std::array tasks = {Product(layer.q, q, T), Product(layer.k, k, T), Product(layer.v, v, T)};
+  const std::array tasks = {Product(layer.q, q), Product(layer.k, k), Product(layer.v, v)};
   exec.kernels().matmul(exec, tasks, normed, D, T);
 }
 
 void AddOutput(Exec& exec, const DecoderLayer& layer, int64_t T, const float* mixed, float* x) {
-  const MatMulTask task = Product(layer.output, x, T, true);
+  const MatMulTask task = Product(layer.output, x, true);
   exec.kernels().matmul(exec, {&task, 1}, mixed, layer.output.weight.columns, T);
 }
 
@@ -135,17 +126,17 @@ void FeedForward(Exec& exec, const FeedForwardWeights& layer, float eps, int64_t
   const Kernels& kernels = exec.kernels();
   const int64_t D = layer.down.weight.rows, F = layer.down.weight.columns;
   kernels.rms_norm(exec, x, layer.ffn_norm.data(), eps, T, D, normed);
-  const std::array tasks = {Product(layer.gate, gate, T), Product(layer.up, up, T)};
+  const std::array tasks = {Product(layer.gate, gate), Product(layer.up, up)};
   kernels.matmul(exec, tasks, normed, D, T);
   kernels.silu_mul(exec, gate, up, T * F, gate);
-  const MatMulTask down = Product(layer.down, x, T, true);
+  const MatMulTask down = Product(layer.down, x, true);
   kernels.matmul(exec, {&down, 1}, gate, F, T);
 }
 
 void WriteLogits(Exec& exec, const DecoderEnds& ends, float eps, std::span<const ArchSlice> slices,
                  const float* x, float* normed, OutputHead& head) {
   const int64_t V = ends.head.rows, D = ends.head.columns;
-  const int64_t rows = head.Gather(slices, x, D, V, normed);
+  const int64_t rows = head.Gather(exec, slices, x, D, V, normed);
   if (rows == 0) return;
   exec.kernels().rms_norm(exec, normed, ends.final_norm.data(), eps, rows, D, normed);
   head.Product(exec, ends.head, normed);

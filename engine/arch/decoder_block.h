@@ -29,9 +29,9 @@ struct Linear {
   std::vector<float> bias;  // [rows] or empty
 };
 
-// y [T, rows] = W x (+ bias); with `accumulate`, y += W x (+ bias). A bias needs T.
+// y [T, rows] = W x (+ bias); with `accumulate`, y += W x (+ bias).
 MatMulTask Product(const Weight& weight, float* y, bool accumulate = false);
-MatMulTask Product(const Linear& linear, float* y, int64_t T, bool accumulate = false);
+MatMulTask Product(const Linear& linear, float* y, bool accumulate = false);
 
 // Widths in elements. Rows of q, k, v and of what the mixer returns may all differ.
 struct DecoderShape {

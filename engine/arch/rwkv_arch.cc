@@ -1,6 +1,5 @@
 #include "engine/arch/rwkv_arch.h"
 
-#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -12,12 +11,6 @@ namespace {
 
 // The tensors of a layer that every version has come first in the schema.
 enum ShiftIndex { kAttShift, kFfnShift, kNumShifts };
-
-// Exact: `scale` is a power of two.
-void Scale(float scale, int64_t size, float* x) {
-  if (scale == 1) return;
-  for (int64_t i = 0; i < size; ++i) x[i] *= scale;
-}
 
 }  // namespace
 
@@ -34,18 +27,19 @@ void Normalize(Exec& exec, const Norm& norm, float eps, const float* x, int64_t 
 }
 
 void Multiply(Exec& exec, const Weight& weight, const float* x, int64_t stride, int64_t T, float* y,
-              bool accumulate) {
-  const MatMulTask task{
-      .weight = weight, .y = y, .y_stride = weight.rows, .accumulate = accumulate};
+              const ProductOptions& options) {
+  const MatMulTask task{.weight = weight,
+                        .y = y,
+                        .y_stride = weight.rows,
+                        .accumulate = options.accumulate,
+                        .bias = options.bias,
+                        .scale = options.scale};
   exec.kernels().matmul(exec, {&task, 1}, x, stride, T);
 }
 
 void Expand(Exec& exec, const LowRank& map, const float* x, int64_t T, float* y) {
-  const int64_t C = map.b.weight.rows;
-  if (!map.bias.empty()) {
-    for (int64_t t = 0; t < T; ++t) std::copy(map.bias.begin(), map.bias.end(), y + t * C);
-  }
-  Multiply(exec, map.b.weight, x, map.rank(), T, y, !map.bias.empty());
+  Multiply(exec, map.b.weight, x, map.rank(), T, y,
+           {.bias = map.bias.empty() ? nullptr : map.bias.data()});
 }
 
 RwkvArch::RwkvArch(std::shared_ptr<const Checkpoint> checkpoint, Model model, std::string name)
@@ -120,7 +114,7 @@ absl::Status RwkvArch::Forward(Exec& exec, std::span<const ArchSlice> slices) {
     Shift(exec, pass, i * tensors_per_layer_ + kFfnShift);
     ChannelMix(exec, pass, block);
   }
-  const int64_t rows = head_.Gather(slices, pass.x, C, config.vocab_size, pass.z);
+  const int64_t rows = head_.Gather(exec, slices, pass.x, C, config.vocab_size, pass.z);
   if (rows == 0) return absl::OkStatus();
   Normalize(exec, model_.final_norm, config.norm_eps, pass.z, rows, C, 1, pass.z);
   head_.Product(exec, model_.head, pass.z);
@@ -165,7 +159,7 @@ void RwkvArch::ChannelMix(Exec& exec, const Pass& pass, const Block& block) {
   Project(exec, pass, block.ffn_key, pass.ffn);
   kernels.activate(exec, Activation::kReluSquared, pass.ffn, T * F, pass.ffn);
   if (block.ffn_receptance.rows == 0) {
-    Multiply(exec, block.ffn_value, pass.ffn, F, T, pass.x, /*accumulate=*/true);
+    Multiply(exec, block.ffn_value, pass.ffn, F, T, pass.x, {.accumulate = true});
     return;
   }
   Blend(exec, pass, block.ffn_mu_r);
@@ -174,8 +168,7 @@ void RwkvArch::ChannelMix(Exec& exec, const Pass& pass, const Block& block) {
   float* const value = pass.delta;
   Project(exec, pass, block.ffn_receptance, receptance);
   kernels.activate(exec, Activation::kSigmoid, receptance, size, receptance);
-  Scale(block.output_scale, size, receptance);
-  Multiply(exec, block.ffn_value, pass.ffn, F, T, value);
+  Multiply(exec, block.ffn_value, pass.ffn, F, T, value, {.scale = block.output_scale});
   kernels.mul(exec, receptance, size, value);
   kernels.add(exec, value, size, pass.x);
 }
@@ -201,8 +194,8 @@ void RwkvArch::MixHeads(Exec& exec, const Pass& pass, int64_t layer, const HeadM
   exec.kernels().wkv6(exec, scans_);
   Normalize(exec, mix.norm, config.group_norm_eps, mix.y, T, C, H, mix.y);
   if (mix.gate != nullptr) exec.kernels().silu_mul(exec, mix.gate, mix.y, T * C, mix.y);
-  Scale(model_.blocks[layer].output_scale, T * C, mix.y);
-  Multiply(exec, mix.output, mix.y, C, T, pass.x, /*accumulate=*/true);
+  Multiply(exec, mix.output, mix.y, C, T, pass.x,
+           {.accumulate = true, .scale = model_.blocks[layer].output_scale});
 }
 
 }  // namespace mneme::engine::rwkv

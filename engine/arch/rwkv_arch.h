@@ -90,9 +90,15 @@ class RwkvArch : public Arch {
 // y = norm(x), x [T, D] in `groups` parts a row; y may be x.
 void Normalize(Exec& exec, const Norm& norm, float eps, const float* x, int64_t T, int64_t D,
                int64_t groups, float* y);
-// y (+)= weight x, rows of x `stride` elements apart.
+// What a product is added to and multiplied by (kernels/matmul.h).
+struct ProductOptions {
+  bool accumulate = false;
+  const float* bias = nullptr;
+  float scale = 1;
+};
+// y = weight x, rows of x `stride` elements apart.
 void Multiply(Exec& exec, const Weight& weight, const float* x, int64_t stride, int64_t T, float* y,
-              bool accumulate = false);
+              const ProductOptions& options = {});
 // y = b x + bias, x [T, R] being what the first factor and its function left.
 void Expand(Exec& exec, const LowRank& map, const float* x, int64_t T, float* y);
 

@@ -1,7 +1,6 @@
 #include "engine/arch/step_buffers.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "engine/kernels/exec.h"
 #include "engine/kernels/kernels.h"
@@ -35,18 +34,23 @@ void FlattenTokens(std::span<const ArchSlice> slices, std::vector<int32_t>* toke
   }
 }
 
-int64_t OutputHead::Gather(std::span<const ArchSlice> slices, const float* x, int64_t D, int64_t V,
-                           float* rows) {
+int64_t OutputHead::Gather(Exec& exec, std::span<const ArchSlice> slices, const float* x, int64_t D,
+                           int64_t V, float* rows) {
   where_.clear();
+  copies_.clear();
   int64_t end = 0;
   for (const ArchSlice& slice : slices) {
     end += static_cast<int64_t>(slice.tokens.size());
-    for (int64_t i = 0; i < slice.num_logits; ++i) {
-      std::memcpy(rows + where_.size() * D, x + (end - slice.num_logits + i) * D,
-                  D * sizeof(float));
-      where_.push_back(slice.logits + i * V);
-    }
+    if (slice.num_logits == 0) continue;
+    copies_.push_back({.from = x + (end - slice.num_logits) * D,
+                       .from_stride = D,
+                       .to = rows + where_.size() * D,
+                       .to_stride = D,
+                       .rows = slice.num_logits,
+                       .width = D});
+    for (int64_t i = 0; i < slice.num_logits; ++i) where_.push_back(slice.logits + i * V);
   }
+  exec.kernels().copy_rows(exec, copies_);
   return static_cast<int64_t>(where_.size());
 }
 
@@ -65,9 +69,12 @@ void OutputHead::Product(Exec& exec, const Weight& head, const float* rows) {
     }
     exec.kernels().matmul(exec, {&task, 1}, rows + begin * D, D, count);
     if (!in_place) {
+      copies_.clear();
       for (int64_t i = 0; i < count; ++i) {
-        std::memcpy(where_[begin + i], logits_.as<float>() + i * V, V * sizeof(float));
+        copies_.push_back(
+            {.from = logits_.as<float>() + i * V, .to = where_[begin + i], .rows = 1, .width = V});
       }
+      exec.kernels().copy_rows(exec, copies_);
     }
     begin += count;
   }

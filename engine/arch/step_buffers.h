@@ -8,6 +8,7 @@
 
 #include "engine/arch/arch.h"
 #include "engine/core/aligned_buffer.h"
+#include "engine/kernels/rows.h"
 
 namespace mneme::engine {
 
@@ -43,13 +44,14 @@ void ForEachSlice(std::span<const ArchSlice> slices, Fn fn) {
 class OutputHead {
  public:
   // Copies the wanted rows of x [T, D] to the front of `rows` [>= T, D]; returns their number.
-  int64_t Gather(std::span<const ArchSlice> slices, const float* x, int64_t D, int64_t V,
-                 float* rows);
+  int64_t Gather(Exec& exec, std::span<const ArchSlice> slices, const float* x, int64_t D,
+                 int64_t V, float* rows);
   // head [V, D] times the gathered rows, normalised in the meantime, to where they are wanted.
   void Product(Exec& exec, const Weight& head, const float* rows);
 
  private:
   std::vector<float*> where_;  // destination of each row
+  std::vector<CopyRowsArgs> copies_;
   AlignedBuffer logits_;
 };
 

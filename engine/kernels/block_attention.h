@@ -51,9 +51,4 @@ struct BlockAttentionArgs {
 // sequences, kv heads and queries.
 using BlockAttentionFn = void (*)(Exec& exec, std::span<const BlockAttentionArgs> batch);
 
-// to[r] = x[r] rounded to `dtype`, kF16 or kF32, for `rows` rows of `width`; `to` is contiguous.
-// Same bits on every backend.
-using StoreRowsFn = void (*)(Exec& exec, const float* x, int64_t x_stride, int64_t rows,
-                             int64_t width, DType dtype, std::byte* to);
-
 }  // namespace mneme::engine

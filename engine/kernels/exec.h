@@ -26,7 +26,14 @@ class Exec {
 
   // At least `size_bytes`, 64-byte aligned, contents undefined, valid until the next call with the
   // same `slot`. Each kernel uses its own slots, listed below, so nested use cannot collide.
-  enum Slot { kMatMulActivations, kMatMulWorkers, kAttention, kAttentionWorkers, kNumSlots };
+  enum Slot {
+    kMatMulActivations,
+    kMatMulWorkers,
+    kAttention,
+    kAttentionWorkers,
+    kInfiniUpdates,
+    kNumSlots
+  };
   std::byte* Scratch(Slot slot, size_t size_bytes) {
     if (scratch_[slot].size() < size_bytes) scratch_[slot] = AlignedBuffer(size_bytes);
     return scratch_[slot].data();

@@ -15,10 +15,12 @@
 #include "engine/kernels/block_attention.h"
 #include "engine/kernels/elementwise.h"
 #include "engine/kernels/embedding.h"
+#include "engine/kernels/infini_memory.h"
 #include "engine/kernels/layer_norm.h"
 #include "engine/kernels/matmul.h"
 #include "engine/kernels/rms_norm.h"
 #include "engine/kernels/rope.h"
+#include "engine/kernels/rows.h"
 #include "engine/kernels/token_shift.h"
 #include "engine/kernels/wkv.h"
 
@@ -32,6 +34,7 @@ struct Kernels {
   RopeFn rope;
   AttentionFn attention;
   BlockAttentionFn block_attention;
+  CopyRowsFn copy_rows;
   StoreRowsFn store_rows;
   SiluMulFn silu_mul;
   AddFn add;
@@ -46,6 +49,8 @@ struct Kernels {
   Wkv7PrepareFn wkv7_prepare;
   Wkv7Fn wkv7;
   Wkv7BonusFn wkv7_bonus;
+  InfiniFeatureMapFn infini_feature_map;
+  InfiniMixFn infini_mix;
   // The instruction set in use, e.g. "avx2", "avx3"; part of numerics_id.
   std::string (*simd_target)();
 };

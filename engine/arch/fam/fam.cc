@@ -88,6 +88,7 @@ absl::StatusOr<std::unique_ptr<Arch>> Fam::Create(std::shared_ptr<const Checkpoi
   }
   arch->kv_dtype_ = options.kv_dtype;
   arch->ones_.assign(D, 1.0f);
+  arch->zeros_.assign(D, 0.0f);
   arch->schema_ = StateSchema(StateTensors(config, options.kv_dtype));
 
   info.architecture = "fam";
@@ -131,15 +132,20 @@ void Fam::Prepare(Exec& exec) {
   const Activations act = Reserve(f, memory_buffers_);
   std::vector<int64_t> positions;
   AppendPositions(0, f, &positions);
-  std::copy(weights_.prompt.begin(), weights_.prompt.end(), act.x);
+  const auto copy = [&](const float* from, float* to) {
+    const CopyRowsArgs args{
+        .from = from, .from_stride = D, .to = to, .to_stride = D, .rows = f, .width = D};
+    exec.kernels().copy_rows(exec, {&args, 1});
+  };
+  copy(weights_.prompt.data(), act.x);
   for (int64_t i = 0; i < config_.num_layers; ++i) {
     const DecoderLayer& layer = weights_.layers[i];
     std::byte* block = initial_.block.data();
     std::byte* k_rows = block + Tensor(i, kMemoryKeys).offset_bytes;
     std::byte* v_rows = block + Tensor(i, kMemoryValues).offset_bytes;
-    std::memcpy(block + Tensor(i, kMemory).offset_bytes, act.x, f * D * sizeof(float));
+    copy(act.x, reinterpret_cast<float*>(block + Tensor(i, kMemory).offset_bytes));
     StoreMemoryKeys(exec, layer, act, positions, {&k_rows, 1}, {&v_rows, 1});
-    const MatMulTask query = Product(layer.q, act.q, f);
+    const MatMulTask query = Product(layer.q, act.q);
     exec.kernels().matmul(exec, {&query, 1}, act.normed, D, f);
     Rotate(exec, positions, config_.heads, act.q);
     BlockAttentionArgs args = BaseArgs();
@@ -213,6 +219,19 @@ BlockAttentionArgs Fam::BaseArgs() const {
           .out_stride = q_width};
 }
 
+// Rows of keys and values, to be stored as a state keeps them.
+void Fam::AddStores(int64_t rows, const float* k, const float* v, std::byte* to_k,
+                    std::byte* to_v) {
+  const int64_t width = config_.kv_heads * config_.head_dim;
+  StoreRowsArgs store{.x_stride = width, .rows = rows, .width = width, .dtype = kv_dtype_};
+  store.x = k;
+  store.to = to_k;
+  stores_.push_back(store);
+  store.x = v;
+  store.to = to_v;
+  stores_.push_back(store);
+}
+
 // act.q, act.k (rotated), act.v and the states -> act.mixed and the states' rings.
 void Fam::Mix(Exec& exec, std::span<const Piece> pieces, int64_t layer, const Activations& act) {
   const Kernels& kernels = exec.kernels();
@@ -221,15 +240,14 @@ void Fam::Mix(Exec& exec, std::span<const Piece> pieces, int64_t layer, const Ac
   const int64_t row_bytes = kv_width * Traits(kv_dtype_).block_bytes;
   const int64_t B = config_.block_tokens, rows = config_.ring_rows();
   attention_.clear();
+  stores_.clear();
   for (const Piece& piece : pieces) {
     std::byte* k = piece.block + Tensor(layer, kKeys).offset_bytes;
     std::byte* v = piece.block + Tensor(layer, kValues).offset_bytes;
     // A block lies in the ring in one piece, because the ring is a whole number of blocks.
     const int64_t at = piece.position % rows * row_bytes;
-    kernels.store_rows(exec, act.k + piece.row * kv_width, kv_width, piece.count, kv_width,
-                       kv_dtype_, k + at);
-    kernels.store_rows(exec, act.v + piece.row * kv_width, kv_width, piece.count, kv_width,
-                       kv_dtype_, v + at);
+    AddStores(piece.count, act.k + piece.row * kv_width, act.v + piece.row * kv_width, k + at,
+              v + at);
 
     const int64_t begin = piece.position - piece.position % B;  // of the block
     const int64_t past = std::min(config_.memory_blocks * B, begin);
@@ -249,6 +267,7 @@ void Fam::Mix(Exec& exec, std::span<const Piece> pieces, int64_t layer, const Ac
     args.out = act.mixed + piece.row * q_width;
     attention_.push_back(args);
   }
+  kernels.store_rows(exec, stores_);
   kernels.block_attention(exec, attention_);
 }
 
@@ -269,12 +288,26 @@ void Fam::UpdateMemory(Exec& exec, std::span<const Piece> pieces, int64_t index)
 
   std::vector<int64_t> query_positions, key_positions;
   std::vector<std::byte*> k_rows, v_rows;
+  std::vector<CopyRowsArgs> reads, resets, writes;
   attention_.clear();
   for (int64_t i = 0; i < n; ++i) {
     const Piece& piece = *complete[i];
     const int64_t end = piece.position + piece.count, begin = end - B;
-    std::memcpy(act.x + i * f * D, piece.block + Tensor(index, kMemory).offset_bytes,
-                f * D * sizeof(float));
+    float* memory = reinterpret_cast<float*>(piece.block + Tensor(index, kMemory).offset_bytes);
+    float* x = act.x + i * f * D;
+    reads.push_back(
+        {.from = memory, .from_stride = D, .to = x, .to_stride = D, .rows = f, .width = D});
+    writes.push_back(
+        {.from = x, .from_stride = D, .to = memory, .to_stride = D, .rows = f, .width = D});
+    // The first update starts from a prompt, which holds no text to be kept.
+    if (end == B) {
+      resets.push_back({.from = zeros_.data(),
+                        .from_stride = 0,
+                        .to = x,
+                        .to_stride = D,
+                        .rows = f,
+                        .width = D});
+    }
     AppendPositions(config_.query_at_current ? end : begin, f, &query_positions);
     AppendPositions(end, f, &key_positions);
     k_rows.push_back(piece.block + Tensor(index, kMemoryKeys).offset_bytes);
@@ -290,25 +323,19 @@ void Fam::UpdateMemory(Exec& exec, std::span<const Piece> pieces, int64_t index)
     args.out = act.mixed + i * f * q_width;
     attention_.push_back(args);
   }
+  kernels.copy_rows(exec, reads);
   kernels.rms_norm(exec, act.x, layer.attention_norm.data(), config_.rms_eps, act.T, D, act.normed);
-  const MatMulTask query = Product(layer.q, act.q, act.T);
+  const MatMulTask query = Product(layer.q, act.q);
   kernels.matmul(exec, {&query, 1}, act.normed, D, act.T);
   Rotate(exec, query_positions, config_.heads, act.q);
   kernels.block_attention(exec, attention_);
-  for (int64_t i = 0; i < n; ++i) {
-    // The first update starts from a prompt, which holds no text to be kept.
-    const bool first = complete[i]->position + complete[i]->count == B;
-    if (first) std::fill_n(act.x + i * f * D, f * D, 0.0f);
-  }
+  kernels.copy_rows(exec, resets);
   AddOutput(exec, layer, act.T, act.mixed, act.x);
   FeedForward(exec, layer, config_.rms_eps, act.T, act.x, act.normed, act.gate, act.up);
   if (config_.feedback_norm) {
     kernels.rms_norm(exec, act.x, ones_.data(), kFeedbackEps, act.T, D, act.x);
   }
-  for (int64_t i = 0; i < n; ++i) {
-    std::memcpy(complete[i]->block + Tensor(index, kMemory).offset_bytes, act.x + i * f * D,
-                f * D * sizeof(float));
-  }
+  kernels.copy_rows(exec, writes);
   StoreMemoryKeys(exec, layer, act, key_positions, k_rows, v_rows);
 }
 
@@ -321,14 +348,15 @@ void Fam::StoreMemoryKeys(Exec& exec, const DecoderLayer& layer, const Activatio
   const int64_t f = config_.fam_tokens, D = config_.width;
   const int64_t width = config_.kv_heads * config_.head_dim;
   kernels.rms_norm(exec, act.x, layer.attention_norm.data(), config_.rms_eps, act.T, D, act.normed);
-  const std::array tasks = {Product(layer.k, act.k, act.T), Product(layer.v, act.v, act.T)};
+  const std::array tasks = {Product(layer.k, act.k), Product(layer.v, act.v)};
   kernels.matmul(exec, tasks, act.normed, D, act.T);
   Rotate(exec, positions, config_.kv_heads, act.k);
+  stores_.clear();
   for (size_t i = 0; i < k_rows.size(); ++i) {
     const int64_t first = static_cast<int64_t>(i) * f * width;
-    kernels.store_rows(exec, act.k + first, width, f, width, kv_dtype_, k_rows[i]);
-    kernels.store_rows(exec, act.v + first, width, f, width, kv_dtype_, v_rows[i]);
+    AddStores(f, act.k + first, act.v + first, k_rows[i], v_rows[i]);
   }
+  kernels.store_rows(exec, stores_);
 }
 
 absl::StatusOr<std::unique_ptr<Arch>> Create(std::shared_ptr<const Checkpoint> checkpoint,

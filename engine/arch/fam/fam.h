@@ -46,6 +46,7 @@ class Fam final : public Arch {
   void StoreMemoryKeys(Exec& exec, const DecoderLayer& layer, const Activations& act,
                        std::span<const int64_t> positions, std::span<std::byte* const> k_rows,
                        std::span<std::byte* const> v_rows);
+  void AddStores(int64_t rows, const float* k, const float* v, std::byte* to_k, std::byte* to_v);
   // Attention arguments of head shapes and options alone.
   BlockAttentionArgs BaseArgs() const;
   const StateTensor& Tensor(int64_t layer, int64_t which) const;
@@ -56,8 +57,9 @@ class Fam final : public Arch {
   Weights weights_;
   StateSchema schema_;
   DType kv_dtype_ = DType::kF16;
-  std::vector<float> ones_;  // [D]
-  State initial_;            // filled by Prepare, if there is a memory
+  std::vector<float> ones_;   // [D]
+  std::vector<float> zeros_;  // [D]
+  State initial_;             // filled by Prepare, if there is a memory
 
   StepBuffers buffers_;
   StepBuffers memory_buffers_;
@@ -66,6 +68,7 @@ class Fam final : public Arch {
   std::vector<int64_t> positions_;  // [T], absolute
   std::vector<std::vector<Piece>> rounds_;
   std::vector<BlockAttentionArgs> attention_;
+  std::vector<StoreRowsArgs> stores_;
 };
 
 }  // namespace mneme::engine::fam

@@ -1,7 +1,6 @@
 #include "engine/arch/infini/infini.h"
 
 #include <cmath>
-#include <cstring>
 #include <string>
 
 #include "absl/strings/str_cat.h"
@@ -117,11 +116,6 @@ Infini::Activations Infini::Reserve(int64_t T) {
 
 absl::Status Infini::Forward(Exec& exec, std::span<const ArchSlice> slices) {
   const Kernels& kernels = exec.kernels();
-  const MemoryKernels* memory_kernels = FindMemoryKernels(kernels.name);
-  if (memory_kernels == nullptr) {
-    return absl::UnimplementedError(
-        absl::StrCat("architecture infini has no kernels for backend ", std::string(kernels.name)));
-  }
   FlattenTokens(slices, &tokens_);
   rows_.clear();
   for (const ArchSlice& slice : slices) {
@@ -138,7 +132,7 @@ absl::Status Infini::Forward(Exec& exec, std::span<const ArchSlice> slices) {
   for (int64_t i = 0; i < config_.num_layers; ++i) {
     const Layer& layer = weights_.layers[i];
     ProjectQkv(exec, layer, config_.rms_eps, T, act.x, act.normed, act.q, act.k, act.v);
-    Mix(exec, *memory_kernels, i, act);
+    Mix(exec, i, act);
     AddOutput(exec, layer, T, act.mixed, act.x);
     FeedForward(exec, layer, config_.rms_eps, T, act.x, act.normed, act.gate, act.up);
   }
@@ -150,13 +144,12 @@ const StateTensor& Infini::Tensor(int64_t layer, int64_t which) const {
   return schema_.tensors()[layer * kCount + which];
 }
 
-void Infini::Mix(Exec& exec, const MemoryKernels& kernels, int64_t layer, const Activations& act) {
+void Infini::Mix(Exec& exec, int64_t layer, const Activations& act) {
+  const Kernels& kernels = exec.kernels();
   const int64_t dk = config_.head_dim, H = config_.heads, Hk = config_.kv_heads;
   // The memory knows no positions: its queries and keys are taken before the rotation.
-  exec.pool().Run(act.T, [&](int64_t t, int) {
-    kernels.feature_map(act.q + t * H * dk, H * dk, act.sq + t * H * dk);
-    kernels.feature_map(act.k + t * Hk * dk, Hk * dk, act.sk + t * Hk * dk);
-  });
+  kernels.infini_feature_map(exec, act.q, act.T * H * dk, act.sq);
+  kernels.infini_feature_map(exec, act.k, act.T * Hk * dk, act.sk);
   RopeArgs rope{.x = act.q,
                 .x_stride = H * dk,
                 .heads = H,
@@ -165,18 +158,15 @@ void Infini::Mix(Exec& exec, const MemoryKernels& kernels, int64_t layer, const 
                 .layout = config_.rope_layout,
                 .positions = rows_,
                 .theta = config_.theta};
-  exec.kernels().rope(exec, rope);
+  kernels.rope(exec, rope);
   rope.x = act.k;
   rope.x_stride = Hk * dk;
   rope.heads = Hk;
-  exec.kernels().rope(exec, rope);
+  kernels.rope(exec, rope);
 
-  scratch_.resize(exec.pool().num_threads());
   for (const std::vector<Piece>& pieces : rounds_) {
     AttendLocally(exec, pieces, layer, act);
-    exec.pool().Run(static_cast<int64_t>(pieces.size()) * Hk, [&](int64_t task, int worker) {
-      MixHead(kernels, pieces[task / Hk], layer, task % Hk, act, scratch_[worker]);
-    });
+    UseMemory(exec, pieces, layer, act);
   }
 }
 
@@ -187,14 +177,23 @@ void Infini::AttendLocally(Exec& exec, std::span<const Piece> pieces, int64_t la
   const int64_t dk = config_.head_dim, dv = config_.value_head_dim;
   const int64_t element = Traits(kv_dtype_).block_bytes;
   attention_.clear();
+  stores_.clear();
   for (const Piece& piece : pieces) {
     std::byte* keys = piece.block + Tensor(layer, kKeys).offset_bytes;
     std::byte* values = piece.block + Tensor(layer, kValues).offset_bytes;
     const int64_t r = piece.position % config_.segment_tokens;
-    kernels.store_rows(exec, act.k + piece.row * Hk * dk, Hk * dk, piece.count, Hk * dk, kv_dtype_,
-                       keys + r * Hk * dk * element);
-    kernels.store_rows(exec, act.v + piece.row * Hk * dv, Hk * dv, piece.count, Hk * dv, kv_dtype_,
-                       values + r * Hk * dv * element);
+    stores_.push_back({.x = act.k + piece.row * Hk * dk,
+                       .x_stride = Hk * dk,
+                       .rows = piece.count,
+                       .width = Hk * dk,
+                       .dtype = kv_dtype_,
+                       .to = keys + r * Hk * dk * element});
+    stores_.push_back({.x = act.v + piece.row * Hk * dv,
+                       .x_stride = Hk * dv,
+                       .rows = piece.count,
+                       .width = Hk * dv,
+                       .dtype = kv_dtype_,
+                       .to = values + r * Hk * dv * element});
     BlockAttentionArgs args{.dtype = kv_dtype_,
                             .T = piece.count,
                             .query_heads = H,
@@ -209,50 +208,44 @@ void Infini::AttendLocally(Exec& exec, std::span<const Piece> pieces, int64_t la
     args.runs[0] = {keys, values, r + piece.count};
     attention_.push_back(args);
   }
+  kernels.store_rows(exec, stores_);
   kernels.block_attention(exec, attention_);
 }
 
-void Infini::MixHead(const MemoryKernels& kernels, const Piece& piece, int64_t layer,
-                     int64_t kv_head, const Activations& act, AlignedBuffer& scratch) const {
+void Infini::UseMemory(Exec& exec, std::span<const Piece> pieces, int64_t layer,
+                       const Activations& act) {
   const int64_t dk = config_.head_dim, dv = config_.value_head_dim;
   const int64_t H = config_.heads, Hk = config_.kv_heads;
-  const int64_t group = H / Hk, row = piece.row, count = piece.count;
   const Layer& weights = weights_.layers[layer];
-  const auto head = [&](int64_t which, int64_t size) {
-    return reinterpret_cast<float*>(piece.block + Tensor(layer, which).offset_bytes) +
-           kv_head * size;
-  };
-  float* memory = head(kMemory, dk * dv);
-  float* normalizer = head(kNormalizer, dk);
-  float* pending_memory = head(kPendingMemory, dk * dv);
-  float* pending_normalizer = head(kPendingNormalizer, dk);
-  const MemoryView view{memory, normalizer, dk, dv, config_.memory_eps};
-
-  const bool ungated = config_.first_segment_local && piece.position < config_.segment_tokens;
-  for (int64_t h = kv_head * group; h < (kv_head + 1) * group; ++h) {
-    float* mixed = act.mixed + row * H * dv + h * dv;
-    kernels.retrieve(view, {act.sq + row * H * dk + h * dk, H * dk}, count, mixed, H * dv);
-    kernels.blend(ungated ? 0.0f : weights.memory_share[h], ungated ? 1.0f : weights.local_share[h],
-                  {act.local + row * H * dv + h * dv, H * dv}, count, dv, mixed, H * dv);
+  mixes_.clear();
+  for (const Piece& piece : pieces) {
+    const auto tensor = [&](int64_t which) {
+      return reinterpret_cast<float*>(piece.block + Tensor(layer, which).offset_bytes);
+    };
+    mixes_.push_back(
+        {.memory = tensor(kMemory),
+         .normalizer = tensor(kNormalizer),
+         .pending_memory = tensor(kPendingMemory),
+         .pending_normalizer = tensor(kPendingNormalizer),
+         .rows = piece.count,
+         .local_only = config_.first_segment_local && piece.position < config_.segment_tokens,
+         .completes = piece.completes,
+         .sq = act.sq + piece.row * H * dk,
+         .sk = act.sk + piece.row * Hk * dk,
+         .v = act.v + piece.row * Hk * dv,
+         .local = act.local + piece.row * H * dv,
+         .mixed = act.mixed + piece.row * H * dv});
   }
-
-  const Rows sk{act.sk + row * Hk * dk + kv_head * dk, Hk * dk};
-  Rows written{act.v + row * Hk * dv + kv_head * dv, Hk * dv};
-  if (config_.delta) {
-    const size_t bytes = count * dv * sizeof(float);
-    if (scratch.size() < bytes) scratch = AlignedBuffer(bytes);
-    float* update = scratch.as<float>();
-    kernels.retrieve(view, sk, count, update, dv);
-    kernels.subtract_from(written, count, dv, update, dv);
-    written = {update, dv};
-  }
-  kernels.accumulate(sk, written, count, dk, dv, pending_memory, pending_normalizer);
-  if (piece.completes) {
-    for (int64_t i = 0; i < dk * dv; ++i) memory[i] += pending_memory[i];
-    for (int64_t i = 0; i < dk; ++i) normalizer[i] += pending_normalizer[i];
-    std::memset(pending_memory, 0, dk * dv * sizeof(float));
-    std::memset(pending_normalizer, 0, dk * sizeof(float));
-  }
+  exec.kernels().infini_mix(exec,
+                            {.heads = H,
+                             .kv_heads = Hk,
+                             .key_dim = dk,
+                             .value_dim = dv,
+                             .eps = config_.memory_eps,
+                             .delta = config_.delta,
+                             .memory_share = weights.memory_share.data(),
+                             .local_share = weights.local_share.data()},
+                            mixes_);
 }
 
 absl::StatusOr<std::unique_ptr<Arch>> Create(std::shared_ptr<const Checkpoint> checkpoint,

@@ -14,12 +14,12 @@
 #include "absl/status/statusor.h"
 #include "engine/arch/arch.h"
 #include "engine/arch/infini/config.h"
-#include "engine/arch/infini/memory_kernels.h"
 #include "engine/arch/infini/weights.h"
 #include "engine/arch/rounds.h"
 #include "engine/arch/step_buffers.h"
-#include "engine/core/aligned_buffer.h"
 #include "engine/kernels/block_attention.h"
+#include "engine/kernels/infini_memory.h"
+#include "engine/kernels/rows.h"
 
 namespace mneme::engine::infini {
 
@@ -40,13 +40,12 @@ class Infini final : public Arch {
   // Sizes the activations for T tokens.
   Activations Reserve(int64_t T);
   // act.q, act.k, act.v and the states -> act.mixed and the states of the layer.
-  void Mix(Exec& exec, const MemoryKernels& kernels, int64_t layer, const Activations& act);
+  void Mix(Exec& exec, int64_t layer, const Activations& act);
   // Attention of the pieces' tokens inside their segments -> act.local and the rings.
   void AttendLocally(Exec& exec, std::span<const Piece> pieces, int64_t layer,
                      const Activations& act);
-  // One key/value head of a piece: reads the memory, mixes, writes what the segment will add to it.
-  void MixHead(const MemoryKernels& kernels, const Piece& piece, int64_t layer, int64_t kv_head,
-               const Activations& act, AlignedBuffer& scratch) const;
+  // Reads the memories, mixes, writes what the segments will add to them -> act.mixed.
+  void UseMemory(Exec& exec, std::span<const Piece> pieces, int64_t layer, const Activations& act);
   const StateTensor& Tensor(int64_t layer, int64_t which) const;
 
   std::shared_ptr<const Checkpoint> checkpoint_;  // owns the mapping that weights_ points into
@@ -57,11 +56,12 @@ class Infini final : public Arch {
   DType kv_dtype_ = DType::kF16;
   StepBuffers buffers_;
   OutputHead head_;
-  std::vector<AlignedBuffer> scratch_;  // one per worker
   std::vector<int32_t> tokens_;
   std::vector<int64_t> rows_;  // [T], position in the segment
   std::vector<std::vector<Piece>> rounds_;
   std::vector<BlockAttentionArgs> attention_;
+  std::vector<StoreRowsArgs> stores_;
+  std::vector<InfiniMixArgs> mixes_;
 };
 
 }  // namespace mneme::engine::infini

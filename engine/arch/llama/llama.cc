@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <array>
-#include <cstring>
 #include <string>
 
 #include "absl/strings/str_cat.h"
@@ -153,7 +152,7 @@ void Llama::ReadShortcuts(Exec& exec, const Layer& layer, const Activations& act
   std::vector<MatMulTask> tasks;
   for (const Shortcut& shortcut : layer.shortcuts) {
     float* y = act.shortcut + static_cast<int64_t>(tasks.size()) * size;
-    tasks.push_back(Product(shortcut.down, y, act.T));
+    tasks.push_back(Product(shortcut.down, y));
   }
   const float* z = pangu.shortcut_reads_residual ? act.x : act.normed;
   exec.kernels().matmul(exec, tasks, z, config_.width, act.T);
@@ -165,7 +164,7 @@ void Llama::AddShortcuts(Exec& exec, const Layer& layer, const Activations& act)
   const int64_t width = config_.pangu.shortcut_width;
   const float* low = act.shortcut;
   for (const Shortcut& shortcut : layer.shortcuts) {
-    const MatMulTask up = Product(shortcut.up, act.x, act.T, true);
+    const MatMulTask up = Product(shortcut.up, act.x, true);
     exec.kernels().matmul(exec, {&up, 1}, low, width, act.T);
     low += act.T * width;
   }
@@ -178,13 +177,13 @@ void Llama::SeriesFeedForward(Exec& exec, const Layer& layer, const Activations&
   const int64_t D = config_.width, F = config_.ffn_width, T = act.T;
   kernels.rms_norm(exec, act.x, layer.ffn_norm.data(), config_.rms_eps, T, D, act.normed);
   const bool projected = config_.pangu.projected;
-  const std::array first = {Product(projected ? layer.gates[0] : layer.gate, act.gate, T),
-                            Product(layer.up, act.up, T)};
+  const std::array first = {Product(projected ? layer.gates[0] : layer.gate, act.gate),
+                            Product(layer.up, act.up)};
   kernels.matmul(exec, first, act.normed, D, T);
   if (projected) {
     kernels.activate(exec, series[0], act.gate, T * F, act.gate);
     for (size_t i = 1; i < series.size(); ++i) {
-      const MatMulTask task = Product(layer.gates[i], act.branch, T);
+      const MatMulTask task = Product(layer.gates[i], act.branch);
       kernels.matmul(exec, {&task, 1}, act.normed, D, T);
       kernels.activate(exec, series[i], act.branch, T * F, act.branch);
       kernels.add(exec, act.branch, T * F, act.gate);
@@ -199,7 +198,7 @@ void Llama::SeriesFeedForward(Exec& exec, const Layer& layer, const Activations&
                                    .y = act.gate});
   }
   kernels.mul(exec, act.up, T * F, act.gate);
-  const MatMulTask down = Product(layer.down, act.x, T, true);
+  const MatMulTask down = Product(layer.down, act.x, true);
   kernels.matmul(exec, {&down, 1}, act.gate, F, T);
 }
 
@@ -225,7 +224,13 @@ void Llama::Attend(Exec& exec, std::span<const ArchSlice> slices, int64_t layer,
   rope.x_stride = q_width;
   rope.heads = H;
   if (slides && sinks_ > 0) {
-    std::memcpy(act.q_sink, act.q, act.T * q_width * sizeof(float));
+    const CopyRowsArgs copy{.from = act.q,
+                            .from_stride = q_width,
+                            .to = act.q_sink,
+                            .to_stride = q_width,
+                            .rows = act.T,
+                            .width = q_width};
+    kernels.copy_rows(exec, {&copy, 1});
     rope.x = act.q_sink;
     rope.positions = sink_positions_;
     kernels.rope(exec, rope);

@@ -63,7 +63,7 @@ void Rwkv4::TimeMix(Exec& exec, const Pass& pass, int64_t index) {
   });
   kernels.wkv4(exec, scans_);
   kernels.mul(exec, v_, T * C, r_);
-  rwkv::Multiply(exec, layer.output, r_, C, T, pass.x, /*accumulate=*/true);
+  rwkv::Multiply(exec, layer.output, r_, C, T, pass.x, {.accumulate = true});
 }
 
 absl::StatusOr<std::unique_ptr<Arch>> Create(std::shared_ptr<const Checkpoint> checkpoint,

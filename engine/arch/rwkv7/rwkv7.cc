@@ -44,7 +44,9 @@ void Rwkv7::TimeMix(Exec& exec, const Pass& pass, int64_t index) {
   Blend(exec, pass, layer.mu_v);
   Project(exec, pass, layer.v, v_);
   if (index == 0) {
-    std::copy_n(v_, T * C, v_first_);
+    const CopyRowsArgs copy{
+        .from = v_, .from_stride = C, .to = v_first_, .to_stride = C, .rows = T, .width = C};
+    kernels.copy_rows(exec, {&copy, 1});
   } else {
     Project(exec, pass, layer.v_mix.a.weight, low_);
     rwkv::Expand(exec, layer.v_mix, low_, T, v_mix_);
@@ -96,7 +98,7 @@ void Rwkv7::TimeMix(Exec& exec, const Pass& pass, int64_t index) {
                             .T = T,
                             .heads = H,
                             .head_size = N});
-  rwkv::Multiply(exec, layer.output, y_, C, T, pass.x, /*accumulate=*/true);
+  rwkv::Multiply(exec, layer.output, y_, C, T, pass.x, {.accumulate = true});
 }
 
 absl::StatusOr<std::unique_ptr<Arch>> Create(std::shared_ptr<const Checkpoint> checkpoint,

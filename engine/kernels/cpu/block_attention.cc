@@ -11,7 +11,6 @@
 #include "engine/kernels/block_attention.h"
 #include "engine/kernels/cpu/attention_tile-inl.h"
 #include "engine/kernels/cpu/cpu.h"
-#include "engine/kernels/cpu/row_pieces.h"
 #include "engine/kernels/cpu/simd_target.h"
 #include "engine/kernels/cpu/stored_row-inl.h"
 #include "engine/kernels/exec.h"
@@ -74,10 +73,6 @@ void AttendBlock(const BlockAttentionArgs& args, int64_t kv_head, int64_t t0, in
   }
 }
 
-void StoreRow(const float* x, DType dtype, int64_t width, std::byte* to) {
-  WriteRow(x, dtype, width, to);
-}
-
 // NOLINTNEXTLINE(google-readability-namespace-comments)
 }  // namespace mneme::engine::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
@@ -87,7 +82,6 @@ namespace mneme::engine::cpu {
 namespace {
 
 HWY_EXPORT(AttendBlock);
-HWY_EXPORT(StoreRow);
 
 // Queries that share a tile that was read. 32 make its reading a few per cent of the work.
 constexpr int64_t kChunk = 32;
@@ -135,18 +129,6 @@ void BlockAttention(Exec& exec, std::span<const BlockAttentionArgs> batch) {
     s.scores = s.values + kAttentionTile * value_padded;
     attend(args, task % Hk, t0, std::min(kChunk, args.T - t0), key_padded, s,
            s.scores + 3 * kAttentionTile);
-  });
-}
-
-void StoreRows(Exec& exec, const float* x, int64_t x_stride, int64_t rows, int64_t width,
-               DType dtype, std::byte* to) {
-  CurrentSimdTarget();
-  const auto store = HWY_DYNAMIC_DISPATCH(StoreRow);
-  const int64_t row_bytes = width * (dtype == DType::kF16 ? 2 : 4);
-  ForEachRowPiece(exec, rows, width, [&](int64_t begin, int64_t end) {
-    for (int64_t r = begin; r < end; ++r) {
-      store(x + r * x_stride, dtype, width, to + r * row_bytes);
-    }
   });
 }
 

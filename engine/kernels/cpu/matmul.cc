@@ -146,6 +146,8 @@ void MatMulSome(Exec& exec, std::span<const MatMulTask> tasks, const float* x, i
                     task.y + t * task.y_stride + row,
                     task.y_stride,
                     task.accumulate,
+                    task.bias == nullptr ? nullptr : task.bias + row,
+                    task.scale,
                     task.weight.rows,
                     nullptr};
     const int64_t pieces_left = plan.across - (piece - plan.begin) % plan.across;

@@ -27,7 +27,8 @@ struct QuantizedRows {
   }
 };
 
-// Rows [row, row + rows) of `weight`; y points at [0, row] of the output, tokens y_stride apart.
+// Rows [row, row + rows) of `weight`; y points at [0, row] of the output, tokens y_stride apart,
+// and bias at [row], unless it is null.
 struct RowSpan {
   const Weight* weight;
   int64_t row;
@@ -35,11 +36,21 @@ struct RowSpan {
   float* y;
   int64_t y_stride;
   bool accumulate;
+  const float* bias;
+  float scale;
   // What this thread is likely to read afterwards: rows up to `stream_end` of the same weight, then
   // from `next` (may be null). For prefetching only.
   int64_t stream_end;
   const std::byte* next;
 };
+
+// What row `row` of the span becomes where `y` was, from the product's finished sum.
+inline float Finished(const RowSpan& span, int64_t row, float y, float sum) {
+  sum *= span.scale;
+  if (span.bias == nullptr) return span.accumulate ? y + sum : sum;
+  const float start = span.accumulate ? y + span.bias[row] : span.bias[row];
+  return start + sum;
+}
 
 // How far ahead of a step of eight rows weights are asked for.
 inline size_t PrefetchDistance(size_t row_bytes) {

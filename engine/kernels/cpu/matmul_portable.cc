@@ -60,7 +60,7 @@ void RowsF32(const RowSpan& span, const float* x, int64_t x_stride, int64_t T, s
       for (; k < K; ++k) s[k % 8] += w[k] * in[k];
       const float sum = ((s[0] + s[4]) + (s[2] + s[6])) + ((s[1] + s[5]) + (s[3] + s[7]));
       float* y = Output(span, row, t);
-      *y = span.accumulate ? *y + sum : sum;
+      *y = Finished(span, row, *y, sum);
     }
   }
 }
@@ -90,7 +90,7 @@ void RowsInt8(const RowSpan& span, const QuantizedRows& x, int64_t T, std::byte*
       }
       const float sum = has_min ? a + m : a;
       float* y = Output(span, row, t);
-      *y = span.accumulate ? *y + sum : sum;
+      *y = Finished(span, row, *y, sum);
     }
   }
 }

@@ -135,13 +135,20 @@ MICRO_INLINE void StoreRows(const RowSpan& span, int64_t row, int64_t t, __m256 
   float* y = span.y + t * span.y_stride + row;
   const int64_t rows = span.rows - row;
   if (rows >= kRows) {
-    if (span.accumulate) value = _mm256_add_ps(_mm256_loadu_ps(y), value);
+    value = _mm256_mul_ps(value, _mm256_set1_ps(span.scale));
+    if (span.bias != nullptr) {
+      __m256 start = _mm256_loadu_ps(span.bias + row);
+      if (span.accumulate) start = _mm256_add_ps(_mm256_loadu_ps(y), start);
+      value = _mm256_add_ps(start, value);
+    } else if (span.accumulate) {
+      value = _mm256_add_ps(_mm256_loadu_ps(y), value);
+    }
     _mm256_storeu_ps(y, value);
     return;
   }
   alignas(32) float lanes[kRows];
   _mm256_store_ps(lanes, value);
-  for (int64_t i = 0; i < rows; ++i) y[i] = span.accumulate ? y[i] + lanes[i] : lanes[i];
+  for (int64_t i = 0; i < rows; ++i) y[i] = Finished(span, row + i, y[i], lanes[i]);
 }
 
 // Row pointers of a step. Past the end they repeat the last row: its lanes are not stored.
@@ -622,7 +629,7 @@ MICRO_INLINE float SumF32(__m256 s) {
 
 MICRO_INLINE void StoreOne(const RowSpan& span, int64_t row, int64_t t, float value) {
   float* y = span.y + t * span.y_stride + row;
-  *y = span.accumulate ? *y + value : value;
+  *y = Finished(span, row, *y, value);
 }
 
 template <DType kType>

@@ -203,6 +203,7 @@ const Kernels& cpu_kernels() {
       .rope = cpu::Rope,
       .attention = cpu::Attention,
       .block_attention = cpu::BlockAttention,
+      .copy_rows = cpu::CopyRows,
       .store_rows = cpu::StoreRows,
       .silu_mul = cpu::SiluMul,
       .add = cpu::Add,
@@ -217,6 +218,8 @@ const Kernels& cpu_kernels() {
       .wkv7_prepare = cpu::Wkv7Prepare,
       .wkv7 = cpu::Wkv7,
       .wkv7_bonus = cpu::Wkv7Bonus,
+      .infini_feature_map = cpu::InfiniFeatureMap,
+      .infini_mix = cpu::InfiniMix,
       .simd_target = cpu::SimdTargetName,
   };
   return kKernels;

@@ -61,13 +61,4 @@ void BlockAttention(Exec& exec, std::span<const BlockAttentionArgs> batch) {
   }
 }
 
-void StoreRows(Exec& exec, const float* x, int64_t x_stride, int64_t rows, int64_t width,
-               DType dtype, std::byte* to) {
-  for (int64_t r = 0; r < rows; ++r) {
-    for (int64_t i = 0; i < width; ++i) {
-      WriteElement(x[r * x_stride + i], dtype, r * width + i, to);
-    }
-  }
-}
-
 }  // namespace mneme::engine::reference

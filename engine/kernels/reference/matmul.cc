@@ -74,7 +74,13 @@ float DotInt8(const Weight& weight, int64_t n, const ActivationBlock* x) {
 
 void Store(const MatMulTask& task, int64_t t, int64_t n, float value) {
   float& y = task.y[t * task.y_stride + n];
-  y = task.accumulate ? y + value : value;
+  value *= task.scale;
+  if (task.bias != nullptr) {
+    const float start = task.accumulate ? y + task.bias[n] : task.bias[n];
+    y = start + value;
+  } else {
+    y = task.accumulate ? y + value : value;
+  }
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 #include "engine/kernels/dequantize.h"
 #include "engine/kernels/exec.h"
 #include "engine/kernels/reference/recurrent.h"
+#include "engine/kernels/reference/stored_element.h"
 
 namespace mneme::engine {
 namespace reference {
@@ -51,6 +52,26 @@ void SiluMul(Exec& exec, const float* gate, const float* up, int64_t n, float* y
   for (int64_t i = 0; i < n; ++i) y[i] = gate[i] / (1.0f + std::exp(-gate[i])) * up[i];
 }
 
+void CopyRows(Exec& exec, std::span<const CopyRowsArgs> batch) {
+  for (const CopyRowsArgs& args : batch) {
+    for (int64_t r = 0; r < args.rows; ++r) {
+      for (int64_t i = 0; i < args.width; ++i) {
+        args.to[r * args.to_stride + i] = args.from[r * args.from_stride + i];
+      }
+    }
+  }
+}
+
+void StoreRows(Exec& exec, std::span<const StoreRowsArgs> batch) {
+  for (const StoreRowsArgs& args : batch) {
+    for (int64_t r = 0; r < args.rows; ++r) {
+      for (int64_t i = 0; i < args.width; ++i) {
+        WriteElement(args.x[r * args.x_stride + i], args.dtype, r * args.width + i, args.to);
+      }
+    }
+  }
+}
+
 void Add(Exec& exec, const float* x, int64_t n, float* y) {
   for (int64_t i = 0; i < n; ++i) y[i] += x[i];
 }
@@ -66,6 +87,7 @@ const Kernels& reference_kernels() {
       .rope = reference::Rope,
       .attention = reference::Attention,
       .block_attention = reference::BlockAttention,
+      .copy_rows = reference::CopyRows,
       .store_rows = reference::StoreRows,
       .silu_mul = reference::SiluMul,
       .add = reference::Add,
@@ -80,6 +102,8 @@ const Kernels& reference_kernels() {
       .wkv7_prepare = reference::Wkv7Prepare,
       .wkv7 = reference::Wkv7,
       .wkv7_bonus = reference::Wkv7Bonus,
+      .infini_feature_map = reference::InfiniFeatureMap,
+      .infini_mix = reference::InfiniMix,
       .simd_target = [] { return std::string("scalar"); },
   };
   return kKernels;

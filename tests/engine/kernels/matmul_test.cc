@@ -168,6 +168,46 @@ TEST_P(MatMulTest, SeveralProductsShareAnInputAndMayAccumulate) {
   }
 }
 
+// start + scale * sum, each rounded once and in that order, for every way a row is stored: whole
+// steps of eight rows, a rest, one token and several.
+TEST_P(MatMulTest, BiasAndScaleJoinTheFinishedSum) {
+  for (const DType dtype : AllDTypes()) {
+    const int64_t K = SomeColumns(dtype), N = 21;
+    const TestWeight weight(dtype, N, K, 60);
+    const std::vector<float> bias = Random(61).Floats(N);
+    for (const int64_t T : {1, 5}) {
+      const std::vector<float> x = Random(62).Floats(T * K), before = Random(63).Floats(T * N);
+      for (const Variant& variant : AllVariants()) {
+        SCOPED_TRACE(variant.Name() + " " + std::string(Traits(dtype).name));
+        const std::vector<float> sums =
+            Product(variant, GetParam(), 1, weight.view(), x.data(), K, T);
+        Exec exec(*variant.kernels, GetParam(), 2);
+        for (const bool accumulate : {false, true}) {
+          for (const float scale : {1.0f, 0.7f}) {
+            for (const bool biased : {false, true}) {
+              std::vector<float> y = before;
+              const MatMulTask task = {.weight = weight.view(),
+                                       .y = y.data(),
+                                       .y_stride = N,
+                                       .accumulate = accumulate,
+                                       .bias = biased ? bias.data() : nullptr,
+                                       .scale = scale};
+              variant.kernels->matmul(exec, {&task, 1}, x.data(), K, T);
+              for (int64_t i = 0; i < T * N; ++i) {
+                const float sum = scale * sums[i];
+                const float start = accumulate && biased ? before[i] + bias[i % N]
+                                    : biased             ? bias[i % N]
+                                                         : before[i];
+                ASSERT_EQ(y[i], accumulate || biased ? start + sum : sum) << i;
+              }
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
 TEST_P(MatMulTest, NonFiniteInputStaysInItsRow) {
   const float bad[] = {std::numeric_limits<float>::quiet_NaN(),
                        std::numeric_limits<float>::infinity()};

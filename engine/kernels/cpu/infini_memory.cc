@@ -3,32 +3,28 @@
 // change no chain.
 #define HWY_DISABLED_TARGETS HWY_SSSE3
 #undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "engine/arch/infini/memory_cpu.cc"
+#define HWY_TARGET_INCLUDE "engine/kernels/cpu/infini_memory.cc"
 #include "hwy/foreach_target.h"
 // After foreach_target.h:
 #include <type_traits>
 
-#include "engine/arch/infini/memory_kernels.h"
+#include "engine/kernels/cpu/cpu.h"
 #include "engine/kernels/cpu/exp-inl.h"
 #include "engine/kernels/cpu/partial_vector-inl.h"
+#include "engine/kernels/cpu/row_pieces.h"
 #include "engine/kernels/cpu/simd_target.h"
+#include "engine/kernels/infini_memory_plan.h"
 #include "hwy/highway.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace mneme::engine::infini::HWY_NAMESPACE {
-namespace hn = hwy::HWY_NAMESPACE;
-namespace simd = mneme::engine::cpu::HWY_NAMESPACE;
-using simd::F32;
-using simd::Vec;
+namespace mneme::engine::cpu::HWY_NAMESPACE {
 
-using simd::ForEachVector;
-
-void FeatureMap(const float* x, int64_t n, float* y) {
+void FeatureMapRange(const float* x, int64_t n, float* y) {
   const F32 d;
   const Vec zero = hn::Zero(d);
   ForEachVector(n, [&](size_t i, auto count) HWY_ATTR {
     const Vec v = count.Load(x + i);
-    count.Store(hn::Add(simd::Exp(d, hn::Min(v, zero)), hn::Max(v, zero)), y + i);
+    count.Store(hn::Add(Exp(d, hn::Min(v, zero)), hn::Max(v, zero)), y + i);
   });
 }
 
@@ -46,22 +42,22 @@ HWY_INLINE void ForEachColumnBlock(int64_t dv, Block block) {
   const int64_t lanes = hn::Lanes(F32());
   int64_t j = 0;
   const auto fit = [&](auto vectors) HWY_ATTR {
-    for (; j + vectors * lanes <= dv; j += vectors * lanes) block(j, vectors, simd::Whole{});
+    for (; j + vectors * lanes <= dv; j += vectors * lanes) block(j, vectors, Whole{});
   };
   (fit(std::integral_constant<int, kWidths>{}), ...);
   constexpr std::integral_constant<int, 1> kOne;
   fit(kOne);
-  if (j < dv) block(j, kOne, simd::Part{static_cast<size_t>(dv - j)});
+  if (j < dv) block(j, kOne, Part{static_cast<size_t>(dv - j)});
 }
 
 // kRows rows by kVectors vectors of columns of s M, from column j on.
 template <int kRows, int kVectors, typename Count>
-HWY_INLINE void RetrieveBlock(F32 d, const MemoryView& view, int64_t j, Count count, const float* s,
+HWY_INLINE void RetrieveBlock(F32 d, const InfiniHead& head, int64_t j, Count count, const float* s,
                               int64_t stride, const float* denominators, float* out,
                               int64_t out_stride) {
   const int64_t lanes = hn::Lanes(d);
-  const int64_t dk = view.dk, dv = view.dv;
-  const float* memory = view.memory + j;
+  const int64_t dk = head.dk, dv = head.dv;
+  const float* memory = head.memory + j;
   Vec sum[kRows][kVectors];
   for (auto& row : sum) {
     for (Vec& v : row) v = hn::Zero(d);
@@ -84,33 +80,33 @@ HWY_INLINE void RetrieveBlock(F32 d, const MemoryView& view, int64_t j, Count co
 
 // One row has to hide the latency of its chains by more columns at a time than four rows do.
 template <int kRows, int... kWidths>
-HWY_INLINE void RetrieveRows(F32 d, const MemoryView& view, const float* s, int64_t stride,
+HWY_INLINE void RetrieveRows(F32 d, const InfiniHead& head, const float* s, int64_t stride,
                              float* out, int64_t out_stride) {
   float denominators[kRows];
   for (int t = 0; t < kRows; ++t) {
-    denominators[t] = Dot(d, s + t * stride, view.normalizer, view.dk) + view.eps;
+    denominators[t] = Dot(d, s + t * stride, head.normalizer, head.dk) + head.eps;
   }
-  ForEachColumnBlock<kWidths...>(view.dv, [&](int64_t j, auto vectors, auto count) HWY_ATTR {
-    RetrieveBlock<kRows, vectors()>(d, view, j, count, s, stride, denominators, out, out_stride);
+  ForEachColumnBlock<kWidths...>(head.dv, [&](int64_t j, auto vectors, auto count) HWY_ATTR {
+    RetrieveBlock<kRows, vectors()>(d, head, j, count, s, stride, denominators, out, out_stride);
   });
 }
 
-void Retrieve(const MemoryView& view, Rows s, int64_t count, float* out, int64_t out_stride) {
+void Retrieve(const InfiniHead& head, InfiniRows s, int64_t count, float* out, int64_t out_stride) {
   const F32 d;
   int64_t t = 0;
   for (; t + 4 <= count; t += 4) {
-    RetrieveRows<4, 2>(d, view, s.data + t * s.stride, s.stride, out + t * out_stride, out_stride);
+    RetrieveRows<4, 2>(d, head, s.data + t * s.stride, s.stride, out + t * out_stride, out_stride);
   }
   for (; t < count; ++t) {
-    RetrieveRows<1, 8, 4>(d, view, s.data + t * s.stride, s.stride, out + t * out_stride,
+    RetrieveRows<1, 8, 4>(d, head, s.data + t * s.stride, s.stride, out + t * out_stride,
                           out_stride);
   }
 }
 
 // Rows [i, i + kRows) of the memory, kVectors vectors of columns from j on.
 template <int kRows, int kVectors, typename Count>
-HWY_INLINE void AccumulateBlock(F32 d, Rows s, Rows u, int64_t rows, int64_t i, int64_t j,
-                                Count count, int64_t dv, float* memory) {
+HWY_INLINE void AccumulateBlock(F32 d, InfiniRows s, InfiniRows u, int64_t rows, int64_t i,
+                                int64_t j, Count count, int64_t dv, float* memory) {
   const int64_t lanes = hn::Lanes(d);
   Vec sum[kRows][kVectors];
   for (int a = 0; a < kRows; ++a) {
@@ -134,14 +130,14 @@ HWY_INLINE void AccumulateBlock(F32 d, Rows s, Rows u, int64_t rows, int64_t i, 
 }
 
 template <int kRows>
-HWY_INLINE void AccumulateRows(F32 d, Rows s, Rows u, int64_t rows, int64_t i, int64_t dv,
-                               float* memory) {
+HWY_INLINE void AccumulateRows(F32 d, InfiniRows s, InfiniRows u, int64_t rows, int64_t i,
+                               int64_t dv, float* memory) {
   ForEachColumnBlock<2>(dv, [&](int64_t j, auto vectors, auto count) HWY_ATTR {
     AccumulateBlock<kRows, vectors()>(d, s, u, rows, i, j, count, dv, memory);
   });
 }
 
-void Accumulate(Rows s, Rows u, int64_t count, int64_t dk, int64_t dv, float* memory,
+void Accumulate(InfiniRows s, InfiniRows u, int64_t count, int64_t dk, int64_t dv, float* memory,
                 float* normalizer) {
   const F32 d;
   ForEachVector(dk, [&](size_t i, auto channels) HWY_ATTR {
@@ -156,7 +152,7 @@ void Accumulate(Rows s, Rows u, int64_t count, int64_t dk, int64_t dv, float* me
   for (; i < dk; ++i) AccumulateRows<1>(d, s, u, count, i, dv, memory);
 }
 
-void SubtractFrom(Rows v, int64_t count, int64_t dv, float* u, int64_t u_stride) {
+void SubtractFrom(InfiniRows v, int64_t count, int64_t dv, float* u, int64_t u_stride) {
   for (int64_t t = 0; t < count; ++t) {
     const float* from = v.data + t * v.stride;
     float* at = u + t * u_stride;
@@ -166,8 +162,8 @@ void SubtractFrom(Rows v, int64_t count, int64_t dv, float* u, int64_t u_stride)
   }
 }
 
-void Blend(float memory_share, float local_share, Rows local, int64_t count, int64_t dv, float* mix,
-           int64_t mix_stride) {
+void Blend(float memory_share, float local_share, InfiniRows local, int64_t count, int64_t dv,
+           float* mix, int64_t mix_stride) {
   const F32 d;
   const Vec of_memory = hn::Set(d, memory_share), of_local = hn::Set(d, local_share);
   for (int64_t t = 0; t < count; ++t) {
@@ -180,55 +176,53 @@ void Blend(float memory_share, float local_share, Rows local, int64_t count, int
   }
 }
 
+void CommitRange(int64_t n, float* pending, float* total) {
+  const F32 d;
+  ForEachVector(n, [&](size_t i, auto count) HWY_ATTR {
+    count.Store(hn::Add(count.Load(total + i), count.Load(pending + i)), total + i);
+    count.Store(hn::Zero(d), pending + i);
+  });
+}
+
+struct InfiniOps {
+  static constexpr auto Retrieve = HWY_NAMESPACE::Retrieve;
+  static constexpr auto Blend = HWY_NAMESPACE::Blend;
+  static constexpr auto SubtractFrom = HWY_NAMESPACE::SubtractFrom;
+  static constexpr auto Accumulate = HWY_NAMESPACE::Accumulate;
+  static constexpr auto Commit = CommitRange;
+};
+
+void InfiniMixAll(Exec& exec, const InfiniMixShape& shape, std::span<const InfiniMixArgs> batch) {
+  MixInfini<InfiniOps>(exec, shape, batch);
+}
+
 // NOLINTNEXTLINE(google-readability-namespace-comments)
-}  // namespace mneme::engine::infini::HWY_NAMESPACE
+}  // namespace mneme::engine::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
-namespace mneme::engine::infini {
+namespace mneme::engine::cpu {
 namespace {
 
-HWY_EXPORT(FeatureMap);
-HWY_EXPORT(Retrieve);
-HWY_EXPORT(Accumulate);
-HWY_EXPORT(SubtractFrom);
-HWY_EXPORT(Blend);
+HWY_EXPORT(FeatureMapRange);
+HWY_EXPORT(InfiniMixAll);
 
 }  // namespace
 
-const MemoryKernels& CpuMemoryKernels() {
-  static constexpr MemoryKernels kKernels = {
-      .backend = "cpu",
-      .feature_map =
-          [](const float* x, int64_t n, float* y) {
-            cpu::CurrentSimdTarget();  // before the first dispatch: it may be pinned
-            HWY_DYNAMIC_DISPATCH(FeatureMap)(x, n, y);
-          },
-      .retrieve =
-          [](const MemoryView& view, Rows s, int64_t count, float* out, int64_t out_stride) {
-            cpu::CurrentSimdTarget();
-            HWY_DYNAMIC_DISPATCH(Retrieve)(view, s, count, out, out_stride);
-          },
-      .accumulate =
-          [](Rows s, Rows u, int64_t count, int64_t dk, int64_t dv, float* memory,
-             float* normalizer) {
-            cpu::CurrentSimdTarget();
-            HWY_DYNAMIC_DISPATCH(Accumulate)(s, u, count, dk, dv, memory, normalizer);
-          },
-      .subtract_from =
-          [](Rows v, int64_t count, int64_t dv, float* u, int64_t u_stride) {
-            cpu::CurrentSimdTarget();
-            HWY_DYNAMIC_DISPATCH(SubtractFrom)(v, count, dv, u, u_stride);
-          },
-      .blend =
-          [](float memory_share, float local_share, Rows local, int64_t count, int64_t dv,
-             float* mix, int64_t mix_stride) {
-            cpu::CurrentSimdTarget();
-            HWY_DYNAMIC_DISPATCH(Blend)
-            (memory_share, local_share, local, count, dv, mix, mix_stride);
-          }};
-  return kKernels;
+void InfiniFeatureMap(Exec& exec, const float* x, int64_t n, float* y) {
+  CurrentSimdTarget();  // before the first dispatch: it may be pinned
+  const auto range = HWY_DYNAMIC_DISPATCH(FeatureMapRange);
+  constexpr int64_t kPiece = kElementsPerPiece / 4;  // an exponential each
+  exec.pool().Run((n + kPiece - 1) / kPiece, [&](int64_t piece, int) {
+    const int64_t i = piece * kPiece;
+    range(x + i, std::min(kPiece, n - i), y + i);
+  });
 }
 
-}  // namespace mneme::engine::infini
+void InfiniMix(Exec& exec, const InfiniMixShape& shape, std::span<const InfiniMixArgs> batch) {
+  CurrentSimdTarget();
+  HWY_DYNAMIC_DISPATCH(InfiniMixAll)(exec, shape, batch);
+}
+
+}  // namespace mneme::engine::cpu
 #endif  // HWY_ONCE
