@@ -73,14 +73,15 @@ class Parser {
         absl::StrCat(std::string(what_), ": ", std::string(field), ": ", std::string(message)));
   }
 
-  absl::Status Read(uint32_t* value, std::string_view field) {
-    if (remaining() < sizeof(*value)) {
+  absl::StatusOr<uint32_t> ReadNumber(std::string_view field) {
+    uint32_t number = 0;
+    if (remaining() < sizeof(number)) {
       return Refuse(field,
                     absl::StrCat("the file ends here: 4 bytes expected, ", remaining(), " left"));
     }
-    std::memcpy(value, file_.data() + position_, sizeof(*value));
-    position_ += sizeof(*value);
-    return absl::OkStatus();
+    std::memcpy(&number, file_.data() + position_, sizeof(number));
+    position_ += sizeof(number);
+    return number;
   }
 
   absl::StatusOr<DType> ToDType(uint32_t type, std::string_view field) const {
@@ -104,9 +105,8 @@ class Parser {
       return Refuse("header", absl::StrCat("the file has ", file_.size(), " bytes, at least ",
                                            kHeaderBytes, " expected"));
     }
-    uint32_t magic, version, type;
-    MNEME_RETURN_IF_ERROR(Read(&magic, "header"));
-    MNEME_RETURN_IF_ERROR(Read(&version, "header"));
+    MNEME_ASSIGN_OR_RETURN(const uint32_t magic, ReadNumber("header"));
+    MNEME_ASSIGN_OR_RETURN(const uint32_t version, ReadNumber("header"));
     if (magic != kMagic) {
       return Refuse("magic", absl::StrCat("0x", absl::Hex(magic), ", expected 0x67676d66"));
     }
@@ -119,23 +119,21 @@ class Parser {
         {"width", &content_.width},
         {"layer count", &content_.num_layers}};
     for (const auto& [field, value] : numbers) {
-      uint32_t stored;
-      MNEME_RETURN_IF_ERROR(Read(&stored, field));
+      MNEME_ASSIGN_OR_RETURN(const uint32_t stored, ReadNumber(field));
       if (stored < 1 || stored > kMaxHeaderNumber) {
         return Refuse(field, absl::StrCat(stored, ", expected 1 to 2^30"));
       }
       *value = stored;
     }
-    MNEME_RETURN_IF_ERROR(Read(&type, "data type"));
+    MNEME_ASSIGN_OR_RETURN(const uint32_t type, ReadNumber("data type"));
     return ToDType(type, "data type").status();
   }
 
   absl::Status ParseRecord() {
     std::string field = absl::StrCat("tensor ", content_.tensors.size());
-    uint32_t num_dimensions, name_bytes, type;
-    MNEME_RETURN_IF_ERROR(Read(&num_dimensions, field));
-    MNEME_RETURN_IF_ERROR(Read(&name_bytes, field));
-    MNEME_RETURN_IF_ERROR(Read(&type, field));
+    MNEME_ASSIGN_OR_RETURN(const uint32_t num_dimensions, ReadNumber(field));
+    MNEME_ASSIGN_OR_RETURN(const uint32_t name_bytes, ReadNumber(field));
+    MNEME_ASSIGN_OR_RETURN(const uint32_t type, ReadNumber(field));
     if (num_dimensions < 1 || num_dimensions > kMaxDimensions) {
       return Refuse(field, absl::StrCat(num_dimensions, " dimensions, expected 1 to 3"));
     }
@@ -146,8 +144,7 @@ class Parser {
     Tensor tensor;
     tensor.shape.resize(num_dimensions);
     for (uint32_t i = 0; i < num_dimensions; ++i) {
-      uint32_t dimension;
-      MNEME_RETURN_IF_ERROR(Read(&dimension, field));
+      MNEME_ASSIGN_OR_RETURN(const uint32_t dimension, ReadNumber(field));
       if (dimension < 1) return Refuse(field, absl::StrCat("dimension ", i, " is 0"));
       tensor.shape[num_dimensions - 1 - i] = dimension;
     }

@@ -83,10 +83,11 @@ std::string MakeUid() {
   RandomBytes(r.data(), r.size());
   r[6] = (r[6] & 0x0f) | 0x40;
   r[8] = (r[8] & 0x3f) | 0x80;
-  std::string hex =
+  const std::string hex =
       absl::BytesToHexString(absl::string_view(reinterpret_cast<const char*>(r.data()), r.size()));
-  for (size_t at : {20, 16, 12, 8}) hex.insert(at, "-");
-  return hex;
+  const absl::string_view digits = hex;
+  return absl::StrCat(digits.substr(0, 8), "-", digits.substr(8, 4), "-", digits.substr(12, 4), "-",
+                      digits.substr(16, 4), "-", digits.substr(20));
 }
 
 uint64_t RandomU64() {
