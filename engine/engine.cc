@@ -14,6 +14,7 @@
 #include "engine/core/status_macros.h"
 #include "engine/kernels/exec.h"
 #include "engine/kernels/kernels.h"
+#include "engine/state/initial_state.h"
 
 namespace mneme::engine {
 namespace {
@@ -81,6 +82,7 @@ class Engine::Impl {
 
   std::shared_ptr<const Checkpoint> checkpoint;
   std::unique_ptr<Arch> arch;
+  InitialState initial;
   std::unique_ptr<const Tokenizer> tokenizer;
   std::unique_ptr<const ChatTemplate> chat_template;
   std::string chat_template_problem;
@@ -120,7 +122,9 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Load(const EngineOptions& option
   impl->num_threads = num_threads;
   impl->checkpoint = checkpoint;
   impl->arch = std::move(arch);
-  impl->arch->Prepare(impl->exec);
+  State initial{.block = AlignedBuffer(impl->arch->schema().size_bytes())};
+  impl->arch->InitState(impl->exec, initial);
+  impl->initial = InitialState(impl->arch->schema(), std::move(initial));
   MNEME_ASSIGN_OR_RETURN(impl->tokenizer,
                          Tokenizer::Create(*checkpoint, impl->arch->info().vocab_size));
   absl::StatusOr<std::unique_ptr<const ChatTemplate>> chat_template =
@@ -158,11 +162,7 @@ SnapshotIdentity Engine::snapshot_identity() const {
           .numerics_id = impl_->numerics_id};
 }
 
-State Engine::CreateState() const {
-  State state{.block = AlignedBuffer(schema().size_bytes())};
-  impl_->arch->InitState(state);
-  return state;
-}
+State Engine::CreateState() const { return impl_->initial.Copy(); }
 
 absl::Status Engine::Impl::Validate(std::span<const EngineSlice> slices) const {
   const int64_t vocab_size = arch->info().vocab_size;

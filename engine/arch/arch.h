@@ -59,12 +59,10 @@ class Arch {
 
   virtual const ArchInfo& info() const = 0;
   virtual const StateSchema& schema() const = 0;
-  // What a state begins with may be a function of the weights that needs kernels. Called once, with
-  // the Exec that Forward will be given, before the first InitState and Forward.
-  virtual void Prepare(Exec& exec) {}
-  // Writes the state of a sequence that has read nothing into a zeroed block. The default leaves
-  // zeros.
-  virtual void InitState(State& state) const {}
+  // Writes what a sequence begins with into a zeroed state, by kernels. Called once, with the Exec
+  // that Forward will be given, before the first Forward: every state begins as a copy of this one.
+  // The default leaves zeros.
+  virtual void InitState(Exec& exec, State& state) {}
   // Feeds every slice. Weights' products run over all tokens of the step; mixers run per sequence.
   // States are distinct. A sequence's result does not depend on the others or on how its tokens
   // were cut.

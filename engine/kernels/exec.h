@@ -32,11 +32,27 @@ class Exec {
     kAttention,
     kAttentionWorkers,
     kInfiniUpdates,
+    kShortConvWorkers,
+    kTitansAttentionWorkers,
+    kTitansMemoryWorkers,
     kNumSlots
   };
   std::byte* Scratch(Slot slot, size_t size_bytes) {
     if (scratch_[slot].size() < size_bytes) scratch_[slot] = AlignedBuffer(size_bytes);
     return scratch_[slot].data();
+  }
+
+  // At least `elements` f32 for each thread of the pool, each thread's on cache lines of its own;
+  // otherwise like Scratch.
+  struct WorkerFloats {
+    float* first = nullptr;
+    int64_t stride = 0;
+    float* Of(int worker) const { return first + worker * stride; }
+  };
+  WorkerFloats WorkerScratch(Slot slot, int64_t elements) {
+    const int64_t stride = (elements + 15) / 16 * 16;
+    const size_t bytes = pool_.num_threads() * stride * sizeof(float);
+    return {reinterpret_cast<float*>(Scratch(slot, bytes)), stride};
   }
 
   RopeTables& rope_tables() { return rope_tables_; }

@@ -72,13 +72,11 @@ void MixInfini(Exec& exec, const InfiniMixShape& shape, std::span<const InfiniMi
   if (shape.delta) {
     for (const InfiniMixArgs& args : batch) longest = std::max(longest, args.rows);
   }
-  const size_t update_elements = longest * shape.value_dim;
-  float* updates = reinterpret_cast<float*>(exec.Scratch(
-      Exec::kInfiniUpdates, exec.pool().num_threads() * update_elements * sizeof(float)));
+  const auto updates = exec.WorkerScratch(Exec::kInfiniUpdates, longest * shape.value_dim);
   exec.pool().Run(static_cast<int64_t>(batch.size()) * shape.kv_heads,
                   [&](int64_t task, int worker) {
                     MixInfiniHead<Ops>(shape, batch[task / shape.kv_heads], task % shape.kv_heads,
-                                       updates + worker * update_elements);
+                                       updates.Of(worker));
                   });
 }
 

@@ -21,6 +21,9 @@
 #include "engine/kernels/rms_norm.h"
 #include "engine/kernels/rope.h"
 #include "engine/kernels/rows.h"
+#include "engine/kernels/short_conv.h"
+#include "engine/kernels/titans_attention.h"
+#include "engine/kernels/titans_memory.h"
 #include "engine/kernels/token_shift.h"
 #include "engine/kernels/wkv.h"
 
@@ -51,6 +54,10 @@ struct Kernels {
   Wkv7BonusFn wkv7_bonus;
   InfiniFeatureMapFn infini_feature_map;
   InfiniMixFn infini_mix;
+  ShortConvFn short_conv;
+  TitansRatesFn titans_rates;
+  TitansMemoryFn titans_memory;
+  TitansAttentionFn titans_attention;
   // The instruction set in use, e.g. "avx2", "avx3"; part of numerics_id.
   std::string (*simd_target)();
 };

@@ -125,10 +125,9 @@ Fam::Activations Fam::Reserve(int64_t T, StepBuffers& buffers) const {
 // through the layers, seeing each other only, at the positions before the text. What enters a layer
 // is that layer's memory. (Taking it from a layer that has read the first block would show a token
 // its future.)
-void Fam::Prepare(Exec& exec) {
+void Fam::InitState(Exec& exec, State& state) {
   const int64_t f = config_.fam_tokens, D = config_.width;
   if (f == 0) return;
-  initial_.block = AlignedBuffer(schema_.size_bytes());
   const Activations act = Reserve(f, memory_buffers_);
   std::vector<int64_t> positions;
   AppendPositions(0, f, &positions);
@@ -140,7 +139,7 @@ void Fam::Prepare(Exec& exec) {
   copy(weights_.prompt.data(), act.x);
   for (int64_t i = 0; i < config_.num_layers; ++i) {
     const DecoderLayer& layer = weights_.layers[i];
-    std::byte* block = initial_.block.data();
+    std::byte* block = state.block.data();
     std::byte* k_rows = block + Tensor(i, kMemoryKeys).offset_bytes;
     std::byte* v_rows = block + Tensor(i, kMemoryValues).offset_bytes;
     copy(act.x, reinterpret_cast<float*>(block + Tensor(i, kMemory).offset_bytes));
@@ -158,11 +157,6 @@ void Fam::Prepare(Exec& exec) {
     AddOutput(exec, layer, f, act.mixed, act.x);
     FeedForward(exec, layer, config_.rms_eps, f, act.x, act.normed, act.gate, act.up);
   }
-}
-
-void Fam::InitState(State& state) const {
-  if (config_.fam_tokens == 0) return;
-  std::memcpy(state.block.data(), initial_.block.data(), schema_.size_bytes());
 }
 
 absl::Status Fam::Forward(Exec& exec, std::span<const ArchSlice> slices) {

@@ -29,8 +29,7 @@ class Fam final : public Arch {
 
   const ArchInfo& info() const override { return info_; }
   const StateSchema& schema() const override { return schema_; }
-  void Prepare(Exec& exec) override;
-  void InitState(State& state) const override;
+  void InitState(Exec& exec, State& state) override;
   absl::Status Forward(Exec& exec, std::span<const ArchSlice> slices) override;
 
  private:
@@ -59,7 +58,6 @@ class Fam final : public Arch {
   DType kv_dtype_ = DType::kF16;
   std::vector<float> ones_;   // [D]
   std::vector<float> zeros_;  // [D]
-  State initial_;             // filled by Prepare, if there is a memory
 
   StepBuffers buffers_;
   StepBuffers memory_buffers_;

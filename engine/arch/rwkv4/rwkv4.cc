@@ -1,6 +1,5 @@
 #include "engine/arch/rwkv4/rwkv4.h"
 
-#include <algorithm>
 #include <utility>
 
 #include "engine/arch/config_reader.h"
@@ -21,10 +20,16 @@ Rwkv4::Rwkv4(std::shared_ptr<const Checkpoint> checkpoint, Weights weights)
                {"numerator", "denominator", "exponent"}),
       layers_(std::move(weights.time_mix)) {}
 
-void Rwkv4::InitState(State& state) const {
+void Rwkv4::InitState(Exec& exec, State& state) {
+  const std::vector<float> exponent(config().width, -1e30f);
+  std::vector<CopyRowsArgs> copies;
   for (int64_t i = 0; i < config().num_layers; ++i) {
-    std::fill_n(state.block.as<float>(MemoryOffset(i, kExponent)), config().width, -1e30f);
+    copies.push_back({.from = exponent.data(),
+                      .to = state.block.as<float>(MemoryOffset(i, kExponent)),
+                      .rows = 1,
+                      .width = config().width});
   }
+  exec.kernels().copy_rows(exec, copies);
 }
 
 std::vector<StepBuffers::Part> Rwkv4::TimeMixArrays(int64_t T) {

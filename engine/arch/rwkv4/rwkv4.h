@@ -19,7 +19,7 @@ class Rwkv4 final : public rwkv::RwkvArch {
   // The checkpoint is kept alive for the weights that point into it.
   Rwkv4(std::shared_ptr<const Checkpoint> checkpoint, Weights weights);
 
-  void InitState(State& state) const override;
+  void InitState(Exec& exec, State& state) override;
 
  private:
   std::vector<StepBuffers::Part> TimeMixArrays(int64_t T) override;

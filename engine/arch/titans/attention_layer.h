@@ -1,9 +1,6 @@
 // Attention of Titans: a sliding window behind persistent tokens (mag, mal), and inside a segment
-// over persistent tokens, the memory's answers and the segment's own rows (mac). One softmax, scale
-// 1 / sqrt(hd), persistent keys first, then the others in ascending order.
-//
-// Keys and values that the state will hold are rounded to its type before use, so that a row means
-// the same in the call that brings it and in later ones.
+// over persistent tokens, the memory's answers and the segment's own rows (mac). Rotations happen
+// here; engine/kernels/titans_attention.h describes the rest.
 #pragma once
 
 #include <cstdint>
@@ -38,23 +35,11 @@ class AttentionLayer {
 
  private:
   void Rotate(const Pass& pass, float* x, const std::vector<int64_t>& positions) const;
-  void Round(const Pass& pass, float* x) const;
-  void WindowHead(const Pass& pass, int64_t layer, const AttentionWeights& weights,
-                  const AttentionRows& rows, const Sequence& sequence, int64_t head, int worker);
-  void SegmentHead(const Pass& pass, int64_t layer, const AttentionWeights& weights,
-                   const AttentionRows& rows, const Sequence& sequence, int64_t head, int worker);
-  // Rows [first, first + count) of a state tensor, columns of one head, as f32: where they lie, or
-  // converted into `scratch` [count, hd].
-  Rows Stored(const Pass& pass, const std::byte* tensor, int64_t head, int64_t first, int64_t count,
-              float* scratch) const;
-  void Store(const Pass& pass, const float* row, int64_t head, int64_t slot,
-             std::byte* tensor) const;
-  int64_t Converted(int64_t rows) const;  // elements of scratch for Stored
 
   const Config& config_;
   const StateMap& states_;
-  WorkerScratch scratch_;
   std::vector<int64_t> positions_, shifted_;
+  std::vector<TitansAttentionArgs> attention_;
 };
 
 }  // namespace mneme::engine::titans

@@ -149,7 +149,7 @@ class Reader {
 constexpr double kTiny = std::numeric_limits<float>::min();
 
 absl::Status ParseMemory(const Reader& reader, Config* config) {
-  MemoryShape& memory = config->memory;
+  TitansMemoryShape& memory = config->memory;
   MNEME_ASSIGN_OR_RETURN(config->memory_heads, reader.Int("memory_heads", 1, kMaxMemoryWidth));
   MNEME_ASSIGN_OR_RETURN(memory.width,
                          reader.Int("memory_head_dim", 1, kMaxMemoryWidth / config->memory_heads));
@@ -163,11 +163,11 @@ absl::Status ParseMemory(const Reader& reader, Config* config) {
   MNEME_ASSIGN_OR_RETURN(
       const int activation,
       reader.Choice("memory_activation", {"silu", "gelu_tanh", "gelu_erf"}, "silu"));
-  memory.activation = static_cast<MemoryActivation>(activation);
+  memory.activation = static_cast<TitansActivation>(activation);
   MNEME_ASSIGN_OR_RETURN(memory.residual, reader.Bool("memory_residual", true));
   MNEME_ASSIGN_OR_RETURN(const int norm,
                          reader.Choice("memory_norm", {"none", "rms", "layer"}, "none"));
-  memory.norm = static_cast<MemoryNorm>(norm);
+  memory.norm = static_cast<TitansNorm>(norm);
   memory.eps = config->rms_eps;
 
   MNEME_ASSIGN_OR_RETURN(config->chunk_tokens, reader.Int("memory_chunk_tokens", 1, kMaxTokens));

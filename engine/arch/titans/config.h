@@ -9,9 +9,9 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "engine/arch/titans/kernels.h"
 #include "engine/checkpoint/checkpoint.h"
 #include "engine/kernels/rope.h"
+#include "engine/kernels/titans_memory.h"
 
 namespace mneme::engine::titans {
 
@@ -29,7 +29,7 @@ struct Config {
   int64_t vocab_size = 0;      // V
   int64_t ffn_width = 0;       // F
   int64_t memory_heads = 0;    // H
-  MemoryShape memory;          // of one head
+  TitansMemoryShape memory;    // of one head
   int64_t chunk_tokens = 0;    // b
   bool token_mode = false;     // read_mode: the running weights instead of the last commit's
   bool decay_to_init = false;  // T of the update is M_0; otherwise 0

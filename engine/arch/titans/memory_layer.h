@@ -1,9 +1,6 @@
 // The neural memory of a layer (arXiv:2501.00663, sections 3.1 and 4.4): short convolutions, the
-// rates of its updates, reading, and writing by gradient steps on fixed chunks of b positions.
-//
-// Gradients of a chunk are those at the weights of the last commit. In chunk mode a chunk's rows
-// wait in the state and are committed together when its last token has been read; in token mode the
-// running weights take every row at once. Heads are spread over threads.
+// rates of its updates, reading and writing, and the way out. What the kernels compute is in
+// engine/kernels/{short_conv,titans_memory}.h; here are a layer's weights and a sequence's state.
 #pragma once
 
 #include <vector>
@@ -24,15 +21,21 @@ struct MemoryRows {
   float* y = nullptr;            // out: M(q)
 };
 
+// One of a layer's short convolutions.
+struct Convolution {
+  int tensor = -1;                   // of the state: the rows before the pass; -1 with one tap
+  const float* taps = nullptr;       // [K, dm]
+  bool normalize = false;            // per head
+  const float* projected = nullptr;  // [T, dm]
+  float* out = nullptr;              // [T, dm], distinct
+};
+
 class MemoryLayer {
  public:
   // Both must outlive this.
   MemoryLayer(const Config& config, const StateMap& states) : config_(config), states_(states) {}
 
-  // out = silu(conv(projected)), per head divided by its norm if `normalize`; [T, dm], distinct.
-  // `tensor` holds the rows before the pass and takes the last ones; -1 with one tap.
-  void Convolve(const Pass& pass, int64_t layer, int tensor, const std::vector<float>& taps,
-                const float* projected, bool normalize, float* out);
+  void Convolve(const Pass& pass, int64_t layer, std::span<const Convolution> convolutions);
   // In: z = gate x + bias, [T, 3 H]. Out: theta, eta, alpha.
   void Rates(const Pass& pass, float* z) const;
   // Reads y for every row, and writes the rows. Each token reads what the mode lets it see.
@@ -42,16 +45,10 @@ class MemoryLayer {
               float* out, bool accumulate) const;
 
  private:
-  struct Head;
-  void ChunkHead(const Pass& pass, const Head& head, const MemoryRows& rows, int worker);
-  void TokenHead(const Pass& pass, const Head& head, const MemoryRows& rows, int worker);
-  // Rows with their gradients into the weights of the last commit.
-  void Commit(const Pass& pass, const Head& head, const Gradients& gradients, const float* rates,
-              int64_t count, float* scratch) const;
-
   const Config& config_;
   const StateMap& states_;
-  WorkerScratch scratch_;
+  std::vector<ShortConvArgs> convolutions_;
+  std::vector<TitansMemoryArgs> memories_;
 };
 
 }  // namespace mneme::engine::titans

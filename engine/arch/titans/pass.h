@@ -4,11 +4,7 @@
 
 #include <cstdint>
 #include <span>
-#include <vector>
 
-#include "engine/arch/titans/kernels.h"
-#include "engine/core/aligned_buffer.h"
-#include "engine/core/dtype.h"
 #include "engine/kernels/exec.h"
 #include "engine/kernels/kernels.h"
 #include "engine/state/schema.h"
@@ -24,27 +20,8 @@ struct Sequence {
 
 struct Pass {
   Exec& exec;
-  const TitansKernels& kernels;
   std::span<const Sequence> sequences;
   int64_t T = 0;  // rows of all sequences
-};
-
-// One growing block of f32 per thread of the pool.
-class WorkerScratch {
- public:
-  // Before the threads start.
-  void Prepare(int num_threads) {
-    if (blocks_.size() < static_cast<size_t>(num_threads)) blocks_.resize(num_threads);
-  }
-  // At least `elements`, contents undefined.
-  float* Get(int worker, int64_t elements) {
-    const size_t bytes = static_cast<size_t>(elements) * sizeof(float);
-    if (blocks_[worker].size() < bytes) blocks_[worker] = AlignedBuffer(bytes);
-    return blocks_[worker].as<float>();
-  }
-
- private:
-  std::vector<AlignedBuffer> blocks_;
 };
 
 }  // namespace mneme::engine::titans

@@ -71,7 +71,7 @@ class Builder {
     return Next() - 1;
   }
   void AddMatrices(const char* name, std::vector<int>* indices) {
-    const MemoryShape& memory = config_.memory;
+    const TitansMemoryShape& memory = config_.memory;
     for (int64_t l = 0; l < memory.depth; ++l) {
       indices->push_back(Fixed(absl::StrCat(name, l),
                                {config_.memory_heads, memory.Inputs(l), memory.Outputs(l)}));

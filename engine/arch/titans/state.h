@@ -35,7 +35,9 @@ class StateMap {
   // For people; ends in "= N bytes".
   const std::string& formula() const { return formula_; }
 
+  // Null for a tensor that this configuration does not have.
   std::byte* Bytes(State& state, int64_t layer, int tensor) const {
+    if (tensor < 0) return nullptr;
     return state.block.data() + schema_.tensors()[layer * tensors_.count + tensor].offset_bytes;
   }
   float* Floats(State& state, int64_t layer, int tensor) const {

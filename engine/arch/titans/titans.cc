@@ -62,17 +62,24 @@ absl::StatusOr<std::unique_ptr<Arch>> Titans::Create(std::shared_ptr<const Check
 }
 
 // A sequence begins with the memory that training left.
-void Titans::InitState(State& state) const {
+void Titans::InitState(Exec& exec, State& state) {
+  const TitansMemoryShape& memory = config_.memory;
+  std::vector<CopyRowsArgs> copies;
   for (int64_t i = 0; i < config_.num_layers; ++i) {
-    for (int64_t l = 0; l < config_.memory.depth; ++l) {
-      const std::vector<float>& init = weights_.layers[i].memory.init[l];
-      const size_t bytes = init.size() * sizeof(float);
-      std::memcpy(states_.Bytes(state, i, states_.tensors().memory[l]), init.data(), bytes);
-      if (config_.token_mode) {
-        std::memcpy(states_.Bytes(state, i, states_.tensors().running[l]), init.data(), bytes);
-      }
+    for (int64_t l = 0; l < memory.depth; ++l) {
+      const auto copy_to = [&](int tensor) {
+        copies.push_back({.from = weights_.layers[i].memory.init[l].data(),
+                          .from_stride = memory.Elements(l),
+                          .to = states_.Floats(state, i, tensor),
+                          .to_stride = memory.Elements(l),
+                          .rows = config_.memory_heads,
+                          .width = memory.Elements(l)});
+      };
+      copy_to(states_.tensors().memory[l]);
+      if (config_.token_mode) copy_to(states_.tensors().running[l]);
     }
   }
+  exec.kernels().copy_rows(exec, copies);
 }
 
 Titans::Activations Titans::Reserve(int64_t T) {
@@ -108,11 +115,6 @@ Titans::Activations Titans::Reserve(int64_t T) {
 }
 
 absl::Status Titans::Forward(Exec& exec, std::span<const ArchSlice> slices) {
-  const TitansKernels* kernels = FindTitansKernels(exec.kernels().name);
-  if (kernels == nullptr) {
-    return absl::UnimplementedError(absl::StrCat("architecture titans has no kernels for backend ",
-                                                 std::string(exec.kernels().name)));
-  }
   std::vector<ArchSlice> part;
   std::vector<int64_t> positions;
   std::vector<int64_t> done(slices.size());
@@ -124,31 +126,32 @@ absl::Status Titans::Forward(Exec& exec, std::span<const ArchSlice> slices) {
     for (size_t s = 0; s < slices.size(); ++s) {
       const ArchSlice& slice = slices[s];
       const auto total = static_cast<int64_t>(slice.tokens.size());
-      if (done[s] == total) continue;
-      const int64_t position = slice.state->position + done[s];
-      int64_t count = total - done[s];
+      int64_t& read = done[s];
+      if (read == total) continue;
+      const int64_t position = slice.state->position + read;
+      int64_t count = total - read;
       if (config_.IsContext()) {
         count = std::min(count, config_.chunk_tokens - position % config_.chunk_tokens);
       }
       // Logits are wanted from token total - num_logits on.
-      const int64_t silent = std::max<int64_t>(0, total - slice.num_logits - done[s]);
+      const int64_t silent = std::max<int64_t>(0, total - slice.num_logits - read);
       const int64_t num_logits = std::max<int64_t>(0, count - silent);
-      const int64_t logits_before = std::max<int64_t>(0, done[s] - (total - slice.num_logits));
+      const int64_t logits_before = std::max<int64_t>(0, read - (total - slice.num_logits));
       part.push_back({.state = slice.state,
-                      .tokens = slice.tokens.subspan(done[s], count),
+                      .tokens = slice.tokens.subspan(read, count),
                       .num_logits = num_logits,
                       .logits = num_logits == 0
                                     ? nullptr
                                     : slice.logits + logits_before * config_.vocab_size});
       positions.push_back(position);
-      done[s] += count;
+      read += count;
     }
     if (part.empty()) return absl::OkStatus();
-    Run(exec, *kernels, part, positions);
+    Run(exec, part, positions);
   }
 }
 
-void Titans::Run(Exec& exec, const TitansKernels& kernels, std::span<const ArchSlice> slices,
+void Titans::Run(Exec& exec, std::span<const ArchSlice> slices,
                  std::span<const int64_t> positions) {
   FlattenTokens(slices, &tokens_);
   const auto T = static_cast<int64_t>(tokens_.size());
@@ -160,7 +163,7 @@ void Titans::Run(Exec& exec, const TitansKernels& kernels, std::span<const ArchS
         {.state = slices[s].state, .position = positions[s], .first = first, .count = count});
     first += count;
   }
-  const Pass pass{exec, kernels, sequences_, T};
+  const Pass pass{exec, sequences_, T};
   const Activations act = Reserve(T);
   const Kernels& table = exec.kernels();
   const int64_t D = config_.width;
@@ -185,26 +188,24 @@ void Titans::Run(Exec& exec, const TitansKernels& kernels, std::span<const ArchS
   WriteLogits(exec, weights_, config_.rms_eps, slices, act.x, act.normed, head_);
 }
 
-namespace {
-
-// z = bias, to be added to.
-void FillRows(const std::vector<float>& bias, int64_t T, float* z) {
-  for (int64_t t = 0; t < T; ++t) std::copy(bias.begin(), bias.end(), z + t * bias.size());
+MatMulTask Titans::RatesTask(const MemoryWeights& weights, const Activations& act) const {
+  MatMulTask task = Product(weights.rates, act.rates);
+  task.bias = weights.rates_bias.data();
+  return task;
 }
-
-}  // namespace
 
 void Titans::ReadAndWrite(const Pass& pass, int64_t index, const Activations& act) {
   const MemoryWeights& weights = weights_.layers[index].memory;
   const LayerTensors& tensors = states_.tensors();
-  FillRows(weights.rates_bias, pass.T, act.rates);
-  const std::array tasks = {
-      Product(weights.q, act.projected_q), Product(weights.k, act.projected_k),
-      Product(weights.v, act.projected_v), Product(weights.rates, act.rates, /*accumulate=*/true)};
+  const std::array tasks = {Product(weights.q, act.projected_q),
+                            Product(weights.k, act.projected_k),
+                            Product(weights.v, act.projected_v), RatesTask(weights, act)};
   pass.exec.kernels().matmul(pass.exec, tasks, act.normed, config_.width, pass.T);
-  memory_.Convolve(pass, index, tensors.conv_q, weights.q_conv, act.projected_q, true, act.q);
-  memory_.Convolve(pass, index, tensors.conv_k, weights.k_conv, act.projected_k, true, act.k);
-  memory_.Convolve(pass, index, tensors.conv_v, weights.v_conv, act.projected_v, false, act.v);
+  const Convolution convolutions[] = {
+      {tensors.conv_q, weights.q_conv.data(), /*normalize=*/true, act.projected_q, act.q},
+      {tensors.conv_k, weights.k_conv.data(), /*normalize=*/true, act.projected_k, act.k},
+      {tensors.conv_v, weights.v_conv.data(), /*normalize=*/false, act.projected_v, act.v}};
+  memory_.Convolve(pass, index, convolutions);
   memory_.Rates(pass, act.rates);
   memory_.Apply(pass, index, weights,
                 {.q = act.q, .k = act.k, .v = act.v, .rates = act.rates, .y = act.answer});
@@ -239,7 +240,9 @@ void Titans::ContextBlock(const Pass& pass, int64_t index, const Activations& ac
   // What the memory says about the tokens, as keys and values.
   const MatMulTask q = Product(weights.q, act.projected_q);
   kernels.matmul(pass.exec, {&q, 1}, act.normed, D, T);
-  memory_.Convolve(pass, index, tensors.conv_q, weights.q_conv, act.projected_q, true, act.q);
+  const Convolution asked{tensors.conv_q, weights.q_conv.data(), /*normalize=*/true,
+                          act.projected_q, act.q};
+  memory_.Convolve(pass, index, {&asked, 1});
   memory_.Apply(pass, index, weights, {.q = act.q, .y = act.answer});
   memory_.Output(pass, weights.output, act.normed, act.answer, act.projected_q, act.h,
                  /*accumulate=*/false);
@@ -249,17 +252,21 @@ void Titans::ContextBlock(const Pass& pass, int64_t index, const Activations& ac
   Attend(pass, index, act.y, /*accumulate=*/false, act);
 
   // What the memory learns, and says again: yn takes the place of xn.
-  for (int64_t i = 0; i < T * D; ++i) act.normed[i] = act.x[i] + act.y[i];
+  const CopyRowsArgs residual{
+      .from = act.x, .from_stride = D, .to = act.normed, .to_stride = D, .rows = T, .width = D};
+  kernels.copy_rows(pass.exec, {&residual, 1});
+  kernels.add(pass.exec, act.y, T * D, act.normed);
   kernels.rms_norm(pass.exec, act.normed, weights.input_norm.data(), config_.rms_eps, T, D,
                    act.normed);
-  FillRows(weights.rates_bias, T, act.rates);
-  const std::array tasks = {
-      Product(weights.q2, act.projected_q), Product(weights.k, act.projected_k),
-      Product(weights.v, act.projected_v), Product(weights.rates, act.rates, /*accumulate=*/true)};
+  const std::array tasks = {Product(weights.q2, act.projected_q),
+                            Product(weights.k, act.projected_k),
+                            Product(weights.v, act.projected_v), RatesTask(weights, act)};
   kernels.matmul(pass.exec, tasks, act.normed, D, T);
-  memory_.Convolve(pass, index, tensors.conv_q2, weights.q2_conv, act.projected_q, true, act.q);
-  memory_.Convolve(pass, index, tensors.conv_k, weights.k_conv, act.projected_k, true, act.k);
-  memory_.Convolve(pass, index, tensors.conv_v, weights.v_conv, act.projected_v, false, act.v);
+  const Convolution convolutions[] = {
+      {tensors.conv_q2, weights.q2_conv.data(), /*normalize=*/true, act.projected_q, act.q},
+      {tensors.conv_k, weights.k_conv.data(), /*normalize=*/true, act.projected_k, act.k},
+      {tensors.conv_v, weights.v_conv.data(), /*normalize=*/false, act.projected_v, act.v}};
+  memory_.Convolve(pass, index, convolutions);
   memory_.Rates(pass, act.rates);
   memory_.Apply(pass, index, weights,
                 {.q = act.q, .k = act.k, .v = act.v, .rates = act.rates, .y = act.answer});

@@ -31,7 +31,7 @@ class Titans final : public Arch {
 
   const ArchInfo& info() const override { return info_; }
   const StateSchema& schema() const override { return states_.schema(); }
-  void InitState(State& state) const override;
+  void InitState(Exec& exec, State& state) override;
   absl::Status Forward(Exec& exec, std::span<const ArchSlice> slices) override;
 
  private:
@@ -41,12 +41,13 @@ class Titans final : public Arch {
   Activations Reserve(int64_t T);
   // All layers and the head for `slices`, which begin at `positions` (a state's own position is
   // that of the whole step).
-  void Run(Exec& exec, const TitansKernels& kernels, std::span<const ArchSlice> slices,
-           std::span<const int64_t> positions);
+  void Run(Exec& exec, std::span<const ArchSlice> slices, std::span<const int64_t> positions);
   // The mixers of a block: act.normed -> act.x.
   void MemoryBlock(const Pass& pass, int64_t layer, const Activations& act);   // lmm, mal
   void GateBlock(const Pass& pass, int64_t layer, const Activations& act);     // mag
   void ContextBlock(const Pass& pass, int64_t layer, const Activations& act);  // mac
+  // The gates' logits, z = rates x + bias.
+  MatMulTask RatesTask(const MemoryWeights& weights, const Activations& act) const;
   // The whole memory: act.normed -> act.answer.
   void ReadAndWrite(const Pass& pass, int64_t layer, const Activations& act);
   // out (+)= o_proj of attention from act.normed, in mac also over act.h_k and act.h_v.

@@ -79,7 +79,7 @@ absl::StatusOr<MemoryWeights> Loader::ReadMemory(const std::string& prefix) {
                        {{H, config_.memory.Inputs(l), config_.memory.Outputs(l)}}));
     memory.init.push_back(std::move(init));
   }
-  if (config_.memory.norm != MemoryNorm::kNone) {
+  if (config_.memory.norm != TitansNorm::kNone) {
     MNEME_ASSIGN_OR_RETURN(memory.gain,
                            reader_.Floats(prefix + "norm.weight", {{H, config_.memory.width}}));
   }

@@ -220,6 +220,10 @@ const Kernels& cpu_kernels() {
       .wkv7_bonus = cpu::Wkv7Bonus,
       .infini_feature_map = cpu::InfiniFeatureMap,
       .infini_mix = cpu::InfiniMix,
+      .short_conv = cpu::ShortConv,
+      .titans_rates = cpu::TitansRates,
+      .titans_memory = cpu::TitansMemory,
+      .titans_attention = cpu::TitansAttention,
       .simd_target = cpu::SimdTargetName,
   };
   return kKernels;

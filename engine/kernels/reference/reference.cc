@@ -104,6 +104,10 @@ const Kernels& reference_kernels() {
       .wkv7_bonus = reference::Wkv7Bonus,
       .infini_feature_map = reference::InfiniFeatureMap,
       .infini_mix = reference::InfiniMix,
+      .short_conv = reference::ShortConv,
+      .titans_rates = reference::TitansRates,
+      .titans_memory = reference::TitansMemory,
+      .titans_attention = reference::TitansAttention,
       .simd_target = [] { return std::string("scalar"); },
   };
   return kKernels;

@@ -19,5 +19,11 @@ void SiluMul(Exec& exec, const float* gate, const float* up, int64_t n, float* y
 void Add(Exec& exec, const float* x, int64_t n, float* y);
 void InfiniFeatureMap(Exec& exec, const float* x, int64_t n, float* y);
 void InfiniMix(Exec& exec, const InfiniMixShape& shape, std::span<const InfiniMixArgs> batch);
+void ShortConv(Exec& exec, std::span<const ShortConvArgs> batch);
+void TitansRates(Exec& exec, const TitansRatesArgs& args, int64_t T, float* z);
+void TitansMemory(Exec& exec, const TitansMemoryLayer& layer,
+                  std::span<const TitansMemoryArgs> batch);
+void TitansAttention(Exec& exec, const TitansAttentionLayer& layer,
+                     std::span<const TitansAttentionArgs> batch);
 
 }  // namespace mneme::engine::reference

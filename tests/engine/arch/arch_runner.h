@@ -56,9 +56,8 @@ class ArchRunner {
     auto arch = CreateArch(std::move(checkpoint), options);
     EXPECT_TRUE(arch.ok()) << arch.status();
     arch_ = *std::move(arch);
-    arch_->Prepare(exec_);
     state_.block = AlignedBuffer(arch_->schema().size_bytes());
-    arch_->InitState(state_);
+    arch_->InitState(exec_, state_);
   }
 
   // Logits after the last `count` tokens.

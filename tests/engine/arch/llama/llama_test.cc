@@ -111,11 +111,7 @@ std::vector<float> EngineLogits(Arch& arch, const Kernels& kernels, State& state
   return logits;
 }
 
-State NewState(const Arch& arch) {
-  State state{.block = AlignedBuffer(arch.schema().size_bytes())};
-  arch.InitState(state);
-  return state;
-}
+State NewState(const Arch& arch) { return {.block = AlignedBuffer(arch.schema().size_bytes())}; }
 
 TEST(LlamaTest, BiasesEnterWhereTheEquationsPutThem) {
   auto c = FakeGgufLlama();

@@ -41,8 +41,8 @@ TEST(TitansConfigTest, ReadsEveryKey) {
   EXPECT_EQ(config->memory.depth, 3);
   EXPECT_EQ(config->memory.hidden, 7);
   EXPECT_EQ(config->memory.Parameters(), 5 * 7 + 7 * 7 + 7 * 5);
-  EXPECT_EQ(config->memory.activation, MemoryActivation::kGeluErf);
-  EXPECT_EQ(config->memory.norm, MemoryNorm::kLayer);
+  EXPECT_EQ(config->memory.activation, TitansActivation::kGeluErf);
+  EXPECT_EQ(config->memory.norm, TitansNorm::kLayer);
   EXPECT_FALSE(config->memory.residual);
   EXPECT_EQ(config->chunk_tokens, 4);
   EXPECT_TRUE(config->token_mode);
@@ -73,9 +73,9 @@ TEST(TitansConfigTest, DefaultsAreThoseOfTheDocument) {
   absl::StatusOr<Config> config = ParseConfig(*c);
   ASSERT_TRUE(config.ok()) << config.status();
   EXPECT_EQ(config->memory.depth, 2);
-  EXPECT_EQ(config->memory.activation, MemoryActivation::kSilu);
+  EXPECT_EQ(config->memory.activation, TitansActivation::kSilu);
   EXPECT_TRUE(config->memory.residual);
-  EXPECT_EQ(config->memory.norm, MemoryNorm::kNone);
+  EXPECT_EQ(config->memory.norm, TitansNorm::kNone);
   EXPECT_FALSE(config->token_mode);
   EXPECT_TRUE(config->decay_to_init);
   EXPECT_EQ(config->theta_max, 1);

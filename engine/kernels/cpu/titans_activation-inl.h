@@ -1,31 +1,27 @@
-// The memory's activations and their derivatives on vectors. Per-target header of Highway.
-#if defined(MNEME_ENGINE_ARCH_TITANS_ACTIVATION_CPU_INL_H_) == defined(HWY_TARGET_TOGGLE)
-#ifdef MNEME_ENGINE_ARCH_TITANS_ACTIVATION_CPU_INL_H_
-#undef MNEME_ENGINE_ARCH_TITANS_ACTIVATION_CPU_INL_H_
+// The activations of Titans' memory and their derivatives on vectors. Per-target header of Highway.
+#if defined(MNEME_ENGINE_KERNELS_CPU_TITANS_ACTIVATION_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef MNEME_ENGINE_KERNELS_CPU_TITANS_ACTIVATION_INL_H_
+#undef MNEME_ENGINE_KERNELS_CPU_TITANS_ACTIVATION_INL_H_
 #else
-#define MNEME_ENGINE_ARCH_TITANS_ACTIVATION_CPU_INL_H_
+#define MNEME_ENGINE_KERNELS_CPU_TITANS_ACTIVATION_INL_H_
 #endif
 
-#include "engine/arch/titans/kernels.h"
 #include "engine/kernels/cpu/exp-inl.h"
+#include "engine/kernels/titans_memory.h"
 #include "hwy/highway.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace mneme::engine::titans::HWY_NAMESPACE {
-namespace hn = hwy::HWY_NAMESPACE;
-namespace simd = mneme::engine::cpu::HWY_NAMESPACE;
-using simd::F32;
-using simd::Vec;
-
+namespace mneme::engine::cpu::HWY_NAMESPACE {
+namespace titans {
 HWY_INLINE Vec Sigmoid(F32 d, Vec z) {
   const Vec one = hn::Set(d, 1.0f);
-  return hn::Div(one, hn::Add(one, simd::Exp(d, hn::Neg(z))));
+  return hn::Div(one, hn::Add(one, Exp(d, hn::Neg(z))));
 }
 
 // Within 2e-7.
 HWY_INLINE Vec Tanh(F32 d, Vec z) {
   const Vec one = hn::Set(d, 1.0f), two = hn::Set(d, 2.0f);
-  const Vec e = simd::Exp(d, hn::Mul(two, hn::Abs(z)));
+  const Vec e = Exp(d, hn::Mul(two, hn::Abs(z)));
   return hn::CopySign(hn::Sub(one, hn::Div(two, hn::Add(e, one))), z);
 }
 
@@ -44,37 +40,35 @@ HWY_INLINE Vec NormalIntegral(F32 d, Vec z, Vec gauss) {
   return hn::IfThenElse(hn::Lt(z, hn::Zero(d)), left, hn::Sub(one, left));
 }
 
-HWY_INLINE Vec Gauss(F32 d, Vec z) {
-  return simd::Exp(d, hn::Mul(hn::Set(d, -0.5f), hn::Mul(z, z)));
-}
+HWY_INLINE Vec Gauss(F32 d, Vec z) { return Exp(d, hn::Mul(hn::Set(d, -0.5f), hn::Mul(z, z))); }
 
 HWY_INLINE Vec TanhArgument(F32 d, Vec z) {
   const Vec cubic = hn::MulAdd(hn::Mul(hn::Set(d, 0.044715f), hn::Mul(z, z)), z, z);
   return hn::Mul(hn::Set(d, 0.79788456f), cubic);
 }
 
-HWY_INLINE Vec Activation(F32 d, MemoryActivation f, Vec z) {
+HWY_INLINE Vec Activation(F32 d, TitansActivation f, Vec z) {
   switch (f) {
-    case MemoryActivation::kSilu:
+    case TitansActivation::kSilu:
       return hn::Mul(z, Sigmoid(d, z));
-    case MemoryActivation::kGeluTanh: {
+    case TitansActivation::kGeluTanh: {
       const Vec half = hn::Mul(hn::Set(d, 0.5f), z);
       return hn::MulAdd(half, Tanh(d, TanhArgument(d, z)), half);
     }
-    case MemoryActivation::kGeluErf:
+    case TitansActivation::kGeluErf:
       return hn::Mul(z, NormalIntegral(d, z, Gauss(d, z)));
   }
   return z;
 }
 
-HWY_INLINE Vec Derivative(F32 d, MemoryActivation f, Vec z) {
+HWY_INLINE Vec Derivative(F32 d, TitansActivation f, Vec z) {
   const Vec one = hn::Set(d, 1.0f), half = hn::Set(d, 0.5f);
   switch (f) {
-    case MemoryActivation::kSilu: {
+    case TitansActivation::kSilu: {
       const Vec s = Sigmoid(d, z);
       return hn::Mul(s, hn::MulAdd(z, hn::Sub(one, s), one));
     }
-    case MemoryActivation::kGeluTanh: {
+    case TitansActivation::kGeluTanh: {
       // Flat beyond; the square of what is left stays finite.
       const Vec x = hn::Min(hn::Max(z, hn::Set(d, -100.0f)), hn::Set(d, 100.0f));
       const Vec t = Tanh(d, TanhArgument(d, x));
@@ -83,7 +77,7 @@ HWY_INLINE Vec Derivative(F32 d, MemoryActivation f, Vec z) {
       const Vec bell = hn::NegMulAdd(t, t, one);
       return hn::Mul(half, hn::MulAdd(hn::Mul(x, bell), slope, hn::Add(one, t)));
     }
-    case MemoryActivation::kGeluErf: {
+    case TitansActivation::kGeluErf: {
       const Vec gauss = Gauss(d, z);
       return hn::MulAdd(hn::Mul(z, hn::Set(d, 0.39894228f)), gauss, NormalIntegral(d, z, gauss));
     }
@@ -91,8 +85,9 @@ HWY_INLINE Vec Derivative(F32 d, MemoryActivation f, Vec z) {
   return one;
 }
 
+}  // namespace titans
 // NOLINTNEXTLINE(google-readability-namespace-comments)
-}  // namespace mneme::engine::titans::HWY_NAMESPACE
+}  // namespace mneme::engine::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
 #endif  // per-target include guard

@@ -3,29 +3,26 @@
 // are summed in one fixed order. Blocks of rows share loads and change no chain.
 #define HWY_DISABLED_TARGETS HWY_SSSE3
 #undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "engine/arch/titans/memory_cpu.cc"
+#define HWY_TARGET_INCLUDE "engine/kernels/cpu/titans_memory.cc"
 #include "hwy/foreach_target.h"
 // After foreach_target.h:
 #include <algorithm>
 #include <cmath>
 
-#include "engine/arch/titans/activation_cpu-inl.h"
-#include "engine/arch/titans/kernels_cpu.h"
+#include "engine/kernels/cpu/cpu.h"
 #include "engine/kernels/cpu/exp-inl.h"
 #include "engine/kernels/cpu/partial_vector-inl.h"
+#include "engine/kernels/cpu/recurrent.h"
 #include "engine/kernels/cpu/simd_target.h"
+#include "engine/kernels/cpu/titans_activation-inl.h"
+#include "engine/kernels/titans_memory_plan.h"
 #include "hwy/highway.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace mneme::engine::titans::HWY_NAMESPACE {
-namespace hn = hwy::HWY_NAMESPACE;
-namespace simd = mneme::engine::cpu::HWY_NAMESPACE;
-using simd::F32;
-using simd::LoadUpTo;
-using simd::StoreUpTo;
-using simd::Vec;
+namespace mneme::engine::cpu::HWY_NAMESPACE {
+namespace titans {
 
-void Activate(MemoryActivation f, float* x, int64_t n) {
+void Activate(TitansActivation f, float* x, int64_t n) {
   const F32 d;
   const int64_t lanes = hn::Lanes(d);
   for (int64_t i = 0; i < n; i += lanes) {
@@ -35,8 +32,8 @@ void Activate(MemoryActivation f, float* x, int64_t n) {
 
 // kRows rows times kVectors vectors of columns from `weights` on, of which `rest` columns are left.
 template <int kRows, int kVectors>
-HWY_INLINE void ProductBlock(F32 d, Rows x, const float* weights, int64_t inputs, int64_t outputs,
-                             int64_t rest, float* y, int64_t y_stride) {
+HWY_INLINE void ProductBlock(F32 d, TitansRows x, const float* weights, int64_t inputs,
+                             int64_t outputs, int64_t rest, float* y, int64_t y_stride) {
   const int64_t lanes = hn::Lanes(d);
   Vec sum[kRows][kVectors];
   for (auto& row : sum) {
@@ -60,8 +57,8 @@ HWY_INLINE void ProductBlock(F32 d, Rows x, const float* weights, int64_t inputs
 }
 
 template <int kRows, int kWide>
-HWY_INLINE void ProductRows(F32 d, Rows x, const float* weights, int64_t inputs, int64_t outputs,
-                            float* y, int64_t y_stride) {
+HWY_INLINE void ProductRows(F32 d, TitansRows x, const float* weights, int64_t inputs,
+                            int64_t outputs, float* y, int64_t y_stride) {
   const int64_t lanes = hn::Lanes(d);
   int64_t j = 0;
   for (; j + kWide * lanes <= outputs; j += kWide * lanes) {
@@ -73,7 +70,7 @@ HWY_INLINE void ProductRows(F32 d, Rows x, const float* weights, int64_t inputs,
 }
 
 // y[t] = x[t] W. One row hides the latency of its chains by more columns at a time than four do.
-HWY_INLINE void Product(F32 d, Rows x, int64_t count, const float* weights, int64_t inputs,
+HWY_INLINE void Product(F32 d, TitansRows x, int64_t count, const float* weights, int64_t inputs,
                         int64_t outputs, float* y, int64_t y_stride) {
   int64_t t = 0;
   for (; t + 4 <= count; t += 4) {
@@ -169,12 +166,12 @@ struct Moments {
   float mean = 0;
   float scale = 1;
 };
-HWY_INLINE Moments RowMoments(F32 d, const MemoryShape& shape, const float* f) {
+HWY_INLINE Moments RowMoments(F32 d, const TitansMemoryShape& shape, const float* f) {
   const int64_t lanes = hn::Lanes(d), e = shape.width;
   Moments moments;
-  if (shape.norm == MemoryNorm::kNone) return moments;
+  if (shape.norm == TitansNorm::kNone) return moments;
   const auto width = static_cast<float>(e);
-  if (shape.norm == MemoryNorm::kLayer) {
+  if (shape.norm == TitansNorm::kLayer) {
     Vec sum = hn::Zero(d);
     for (int64_t j = 0; j < e; j += lanes) sum = hn::Add(sum, LoadUpTo(d, f + j, e - j));
     moments.mean = hn::GetLane(hn::SumOfLanes(d, sum)) / width;
@@ -194,19 +191,19 @@ HWY_INLINE Moments RowMoments(F32 d, const MemoryShape& shape, const float* f) {
 }
 
 // One vector of M's output, from f and x.
-HWY_INLINE Vec FinishVec(F32 d, const MemoryView& memory, const Moments& moments, const float* f,
-                         const float* x, int64_t j) {
-  const MemoryShape& shape = *memory.shape;
+HWY_INLINE Vec FinishVec(F32 d, const TitansMemoryView& memory, const Moments& moments,
+                         const float* f, const float* x, int64_t j) {
+  const TitansMemoryShape& shape = *memory.shape;
   const int64_t rest = shape.width - j;
   Vec y = LoadUpTo(d, f + j, rest);
-  if (shape.norm != MemoryNorm::kNone) {
+  if (shape.norm != TitansNorm::kNone) {
     const Vec n = hn::Mul(hn::Sub(y, hn::Set(d, moments.mean)), hn::Set(d, moments.scale));
     y = hn::Mul(n, LoadUpTo(d, memory.gain + j, rest));
   }
   return shape.residual ? hn::Add(y, LoadUpTo(d, x + j, rest)) : y;
 }
 
-void Finish(const MemoryView& memory, const float* f, Rows x, int64_t count, float* y,
+void Finish(const TitansMemoryView& memory, const float* f, TitansRows x, int64_t count, float* y,
             int64_t y_stride) {
   const F32 d;
   const int64_t lanes = hn::Lanes(d), e = memory.shape->width;
@@ -219,13 +216,13 @@ void Finish(const MemoryView& memory, const float* f, Rows x, int64_t count, flo
   }
 }
 
-void Read(const MemoryView& memory, Rows x, int64_t count, float* y, int64_t y_stride,
+void Read(const TitansMemoryView& memory, TitansRows x, int64_t count, float* y, int64_t y_stride,
           float* scratch) {
   const F32 d;
-  const MemoryShape& shape = *memory.shape;
+  const TitansMemoryShape& shape = *memory.shape;
   float* out = scratch;
   float* spare = scratch + count * shape.Widest();
-  Rows in = x;
+  TitansRows in = x;
   for (int64_t l = 0; l < shape.depth; ++l) {
     const int64_t outputs = shape.Outputs(l);
     Product(d, in, count, memory.weights[l], shape.Inputs(l), outputs, out, outputs);
@@ -237,12 +234,12 @@ void Read(const MemoryView& memory, Rows x, int64_t count, float* y, int64_t y_s
 }
 
 // f becomes the loss's gradient with respect to f.
-HWY_INLINE void LastDelta(F32 d, const MemoryView& memory, const float* k, const float* v,
+HWY_INLINE void LastDelta(F32 d, const TitansMemoryView& memory, const float* k, const float* v,
                           float* f) {
-  const MemoryShape& shape = *memory.shape;
+  const TitansMemoryShape& shape = *memory.shape;
   const int64_t lanes = hn::Lanes(d), e = shape.width;
   const Moments moments = RowMoments(d, shape, f);
-  if (shape.norm == MemoryNorm::kNone) {
+  if (shape.norm == TitansNorm::kNone) {
     for (int64_t j = 0; j < e; j += lanes) {
       const Vec out = FinishVec(d, memory, moments, f, k, j);
       StoreUpTo(d, hn::Sub(out, LoadUpTo(d, v + j, e - j)), f + j, e - j);
@@ -261,7 +258,7 @@ HWY_INLINE void LastDelta(F32 d, const MemoryView& memory, const float* k, const
   Vec sum = hn::Zero(d), along = hn::Zero(d);
   for (int64_t j = 0; j < e; j += lanes) {
     const Vec r = weighted(j);
-    if (shape.norm == MemoryNorm::kLayer) sum = hn::Add(sum, r);
+    if (shape.norm == TitansNorm::kLayer) sum = hn::Add(sum, r);
     along = hn::MulAdd(r, normalized(j), along);
   }
   const auto width = static_cast<float>(e);
@@ -296,11 +293,11 @@ HWY_INLINE double SumOfSquares(F32 d, const float* x, int64_t n) {
 #endif
 }
 
-void Gradient(const MemoryView& memory, Rows k, Rows v, int64_t first, int64_t count, float clip,
-              const Gradients& out) {
+void Gradient(const TitansMemoryView& memory, TitansRows k, TitansRows v, int64_t first,
+              int64_t count, float clip, const TitansGradients& out) {
   const F32 d;
   const int64_t lanes = hn::Lanes(d);
-  const MemoryShape& shape = *memory.shape;
+  const TitansMemoryShape& shape = *memory.shape;
   const int64_t last = shape.depth - 1, e = shape.width;
   const auto input = [&](int64_t l) { return out.Input(shape, l) + first * shape.Inputs(l); };
   const auto delta = [&](int64_t l) { return out.Delta(shape, l) + first * shape.Outputs(l); };
@@ -341,10 +338,10 @@ void Gradient(const MemoryView& memory, Rows k, Rows v, int64_t first, int64_t c
   }
 }
 
-// Rows [i, i + kRows) of the matrix, kVectors vectors of columns from j on. `rates` holds the
+// TitansRows [i, i + kRows) of the matrix, kVectors vectors of columns from j on. `rates` holds the
 // inputs times the rates, for weights and then for momentum.
 template <int kRows, int kVectors>
-HWY_INLINE void CommitBlock(F32 d, const CommitArgs& args, int64_t i, int64_t j) {
+HWY_INLINE void CommitBlock(F32 d, const TitansCommit& args, int64_t i, int64_t j) {
   const int64_t lanes = hn::Lanes(d), rest = args.outputs - j;
   const auto load = [&](const float* p, int c) {
     return kVectors > 1 ? hn::LoadU(d, p + c * lanes) : LoadUpTo(d, p, rest);
@@ -390,14 +387,14 @@ HWY_INLINE void CommitBlock(F32 d, const CommitArgs& args, int64_t i, int64_t j)
 }
 
 template <int kRows>
-HWY_INLINE void CommitRows(F32 d, const CommitArgs& args, int64_t i) {
+HWY_INLINE void CommitRows(F32 d, const TitansCommit& args, int64_t i) {
   const int64_t lanes = hn::Lanes(d);
   int64_t j = 0;
   for (; j + 2 * lanes <= args.outputs; j += 2 * lanes) CommitBlock<kRows, 2>(d, args, i, j);
   for (; j < args.outputs; j += lanes) CommitBlock<kRows, 1>(d, args, i, j);
 }
 
-void Commit(const CommitArgs& args) {
+void Commit(const TitansCommit& args) {
   const F32 d;
   const int64_t lanes = hn::Lanes(d), inputs = args.inputs;
   for (int64_t t = 0; t < args.rows; ++t) {
@@ -415,9 +412,9 @@ void Commit(const CommitArgs& args) {
   for (; i < inputs; ++i) CommitRows<1>(d, args, i);
 }
 
-// Rows [t, t + kRows) of the call, kVectors vectors of columns from j on.
+// TitansRows [t, t + kRows) of the call, kVectors vectors of columns from j on.
 template <int kRows, int kVectors, bool kTarget>
-HWY_INLINE void StepBlock(F32 d, const StepArgs& args, int64_t t, int64_t j) {
+HWY_INLINE void StepBlock(F32 d, const TitansSteps& args, int64_t t, int64_t j) {
   const int64_t lanes = hn::Lanes(d), rest = args.outputs - j;
   const int64_t inputs = args.inputs, outputs = args.outputs, x_stride = args.x.stride;
   const auto load = [&](const float* p, int c) {
@@ -469,7 +466,7 @@ HWY_INLINE void StepBlock(F32 d, const StepArgs& args, int64_t t, int64_t j) {
 }
 
 template <int kRows, int kWide, bool kTarget>
-HWY_INLINE void StepRows(F32 d, const StepArgs& args, int64_t t) {
+HWY_INLINE void StepRows(F32 d, const TitansSteps& args, int64_t t) {
   const int64_t lanes = hn::Lanes(d);
   int64_t j = 0;
   for (; j + kWide * lanes <= args.outputs; j += kWide * lanes) {
@@ -479,13 +476,13 @@ HWY_INLINE void StepRows(F32 d, const StepArgs& args, int64_t t) {
 }
 
 template <bool kTarget>
-HWY_INLINE void StepAll(F32 d, const StepArgs& args) {
+HWY_INLINE void StepAll(F32 d, const TitansSteps& args) {
   int64_t t = 0;
   for (; t + 4 <= args.rows; t += 4) StepRows<4, 2, kTarget>(d, args, t);
   for (; t < args.rows; ++t) StepRows<1, 4, kTarget>(d, args, t);
 }
 
-void Step(const StepArgs& args) {
+void Step(const TitansSteps& args) {
   const F32 d;
   if (args.target == nullptr) {
     StepAll<false>(d, args);
@@ -494,67 +491,44 @@ void Step(const StepArgs& args) {
   }
 }
 
+struct MemoryOps {
+  static constexpr auto Read = titans::Read;
+  static constexpr auto Gradient = titans::Gradient;
+  static constexpr auto Commit = titans::Commit;
+  static constexpr auto Step = titans::Step;
+  static constexpr auto Activate = titans::Activate;
+  static constexpr auto Finish = titans::Finish;
+};
+
+}  // namespace titans
+
+void TitansMemoryAll(Exec& exec, const TitansMemoryLayer& layer,
+                     std::span<const TitansMemoryArgs> batch) {
+  RunTitansMemory<titans::MemoryOps>(exec, layer, batch);
+}
+
 // NOLINTNEXTLINE(google-readability-namespace-comments)
-}  // namespace mneme::engine::titans::HWY_NAMESPACE
+}  // namespace mneme::engine::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
-namespace mneme::engine::titans {
+namespace mneme::engine::cpu {
 namespace {
 
-HWY_EXPORT(Read);
-HWY_EXPORT(Gradient);
-HWY_EXPORT(Commit);
-HWY_EXPORT(Step);
-HWY_EXPORT(Activate);
-HWY_EXPORT(Finish);
+HWY_EXPORT(TitansMemoryAll);
 
 }  // namespace
 
-const TitansKernels& CpuTitansKernels() {
-  static constexpr TitansKernels kKernels = {
-      .backend = "cpu",
-      .convolve = cpu_kernels::Convolve,
-      .normalize = cpu_kernels::Normalize,
-      .read =
-          [](const MemoryView& memory, Rows x, int64_t count, float* y, int64_t y_stride,
-             float* scratch) {
-            cpu::CurrentSimdTarget();  // before the first dispatch: it may be pinned
-            HWY_DYNAMIC_DISPATCH(Read)(memory, x, count, y, y_stride, scratch);
-          },
-      .gradient =
-          [](const MemoryView& memory, Rows k, Rows v, int64_t first, int64_t count, float clip,
-             const Gradients& out) {
-            cpu::CurrentSimdTarget();
-            HWY_DYNAMIC_DISPATCH(Gradient)(memory, k, v, first, count, clip, out);
-          },
-      .commit =
-          [](const CommitArgs& args) {
-            cpu::CurrentSimdTarget();
-            HWY_DYNAMIC_DISPATCH(Commit)(args);
-          },
-      .step =
-          [](const StepArgs& args) {
-            cpu::CurrentSimdTarget();
-            HWY_DYNAMIC_DISPATCH(Step)(args);
-          },
-      .activate =
-          [](MemoryActivation f, float* x, int64_t n) {
-            cpu::CurrentSimdTarget();
-            HWY_DYNAMIC_DISPATCH(Activate)(f, x, n);
-          },
-      .finish =
-          [](const MemoryView& memory, const float* f, Rows x, int64_t count, float* y,
-             int64_t y_stride) {
-            cpu::CurrentSimdTarget();
-            HWY_DYNAMIC_DISPATCH(Finish)(memory, f, x, count, y, y_stride);
-          },
-      .attend = cpu_kernels::Attend,
-      .load = cpu_kernels::Load,
-      .store = cpu_kernels::Store,
-      .round = cpu_kernels::Round};
-  return kKernels;
+void TitansRates(Exec& exec, const TitansRatesArgs& args, int64_t T, float* z) {
+  Activate(exec, Activation::kSigmoid, z, T * 3 * args.heads, z);
+  ScaleTitansRates(args, T, z);
 }
 
-}  // namespace mneme::engine::titans
+void TitansMemory(Exec& exec, const TitansMemoryLayer& layer,
+                  std::span<const TitansMemoryArgs> batch) {
+  CurrentSimdTarget();  // before the first dispatch: it may be pinned
+  HWY_DYNAMIC_DISPATCH(TitansMemoryAll)(exec, layer, batch);
+}
+
+}  // namespace mneme::engine::cpu
 #endif  // HWY_ONCE
