@@ -1,12 +1,12 @@
 #include "client/text_fields.h"
 
-#include <cstdint>
 #include <optional>
 #include <string>
 #include <string_view>
 
 #include "absl/strings/cord.h"
 #include "absl/strings/str_cat.h"
+#include "client/utf8.h"
 #include "google/rpc/error_details.pb.h"
 
 namespace mneme::client {
@@ -15,24 +15,11 @@ namespace {
 using google::protobuf::FieldDescriptor;
 using google::protobuf::Message;
 
-// The offset of the first byte that is not UTF-8 (no surrogates, no overlong forms), or the size.
+// The offset of the first byte that is not UTF-8, or the size.
 size_t ValidBytes(std::string_view text) {
-  for (size_t i = 0; i < text.size();) {
-    const auto lead = static_cast<unsigned char>(text[i]);
-    const size_t length = lead < 0x80 ? 1 : lead >= 0xf0 ? 4 : lead >= 0xe0 ? 3 : 2;
-    if (lead >= 0x80 && (lead < 0xc2 || lead > 0xf4)) return i;
-    if (i + length > text.size()) return i;
-    for (size_t k = 1; k < length; ++k) {
-      if ((text[i + k] & 0xc0) != 0x80) return i;
-    }
-    const auto second = length > 1 ? static_cast<unsigned char>(text[i + 1]) : 0;
-    if ((lead == 0xe0 && second < 0xa0) || (lead == 0xed && second > 0x9f) ||
-        (lead == 0xf0 && second < 0x90) || (lead == 0xf4 && second > 0x8f)) {
-      return i;
-    }
-    i += length;
-  }
-  return text.size();
+  size_t valid = 0;
+  while (const size_t size = Utf8CharacterBytes(text.substr(valid))) valid += size;
+  return valid;
 }
 
 struct BadField {

@@ -10,6 +10,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "client/utf8.h"
 
 namespace mneme::cli {
 namespace {
@@ -50,10 +51,8 @@ std::string Quoted(std::string_view bytes) {
   std::string out = "\"";
   for (size_t i = 0; i < bytes.size();) {
     const auto c = static_cast<unsigned char>(bytes[i]);
-    const size_t length = c < 0x80 ? 1 : c >= 0xf0 ? 4 : c >= 0xe0 ? 3 : c >= 0xc2 ? 2 : 0;
-    bool whole = length > 0 && i + length <= bytes.size();
-    for (size_t k = 1; whole && k < length; ++k) whole = (bytes[i + k] & 0xc0) == 0x80;
-    const bool c1 = whole && c == 0xc2 && static_cast<unsigned char>(bytes[i + 1]) < 0xa0;
+    const size_t length = client::Utf8CharacterBytes(bytes.substr(i));
+    const bool c1 = length == 2 && c == 0xc2 && static_cast<unsigned char>(bytes[i + 1]) < 0xa0;
     if (c == '\n') {
       out += "\\n";
     } else if (c == '\t') {
@@ -61,7 +60,7 @@ std::string Quoted(std::string_view bytes) {
     } else if (c == '"' || c == '\\') {
       out += '\\';
       out += bytes[i];
-    } else if (!whole || c1 || c < 0x20 || c == 0x7f) {
+    } else if (length == 0 || c1 || c < 0x20 || c == 0x7f) {
       out += absl::StrFormat("\\x%02x", c);
     } else {
       out += bytes.substr(i, length);

@@ -16,8 +16,8 @@
 #include "engine/checkpoint/fingerprint.h"
 #include "engine/checkpoint/gguf_format.h"
 #include "engine/checkpoint/mapped_file.h"
-#include "engine/checkpoint/utf8.h"
 #include "engine/core/status_macros.h"
+#include "engine/core/utf8.h"
 
 namespace mneme::engine {
 namespace {

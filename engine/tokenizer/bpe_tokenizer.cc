@@ -10,7 +10,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "engine/core/status_macros.h"
-#include "engine/tokenizer/utf8.h"
+#include "engine/core/utf8.h"
 
 namespace mneme::engine {
 namespace {
@@ -46,14 +46,15 @@ std::string PieceToBytes(std::string_view piece, const std::array<int16_t, 0x144
                          bool* exact) {
   std::string bytes;
   *exact = true;
-  for (size_t i = 0; i < piece.size(); i += Utf8Length(piece[i])) {
-    const char32_t c = DecodeUtf8(piece, i);
+  while (!piece.empty()) {
+    const auto [kind, size, c] = DecodeUtf8(piece);
     if (c < inverse.size() && inverse[c] >= 0) {
       bytes.push_back(static_cast<char>(inverse[c]));
     } else {
-      bytes.append(piece.substr(i, Utf8Length(piece[i])));
+      bytes.append(piece.substr(0, size));
       *exact = false;
     }
+    piece.remove_prefix(size);
   }
   return bytes;
 }

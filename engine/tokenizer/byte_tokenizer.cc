@@ -2,8 +2,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "engine/core/status_macros.h"
+#include "engine/core/utf8.h"
 #include "engine/tokenizer/special_tokens.h"
-#include "engine/tokenizer/utf8.h"
 
 namespace mneme::engine {
 
@@ -34,7 +34,7 @@ TokenId ByteTokenizer::FindPiece(std::string_view piece) const {
 }
 
 size_t ByteTokenizer::SafeSplit(std::string_view text) const {
-  return text.size() - IncompleteUtf8Tail(text);
+  return text.size() - UnfinishedUtf8Bytes(text);
 }
 
 }  // namespace mneme::engine

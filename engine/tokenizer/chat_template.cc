@@ -7,8 +7,9 @@
 #include "absl/strings/str_cat.h"
 #include "engine/checkpoint/checkpoint.h"
 #include "engine/core/status_macros.h"
+#include "engine/core/utf8.h"
 #include "engine/tokenizer/checkpoint_tokenizer.h"
-#include "engine/tokenizer/utf8.h"
+#include "engine/tokenizer/white_space.h"
 
 namespace mneme::engine {
 namespace {
@@ -98,16 +99,15 @@ std::optional<std::string> FindDefaultSystem(std::string_view source) {
 // Python's str.strip(), which is also Jinja's trim.
 std::string_view Trim(std::string_view text) {
   auto is_space = [](char32_t c) { return IsWhiteSpace(c) || (c >= 0x1C && c <= 0x1F); };
-  size_t begin = 0;
-  while (begin < text.size() && is_space(DecodeUtf8(text, begin))) {
-    begin += Utf8Length(text[begin]);
-  }
-  text.remove_prefix(begin);
   while (!text.empty()) {
-    size_t last = text.size() - 1;
-    while ((static_cast<unsigned char>(text[last]) & 0xC0) == 0x80) --last;
-    if (!is_space(DecodeUtf8(text, last))) break;
-    text.remove_suffix(text.size() - last);
+    const Utf8Character first = DecodeUtf8(text);
+    if (!is_space(first.code_point)) break;
+    text.remove_prefix(first.size_bytes);
+  }
+  while (!text.empty()) {
+    const Utf8Character last = DecodeLastUtf8(text);
+    if (!is_space(last.code_point)) break;
+    text.remove_suffix(last.size_bytes);
   }
   return text;
 }

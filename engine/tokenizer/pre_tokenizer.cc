@@ -9,7 +9,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "engine/core/status_macros.h"
-#include "engine/tokenizer/utf8.h"
+#include "engine/core/utf8.h"
+#include "engine/tokenizer/white_space.h"
 
 namespace mneme::engine {
 namespace {
@@ -94,7 +95,7 @@ struct PreTokenizer::Pcre {
         return absl::ResourceExhaustedError(absl::StrCat("pre-tokenizer: ", ErrorText(rc)));
       }
       // The patterns match at every place; should one not, a code point goes by itself.
-      if (next <= begin) next = std::min(end, begin + Utf8Length(text[begin]));
+      if (next <= begin) next = std::min(end, begin + DecodeUtf8(text.substr(begin)).size_bytes);
       emit(text.substr(begin, next - begin));
       begin = next;
     }
@@ -157,11 +158,8 @@ bool PreTokenizer::CutIsSafe(std::string_view text, size_t offset) const {
   if (offset == 0 || offset >= text.size()) return false;
   const char here = text[offset];
   if (here != ' ' && !(here >= '\t' && here <= '\r')) return false;
-  size_t before = offset - 1;
-  while (before > 0 && (static_cast<unsigned char>(text[before]) & 0xC0) == 0x80) --before;
-  if (before + Utf8Length(text[before]) != offset) return false;  // not UTF-8
-  const char32_t last = DecodeUtf8(text, before);
-  if (IsWhiteSpace(last)) return false;
+  const auto [kind, size, last] = DecodeLastUtf8(text.substr(0, offset));
+  if (kind != Utf8Character::Kind::kWhole || IsWhiteSpace(last)) return false;
   if (kind_ == PreTokenizerKind::kGpt2 || kind_ == PreTokenizerKind::kSmollm) return true;
   const bool word =
       (last >= '0' && last <= '9') || (last >= 'A' && last <= 'Z') || (last >= 'a' && last <= 'z');

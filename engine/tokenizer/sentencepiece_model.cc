@@ -5,8 +5,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "engine/core/status_macros.h"
+#include "engine/core/utf8.h"
 #include "engine/tokenizer/spm_tokenizer.h"
-#include "engine/tokenizer/utf8.h"
 
 namespace mneme::engine {
 namespace {

@@ -5,7 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "engine/core/status_macros.h"
-#include "engine/tokenizer/utf8.h"
+#include "engine/core/utf8.h"
 
 namespace mneme::engine {
 namespace {
@@ -74,7 +74,7 @@ size_t LastWordEnd(std::string_view text, const SpecialMatcher& matcher) {
   for (size_t i = text.size(); i-- > 1;) {
     if (text[i] != ' ' || text[i - 1] == ' ' || matcher.ends_spelling(text[i - 1])) continue;
     if (text.substr(0, i).ends_with(kSpaceMark)) continue;
-    if (IncompleteUtf8Tail(text.substr(0, i)) != 0) continue;
+    if (UnfinishedUtf8Bytes(text.substr(0, i)) != 0) continue;
     return i;
   }
   return 0;
@@ -156,7 +156,7 @@ void SpmTokenizer::EncodeEscaped(std::string_view text, std::vector<TokenId>* ou
   std::vector<Symbol> symbols;
   symbols.reserve(text.size());
   for (uint32_t begin = 0; begin < text.size();) {
-    const auto size = static_cast<uint32_t>(Utf8Length(text[begin]));
+    const auto size = static_cast<uint32_t>(DecodeUtf8(text.substr(begin)).size_bytes);
     const auto index = static_cast<uint32_t>(symbols.size());
     symbols.push_back({begin, size, index - 1, index + 1});
     begin += size;

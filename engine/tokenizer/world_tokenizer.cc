@@ -6,7 +6,7 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "engine/core/status_macros.h"
-#include "engine/tokenizer/utf8.h"
+#include "engine/core/utf8.h"
 
 namespace mneme::engine {
 namespace {
@@ -14,8 +14,6 @@ namespace {
 absl::Status BadPiece(size_t id, std::string_view what) {
   return absl::InvalidArgumentError(absl::StrCat("piece ", id, " ", std::string(what)));
 }
-
-bool IsContinuation(char byte) { return (static_cast<unsigned char>(byte) & 0xC0) == 0x80; }
 
 }  // namespace
 
@@ -163,7 +161,8 @@ size_t WorldTokenizer::SafeSplit(std::string_view text) const {
       ++b;
     } else {
       // Tokens may be parts of a character.
-      if (*a == text.size() ? IncompleteUtf8Tail(text) == 0 : !IsContinuation(text[*a])) return *a;
+      if (*a == text.size() ? UnfinishedUtf8Bytes(text) == 0 : !IsUtf8Continuation(text[*a]))
+        return *a;
       ++a;
       ++b;
     }

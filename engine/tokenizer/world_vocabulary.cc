@@ -4,7 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "engine/core/status_macros.h"
-#include "engine/tokenizer/utf8.h"
+#include "engine/core/utf8.h"
 #include "engine/tokenizer/world_tokenizer.h"
 
 namespace mneme::engine {

@@ -5,8 +5,8 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
 #include "engine/core/status_macros.h"
+#include "engine/core/utf8.h"
 #include "server/core/session_names.h"
-#include "server/core/utf8.h"
 
 namespace mneme::server {
 namespace {
@@ -70,9 +70,9 @@ void CheckSampling(const v1::Sampling& s, const Model* model, FieldErrors& error
 }  // namespace
 
 void CheckText(const std::string& text, std::string_view field, FieldErrors& errors) {
-  const Utf8Scan scan = ScanUtf8(text);
-  if (scan.valid_bytes == text.size()) return;
-  errors.Add(field, absl::StrCat("must be UTF-8; byte ", scan.valid_bytes, " is not"));
+  const size_t valid = engine::ValidUtf8Bytes(text);
+  if (valid == text.size()) return;
+  errors.Add(field, absl::StrCat("must be UTF-8; byte ", valid, " is not"));
 }
 
 void CheckTokenIds(const v1::TokenIds& ids, std::string_view field, const Model* model,

@@ -6,12 +6,12 @@
 
 #include "absl/strings/str_cat.h"
 #include "engine/core/status_macros.h"
+#include "engine/core/utf8.h"
 #include "server/core/errors.h"
 #include "server/core/ingest_text.h"
 #include "server/core/scoped_cancel.h"
 #include "server/core/session_names.h"
 #include "server/core/state_io.h"
-#include "server/core/utf8.h"
 
 namespace mneme::server {
 namespace {
@@ -78,7 +78,7 @@ absl::Status IngestImpl::Check() {
   const std::string& id = start_.ingest_id();
   if (id.empty()) {
     errors.Add("start.ingest_id", "is required", reason::kFieldRequired);
-  } else if (id.size() > kMaxIngestIdBytes || !IsValidUtf8(id)) {
+  } else if (id.size() > kMaxIngestIdBytes || !engine::IsValidUtf8(id)) {
     errors.Add("start.ingest_id", "must have 1 to 64 characters");
   }
   if (start_.expected_version() < 0) {

@@ -1,6 +1,6 @@
 #include "server/core/ingest_text.h"
 
-#include "server/core/utf8.h"
+#include "engine/core/utf8.h"
 
 namespace mneme::server {
 
@@ -8,10 +8,10 @@ std::optional<int64_t> IngestText::Append(std::string_view bytes) {
   text_.erase(0, begin_);
   begin_ = 0;
   partial_.append(bytes);
-  const Utf8Scan scan = ScanUtf8(partial_);
-  text_.append(partial_, 0, scan.valid_bytes);
-  partial_.erase(0, scan.valid_bytes);
-  if (partial_.empty() || scan.incomplete) return std::nullopt;
+  const size_t valid = engine::ValidUtf8Bytes(partial_);
+  text_.append(partial_, 0, valid);
+  partial_.erase(0, valid);
+  if (engine::UnfinishedUtf8Bytes(partial_) == partial_.size()) return std::nullopt;
   return consumed_ + static_cast<int64_t>(text_.size());
 }
 
@@ -25,7 +25,7 @@ std::string IngestText::NextPiece(bool last) {
   } else if (pending.size() >= kMaxRunBytes) {
     const std::string_view window = pending.substr(0, kMaxRunBytes);
     cut = tokenizer_.SafeSplit(window);
-    if (cut == 0) cut = ScanUtf8(window).valid_bytes;
+    if (cut == 0) cut = engine::ValidUtf8Bytes(window);
   } else if (last) {
     cut = pending.size();
   } else if (pending.size() >= 2 * looked_at_) {

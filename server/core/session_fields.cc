@@ -1,8 +1,8 @@
 #include "server/core/session_fields.h"
 
 #include "absl/strings/str_cat.h"
+#include "engine/core/utf8.h"
 #include "server/core/session_store.h"
-#include "server/core/utf8.h"
 
 namespace mneme::server {
 namespace {
@@ -39,7 +39,8 @@ void SetDisplayName(const v1::Session& session, storage::StoredSession& out, Fie
                             session.display_name().size()),
                reason::kFieldOutOfRange);
   }
-  if (!IsValidUtf8(session.display_name())) errors.Add("session.display_name", "must be UTF-8");
+  if (!engine::IsValidUtf8(session.display_name()))
+    errors.Add("session.display_name", "must be UTF-8");
   out.set_display_name(session.display_name());
 }
 
@@ -59,7 +60,7 @@ void SetLabels(const v1::Session& session, storage::StoredSession& out, FieldErr
                  reason::kFieldOutOfRange);
       break;
     }
-    if (!IsValidUtf8(key) || !IsValidUtf8(value)) {
+    if (!engine::IsValidUtf8(key) || !engine::IsValidUtf8(value)) {
       errors.Add("session.labels", "must be UTF-8");
       break;
     }

@@ -2,8 +2,8 @@
 
 #include <cctype>
 
+#include "engine/core/utf8.h"
 #include "server/core/errors.h"
-#include "server/core/utf8.h"
 
 namespace mneme::server {
 namespace {
@@ -65,7 +65,7 @@ class Scanner {
 
 absl::StatusOr<SessionFilter> SessionFilter::Parse(std::string_view text) {
   if (text.size() > kMaxFilterBytes) return Bad("must have at most 2048 bytes");
-  if (!IsValidUtf8(text)) return Bad("must be UTF-8");
+  if (!engine::IsValidUtf8(text)) return Bad("must be UTF-8");
   SessionFilter filter;
   Scanner scanner(text);
   bool first = true;

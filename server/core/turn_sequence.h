@@ -20,7 +20,7 @@
 #include "server/core/scheduler.h"
 #include "server/core/state_cache.h"
 #include "server/core/stop_matcher.h"
-#include "server/core/utf8.h"
+#include "server/core/utf8_stream.h"
 
 namespace mneme::server {
 

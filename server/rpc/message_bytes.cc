@@ -10,8 +10,8 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "engine/core/utf8.h"
 #include "server/core/errors.h"
-#include "server/core/utf8.h"
 
 namespace mneme::server {
 namespace {
@@ -55,7 +55,7 @@ std::optional<std::string> FirstBadText(const Message& message, const std::strin
       } else if (field->type() == FieldDescriptor::TYPE_STRING) {
         const std::string text = repeated ? reflection.GetRepeatedString(message, field, i)
                                           : reflection.GetString(message, field);
-        if (!IsValidUtf8(text)) return path;
+        if (!engine::IsValidUtf8(text)) return path;
       } else {
         break;
       }

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/strings/cord.h"
+#include "engine/core/utf8.h"
 #include "google/rpc/error_details.pb.h"
 #include "google/rpc/status.pb.h"
 #include "server/core/errors.h"
@@ -17,24 +18,6 @@ constexpr char kTypePrefix[] = "type.googleapis.com/";
 // Base64 adds a third, and the text is sent twice (grpc-message, percent-encoded, and inside).
 constexpr size_t kMaxMessageBytes = 1024;
 constexpr size_t kMaxDetailBytes = 3072;
-
-// google.rpc.Status.message is a proto string: other bytes would not parse at the peer.
-bool IsUtf8(std::string_view s) {
-  for (size_t i = 0; i < s.size();) {
-    const auto lead = static_cast<unsigned char>(s[i]);
-    const size_t n = lead < 0x80                   ? 1
-                     : lead >= 0xC2 && lead < 0xE0 ? 2
-                     : (lead & 0xF0) == 0xE0       ? 3
-                     : lead >= 0xF0 && lead < 0xF5 ? 4
-                                                   : 0;
-    if (n == 0 || i + n > s.size()) return false;
-    for (size_t k = 1; k < n; ++k) {
-      if ((static_cast<unsigned char>(s[i + k]) & 0xC0) != 0x80) return false;
-    }
-    i += n;
-  }
-  return true;
-}
 
 std::string_view DefaultReason(absl::StatusCode code) {
   switch (code) {
@@ -62,10 +45,9 @@ std::string FitBadRequest(const absl::Cord& payload, size_t max_bytes) {
 }  // namespace
 
 std::string TruncateUtf8(std::string_view text, size_t max_bytes) {
-  if (text.size() <= max_bytes) return std::string(text);
-  size_t end = max_bytes;
-  while (end > 0 && (static_cast<unsigned char>(text[end]) & 0xC0) == 0x80) --end;
-  return std::string(text.substr(0, end));
+  text = text.substr(0, max_bytes);
+  text.remove_suffix(engine::UnfinishedUtf8Bytes(text));
+  return std::string(text);
 }
 
 grpc::Status ToGrpcStatus(const absl::Status& original) {
@@ -94,9 +76,10 @@ grpc::Status ToGrpcStatus(const absl::Status& original) {
 
   google::rpc::Status details;
   details.set_code(static_cast<int>(status.code()));
-  std::string text =
-      TruncateUtf8({status.message().data(), status.message().size()}, kMaxMessageBytes);
-  if (!IsUtf8(text)) text = "(the message was not valid UTF-8)";
+  // A proto string: other bytes would not parse at the peer.
+  const std::string text =
+      TruncateUtf8(engine::ReplaceInvalidUtf8({status.message().data(), status.message().size()}),
+                   kMaxMessageBytes);
   details.set_message(text);
   size_t used = 0;
   for (const auto& [type_url, payload] : payloads) {

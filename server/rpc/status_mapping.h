@@ -16,7 +16,7 @@ namespace mneme::server {
 // accept by default: a refusal must not itself be refused.
 grpc::Status ToGrpcStatus(const absl::Status& status);
 
-// `text` without a trailing incomplete UTF-8 sequence, at most `max_bytes` long.
+// The whole characters of `text` that fit into `max_bytes`.
 std::string TruncateUtf8(std::string_view text, size_t max_bytes);
 
 }  // namespace mneme::server

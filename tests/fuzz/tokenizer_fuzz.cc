@@ -10,8 +10,8 @@
 #include <vector>
 
 #include "engine/checkpoint/checkpoint.h"
+#include "engine/core/utf8.h"
 #include "engine/tokenizer/tokenizer.h"
-#include "engine/tokenizer/utf8.h"
 #include "engine/tokenizer/world_tokenizer.h"
 
 namespace mneme::engine {

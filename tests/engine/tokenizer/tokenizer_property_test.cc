@@ -8,7 +8,6 @@
 #include <vector>
 
 #include "engine/tokenizer/tokenizer.h"
-#include "engine/tokenizer/utf8.h"
 #include "tests/engine/tokenizer/fake_checkpoint.h"
 
 namespace mneme::engine {
@@ -216,30 +215,11 @@ TEST(TokenizerLaws, LongRunsTakeTimeNearLinearInTheirLength) {
   }
 }
 
-TEST(Utf8, AcceptsExactlyWhatTheStandardDoes) {
-  for (char32_t c = 0; c <= 0x10FFFF; ++c) {
-    if (c >= 0xD800 && c <= 0xDFFF) continue;
-    std::string text;
-    AppendUtf8(c, &text);
-    ASSERT_TRUE(IsValidUtf8(text)) << static_cast<uint32_t>(c);
-    ASSERT_EQ(DecodeUtf8(text, 0), c);
-    ASSERT_EQ(IncompleteUtf8Tail(text), 0u);
-    ASSERT_EQ(IncompleteUtf8Tail(text.substr(0, text.size() - 1)), text.size() - 1)
-        << static_cast<uint32_t>(c);
-  }
-  for (const char* bad :
-       {"\x80", "\xC0\x80", "\xC1\xBF", "\xC3", "\xE0\x80\x80", "\xE0\x9F\xBF", "\xED\xA0\x80",
-        "\xED\xBF\xBF", "\xE4\xB8", "\xF0\x80\x80\x80", "\xF0\x8F\xBF\xBF", "\xF4\x90\x80\x80",
-        "\xF5\x80\x80\x80", "\xFF", "\xC3(", "\xF0\x9F\x98("}) {
-    for (const char* before : {"", "12345678", "1234567"}) {
-      const std::string text = std::string(before) + bad;
-      EXPECT_FALSE(IsValidUtf8(text)) << testing::PrintToString(text);
-    }
-  }
+TEST(TokenizerLaws, UnfinishedTextIsRefusedAndNeverSplitOff) {
   for (const Named& named : All()) {
     const auto ids = named.tokenizer->Encode("a\xC3", false, true);
     EXPECT_EQ(ids.ok(), named.name == "bytes") << named.name;
-    EXPECT_EQ(named.tokenizer->SafeSplit("a\xC3") <= 1, true);
+    EXPECT_LE(named.tokenizer->SafeSplit("a\xC3"), 1u) << named.name;
   }
 }
 

@@ -5,45 +5,35 @@
 #include <map>
 #include <random>
 
+#include "engine/core/utf8.h"
 #include "server/core/errors.h"
 #include "server/core/session_filter.h"
 #include "server/core/session_names.h"
 #include "server/core/stop_matcher.h"
 #include "server/core/transcript.h"
-#include "server/core/utf8.h"
+#include "server/core/utf8_stream.h"
 
 namespace mneme::server {
 namespace {
 
 using ::testing::ElementsAre;
 
-TEST(Utf8, FindsTheFirstBadByte) {
-  EXPECT_TRUE(IsValidUtf8(""));
-  EXPECT_TRUE(IsValidUtf8("a\xC3\xA9\xE2\x82\xAC\xF0\x9F\x98\x80"));
-  EXPECT_EQ(ScanUtf8("ab\xFFz").valid_bytes, 2u);
-  EXPECT_FALSE(ScanUtf8("ab\xFFz").incomplete);
-  EXPECT_TRUE(ScanUtf8("ab\xE2\x82").incomplete);
-  for (const char* bad : {"\xC0\x80", "\xED\xA0\x80", "\xF4\x90\x80\x80", "\xE0\x80\x80", "\x80"}) {
-    EXPECT_FALSE(IsValidUtf8(bad)) << bad;
-    EXPECT_FALSE(ScanUtf8(bad).incomplete);
-  }
-}
-
-TEST(Utf8, StreamIsTheSameHoweverItIsCut) {
+TEST(Utf8Stream, IsTheSameHoweverItIsCut) {
   const std::string text = "x\xC3\xA9\xE2\x82\xAC\xFF\xF0\x9F\x98\x80\xE2\x28y\xF0\x9F";
   Utf8Stream whole;
   std::string expected = whole.Feed(text);
   expected += whole.Flush();
-  EXPECT_TRUE(IsValidUtf8(expected));
+  EXPECT_TRUE(engine::IsValidUtf8(expected));
   Utf8Stream bytes;
   std::string out;
   for (char c : text) {
     const std::string part = bytes.Feed(std::string(1, c));
-    EXPECT_TRUE(IsValidUtf8(part));
+    EXPECT_TRUE(engine::IsValidUtf8(part));
     out += part;
   }
   out += bytes.Flush();
   EXPECT_EQ(out, expected);
+  EXPECT_EQ(out, engine::ReplaceInvalidUtf8(text));
 }
 
 struct Stopped {

@@ -2,7 +2,7 @@
 #include <chrono>
 #include <thread>
 
-#include "server/core/utf8.h"
+#include "engine/core/utf8.h"
 #include "tests/server/core/core_test_base.h"
 
 namespace mneme::server {
@@ -17,7 +17,7 @@ TEST_F(TurnTest, CommitsBeforeFinal) {
   Create("s");
   const auto turn = Say("s", "hello there", 8);
   EXPECT_EQ(turn.tokens.size(), 8u);
-  EXPECT_TRUE(IsValidUtf8(turn.text));
+  EXPECT_TRUE(engine::IsValidUtf8(turn.text));
   EXPECT_TRUE(turn.final.committed());
   EXPECT_EQ(turn.final.version(), 1);
   EXPECT_EQ(turn.final.finish_reason(), v1::MAX_TOKENS);

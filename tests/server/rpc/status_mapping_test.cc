@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include "engine/core/utf8.h"
 #include "google/rpc/error_details.pb.h"
 #include "google/rpc/status.pb.h"
 #include "server/core/errors.h"
@@ -93,7 +94,17 @@ TEST(StatusMappingTest, TextIsCutBetweenCharactersAndAlwaysUtf8) {
   const grpc::Status status = ToGrpcStatus(
       Error(absl::StatusCode::kInvalidArgument, reason::kFieldInvalid, "bad \xFF byte"));
   EXPECT_EQ(Details(status).message(), status.error_message());
-  EXPECT_EQ(status.error_message().find('\xFF'), std::string::npos);
+  EXPECT_EQ(status.error_message(), "bad \xEF\xBF\xBD byte");
+}
+
+// Both look like UTF-8 byte by byte, and no peer would parse them.
+TEST(StatusMappingTest, OverlongFormsAndSurrogatesAreReplaced) {
+  for (const char* bad : {"\xC0\x80", "\xE0\x80\x80", "\xF0\x80\x80\x80", "\xED\xA0\x80"}) {
+    const grpc::Status status = ToGrpcStatus(
+        Error(absl::StatusCode::kInvalidArgument, reason::kFieldInvalid, std::string("a") + bad));
+    EXPECT_TRUE(engine::IsValidUtf8(status.error_message())) << status.error_message();
+    EXPECT_EQ(Details(status).message(), status.error_message());
+  }
 }
 
 }  // namespace
