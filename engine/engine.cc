@@ -4,7 +4,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cstring>
 #include <fstream>
 #include <thread>
 #include <utility>
@@ -14,6 +13,8 @@
 #include "engine/core/status_macros.h"
 #include "engine/kernels/exec.h"
 #include "engine/kernels/kernels.h"
+#include "engine/kernels/ops.h"
+#include "engine/kernels/raw.h"
 #include "engine/state/initial_state.h"
 
 namespace mneme::engine {
@@ -47,18 +48,6 @@ std::string ModelName(const Checkpoint& checkpoint) {
   return path.substr(path.find_last_of('/') + 1);
 }
 
-// All-ones exponent: NaN or infinity. Integer arithmetic, so that the loop vectorises.
-bool AllFinite(const float* values, int64_t n) {
-  constexpr uint32_t kExponent = 0x7f800000;
-  uint32_t bad = 0;
-  for (int64_t i = 0; i < n; ++i) {
-    uint32_t bits;
-    std::memcpy(&bits, values + i, sizeof(bits));
-    bad |= static_cast<uint32_t>((bits & kExponent) == kExponent);
-  }
-  return bad == 0;
-}
-
 // First value of "key<tabs>: value" in /proc files, "" if there is none.
 std::string ProcField(const char* path, std::string_view key) {
   std::ifstream file(path);
@@ -72,6 +61,74 @@ std::string ProcField(const char* path, std::string_view key) {
   }
   return "";
 }
+
+// Tokens that go through the layers together, and where their logits are wanted.
+class Pass {
+ public:
+  explicit Pass(int64_t vocab_size) : vocab_size_(vocab_size) {}
+
+  int64_t rows() const { return batch_.rows(); }
+
+  // Tokens [begin, begin + count) of a slice, behind what the pass has.
+  void Add(int index, const EngineSlice& slice, int64_t begin, int64_t count) {
+    // Of the token whose logits come first in slice.logits.
+    const int64_t first_wanted = static_cast<int64_t>(slice.tokens.size()) - slice.num_logits;
+    const int64_t wanted = std::clamp<int64_t>(begin + count - first_wanted, 0, count);
+    batch_.Add(SlotAt(slice.state->block.data()), slice.state->position,
+               slice.tokens.subspan(begin, count), wanted);
+    for (int64_t i = count - wanted; i < count; ++i) {
+      targets_.push_back({index, slice.logits + (begin + i - first_wanted) * vocab_size_});
+    }
+    advances_.emplace_back(slice.state, count);
+  }
+
+  // Clears the pass. finite[index] becomes 0 for slices with a logit that is no number.
+  void Run(Arch& arch, Exec& exec, std::span<uint8_t> finite) {
+    if (batch_.runs.empty()) return;
+    const auto wanted = static_cast<int64_t>(targets_.size());
+    float* logits = wanted == 0 ? nullptr : targets_[0].logits;
+    if (!InPlace()) {
+      logits_.resize(wanted * vocab_size_);
+      logits = logits_.data();
+    }
+    const Rows rows = RowsAt(logits, wanted, vocab_size_);
+    arch.Forward(exec, batch_, rows);
+    finite_.resize(wanted);
+    ops::FiniteRows(exec, rows, finite_);
+    for (int64_t i = 0; i < wanted; ++i) {
+      const Target& target = targets_[i];
+      finite[target.index] &= finite_[i];
+      if (logits == logits_.data()) {
+        std::copy_n(logits + i * vocab_size_, vocab_size_, target.logits);
+      }
+    }
+    for (const auto& [state, count] : advances_) state->position += count;
+    batch_ = Batch();
+    targets_.clear();
+    advances_.clear();
+  }
+
+ private:
+  struct Target {
+    int index;  // of the slice
+    float* logits;
+  };
+
+  // Whether the rows lie behind each other where they are wanted.
+  bool InPlace() const {
+    for (size_t i = 1; i < targets_.size(); ++i) {
+      if (targets_[i].logits != targets_[i - 1].logits + vocab_size_) return false;
+    }
+    return true;
+  }
+
+  const int64_t vocab_size_;
+  Batch batch_;
+  std::vector<Target> targets_;
+  std::vector<std::pair<State*, int64_t>> advances_;
+  std::vector<float> logits_;
+  std::vector<uint8_t> finite_;
+};
 
 }  // namespace
 
@@ -123,7 +180,7 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Load(const EngineOptions& option
   impl->checkpoint = checkpoint;
   impl->arch = std::move(arch);
   State initial{.block = AlignedBuffer(impl->arch->schema().size_bytes())};
-  impl->arch->InitState(impl->exec, initial);
+  impl->arch->InitState(impl->exec, SlotAt(initial.block.data()));
   impl->initial = InitialState(impl->arch->schema(), std::move(initial));
   MNEME_ASSIGN_OR_RETURN(impl->tokenizer,
                          Tokenizer::Create(*checkpoint, impl->arch->info().vocab_size));
@@ -200,44 +257,24 @@ absl::Status Engine::Impl::Validate(std::span<const EngineSlice> slices) const {
 
 absl::Status Engine::Step(std::span<const EngineSlice> slices, std::vector<int>* non_finite) {
   MNEME_RETURN_IF_ERROR(impl_->Validate(slices));
-  const int64_t vocab_size = info().vocab_size;
+  std::vector<uint8_t> finite(slices.size(), 1);
 
   // Whole slices where they fit, pieces of the long ones otherwise.
-  std::vector<ArchSlice> pass;
-  int64_t pass_tokens = 0;
-  const auto run = [&]() -> absl::Status {
-    if (pass.empty()) return absl::OkStatus();
-    MNEME_RETURN_IF_ERROR(impl_->arch->Forward(impl_->exec, pass));
-    for (const ArchSlice& piece : pass) {
-      piece.state->position += static_cast<int64_t>(piece.tokens.size());
-    }
-    pass.clear();
-    pass_tokens = 0;
-    return absl::OkStatus();
-  };
-  for (const EngineSlice& slice : slices) {
-    const int64_t n = static_cast<int64_t>(slice.tokens.size());
-    const int64_t first_logits = n - slice.num_logits;  // token whose row comes first in `logits`
+  Pass pass(info().vocab_size);
+  for (size_t i = 0; i < slices.size(); ++i) {
+    const auto n = static_cast<int64_t>(slices[i].tokens.size());
     for (int64_t begin = 0; begin < n;) {
-      const int64_t end = std::min(n, begin + kMaxPassTokens - pass_tokens);
-      const int64_t first = std::max(begin, first_logits);
-      pass.push_back(
-          {.state = slice.state,
-           .tokens = slice.tokens.subspan(begin, end - begin),
-           .num_logits = std::max<int64_t>(end - first, 0),
-           .logits = first < end ? slice.logits + (first - first_logits) * vocab_size : nullptr});
-      pass_tokens += end - begin;
-      begin = end;
-      if (pass_tokens == kMaxPassTokens) MNEME_RETURN_IF_ERROR(run());
+      const int64_t count = std::min(n - begin, kMaxPassTokens - pass.rows());
+      pass.Add(static_cast<int>(i), slices[i], begin, count);
+      begin += count;
+      if (pass.rows() == kMaxPassTokens) pass.Run(*impl_->arch, impl_->exec, finite);
     }
   }
-  MNEME_RETURN_IF_ERROR(run());
+  pass.Run(*impl_->arch, impl_->exec, finite);
 
   std::vector<int> bad;
   for (size_t i = 0; i < slices.size(); ++i) {
-    if (!AllFinite(slices[i].logits, slices[i].num_logits * vocab_size)) {
-      bad.push_back(static_cast<int>(i));
-    }
+    if (!finite[i]) bad.push_back(static_cast<int>(i));
   }
   if (non_finite != nullptr) *non_finite = bad;
   if (bad.empty()) return absl::OkStatus();

@@ -37,7 +37,14 @@ struct EngineOptions {
   int num_threads = 0;  // 0: the number of processors this process may use
 };
 
-using EngineSlice = ArchSlice;
+// Some tokens of one sequence.
+struct EngineSlice {
+  State* state = nullptr;  // position is advanced by the step
+  std::span<const TokenId> tokens;
+  // Logits wanted for tokens [tokens.size() - num_logits, tokens.size()): rows of [num_logits, V].
+  int64_t num_logits = 0;
+  float* logits = nullptr;
+};
 
 class Engine {
  public:

@@ -12,7 +12,8 @@
 #include "absl/status/statusor.h"
 #include "engine/checkpoint/checkpoint.h"
 #include "engine/core/dtype.h"
-#include "engine/kernels/kernels.h"
+#include "engine/core/rows.h"
+#include "engine/kernels/batch.h"
 #include "engine/state/schema.h"
 #include "engine/tokenizer/tokenizer.h"
 
@@ -44,29 +45,20 @@ struct ArchInfo {
   std::string state_formula;             // for people: "2 * L * Hk * Dh * b * (S + R) = ..."
 };
 
-// Some tokens of one sequence inside a step.
-struct ArchSlice {
-  State* state = nullptr;  // position is advanced by the engine after the step
-  std::span<const TokenId> tokens;
-  // Logits wanted for tokens [tokens.size() - num_logits, tokens.size()): rows of [num_logits, V].
-  int64_t num_logits = 0;
-  float* logits = nullptr;
-};
-
 class Arch {
  public:
   virtual ~Arch() = default;
 
   virtual const ArchInfo& info() const = 0;
   virtual const StateSchema& schema() const = 0;
-  // Writes what a sequence begins with into a zeroed state, by kernels. Called once, with the Exec
-  // that Forward will be given, before the first Forward: every state begins as a copy of this one.
-  // The default leaves zeros.
-  virtual void InitState(Exec& exec, State& state) {}
-  // Feeds every slice. Weights' products run over all tokens of the step; mixers run per sequence.
-  // States are distinct. A sequence's result does not depend on the others or on how its tokens
-  // were cut.
-  virtual absl::Status Forward(Exec& exec, std::span<const ArchSlice> slices) = 0;
+  // Writes what a sequence begins with into a zeroed state, by ops. Called once, with the Exec that
+  // Forward will be given, before the first Forward: every state begins as a copy of this one. The
+  // default leaves zeros.
+  virtual void InitState(Exec& exec, StateSlot state) {}
+  // Feeds every run of the batch, which has at least one row, and writes the logits of its wanted
+  // rows, [wanted, V]. Products run over all rows; mixers run per sequence. A sequence's result
+  // does not depend on the others or on how its tokens were cut.
+  virtual void Forward(Exec& exec, const Batch& batch, Rows logits) = 0;
 };
 
 // Keeps the checkpoint mapped for its own life. INVALID_ARGUMENT names tensor or key and what was

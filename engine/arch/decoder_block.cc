@@ -4,8 +4,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "engine/core/status_macros.h"
-#include "engine/kernels/exec.h"
-#include "engine/kernels/kernels.h"
 
 namespace mneme::engine {
 
@@ -26,14 +24,8 @@ const DecoderNames kHfDecoderNames = {"model.embed_tokens",
                                       "mlp.up_proj",
                                       "mlp.down_proj"};
 
-MatMulTask Product(const Weight& weight, float* y, bool accumulate) {
-  return {.weight = weight, .y = y, .y_stride = weight.rows, .accumulate = accumulate};
-}
-
-MatMulTask Product(const Linear& linear, float* y, bool accumulate) {
-  MatMulTask task = Product(linear.weight, y, accumulate);
-  if (!linear.bias.empty()) task.bias = linear.bias.data();
-  return task;
+ops::Product Product(const Linear& linear, Rows y, bool accumulate) {
+  return {.weight = linear.weight, .y = y, .accumulate = accumulate, .bias = linear.bias};
 }
 
 std::string LayerPrefix(const DecoderNames& names, int64_t index) {
@@ -45,7 +37,7 @@ absl::StatusOr<Linear> LoadLinear(WeightReader& reader, const std::string& name,
   Linear linear;
   MNEME_ASSIGN_OR_RETURN(linear.weight, reader.Matrix(name + ".weight", rows, columns));
   if (may_have_bias && reader.Has(name + ".bias")) {
-    MNEME_ASSIGN_OR_RETURN(linear.bias, reader.Floats(name + ".bias", {{rows}}));
+    MNEME_ASSIGN_OR_RETURN(linear.bias, reader.Vector(name + ".bias", {{rows}}));
   }
   return linear;
 }
@@ -57,7 +49,7 @@ absl::StatusOr<FeedForwardWeights> LoadFeedForward(WeightReader& reader, const D
   const bool bias = shape.may_have_mlp_bias;
   const std::string prefix = LayerPrefix(names, index);
   FeedForwardWeights layer;
-  MNEME_ASSIGN_OR_RETURN(layer.ffn_norm, reader.Floats(prefix + names.ffn_norm + ".weight", {{D}}));
+  MNEME_ASSIGN_OR_RETURN(layer.ffn_norm, reader.Vector(prefix + names.ffn_norm + ".weight", {{D}}));
   if (with_gate) {
     MNEME_ASSIGN_OR_RETURN(layer.gate, LoadLinear(reader, prefix + names.gate, F, D, bias));
   }
@@ -74,7 +66,7 @@ absl::StatusOr<DecoderLayer> LoadDecoderLayer(WeightReader& reader, const Decode
   const std::string prefix = LayerPrefix(names, index);
   DecoderLayer layer;
   MNEME_ASSIGN_OR_RETURN(layer.attention_norm,
-                         reader.Floats(prefix + names.attention_norm + ".weight", {{D}}));
+                         reader.Vector(prefix + names.attention_norm + ".weight", {{D}}));
   MNEME_ASSIGN_OR_RETURN(layer.q,
                          LoadLinear(reader, prefix + names.q, shape.q_width, D, attention_bias));
   MNEME_ASSIGN_OR_RETURN(layer.k,
@@ -88,58 +80,52 @@ absl::StatusOr<DecoderLayer> LoadDecoderLayer(WeightReader& reader, const Decode
   return layer;
 }
 
-absl::StatusOr<DecoderEnds> LoadDecoderEnds(WeightReader& reader, const DecoderNames& names,
-                                            const DecoderShape& shape, bool tied, ArchInfo* info) {
+absl::Status LoadDecoderEnds(WeightReader& reader, const DecoderNames& names,
+                             const DecoderShape& shape, bool tied, ArchInfo* info,
+                             DecoderEnds* ends) {
   const int64_t D = shape.width, V = shape.vocab_size;
   info->layer_matrix_parameters = reader.matrix_parameters();
-  DecoderEnds ends;
-  MNEME_ASSIGN_OR_RETURN(ends.final_norm,
-                         reader.Floats(std::string(names.final_norm) + ".weight", {{D}}));
+  MNEME_ASSIGN_OR_RETURN(ends->final_norm,
+                         reader.Vector(std::string(names.final_norm) + ".weight", {{D}}));
   const int64_t body_bytes = reader.bytes();
-  MNEME_ASSIGN_OR_RETURN(ends.embedding,
+  MNEME_ASSIGN_OR_RETURN(ends->embedding,
                          reader.Matrix(std::string(names.embedding) + ".weight", V, D));
-  ends.head = ends.embedding;
+  ends->head = ends->embedding;
   if (!tied) {
-    MNEME_ASSIGN_OR_RETURN(ends.head, reader.Matrix(std::string(names.head) + ".weight", V, D));
+    MNEME_ASSIGN_OR_RETURN(ends->head, reader.Matrix(std::string(names.head) + ".weight", V, D));
   }
   reader.FillInfo(info);
-  info->decode_weight_bytes = body_bytes + static_cast<int64_t>(ends.head.size_bytes()) +
-                              static_cast<int64_t>(ends.embedding.row_bytes());
-  return ends;
+  info->decode_weight_bytes = body_bytes + static_cast<int64_t>(ends->head.size_bytes()) +
+                              static_cast<int64_t>(ends->embedding.row_bytes());
+  return absl::OkStatus();
 }
 
-void ProjectQkv(Exec& exec, const DecoderLayer& layer, float eps, int64_t T, const float* x,
-                float* normed, float* q, float* k, float* v) {
-  const auto D = static_cast<int64_t>(layer.attention_norm.size());
-  exec.kernels().rms_norm(exec, x, layer.attention_norm.data(), eps, T, D, normed);
-  const std::array tasks = {Product(layer.q, q), Product(layer.k, k), Product(layer.v, v)};
-  exec.kernels().matmul(exec, tasks, normed, D, T);
+void ProjectQkv(Exec& exec, const DecoderLayer& layer, float eps, Rows x, Rows normed, Rows q,
+                Rows k, Rows v) {
+  ops::RmsNorm(exec, x, layer.attention_norm, eps, normed);
+  ops::MatMul(exec, normed,
+              std::array{Product(layer.q, q), Product(layer.k, k), Product(layer.v, v)});
 }
 
-void AddOutput(Exec& exec, const DecoderLayer& layer, int64_t T, const float* mixed, float* x) {
-  const MatMulTask task = Product(layer.output, x, true);
-  exec.kernels().matmul(exec, {&task, 1}, mixed, layer.output.weight.columns, T);
+void AddOutput(Exec& exec, const DecoderLayer& layer, Rows mixed, Rows x) {
+  ops::MatMul(exec, mixed, Product(layer.output, x, /*accumulate=*/true));
 }
 
-void FeedForward(Exec& exec, const FeedForwardWeights& layer, float eps, int64_t T, float* x,
-                 float* normed, float* gate, float* up) {
-  const Kernels& kernels = exec.kernels();
-  const int64_t D = layer.down.weight.rows, F = layer.down.weight.columns;
-  kernels.rms_norm(exec, x, layer.ffn_norm.data(), eps, T, D, normed);
-  const std::array tasks = {Product(layer.gate, gate), Product(layer.up, up)};
-  kernels.matmul(exec, tasks, normed, D, T);
-  kernels.silu_mul(exec, gate, up, T * F, gate);
-  const MatMulTask down = Product(layer.down, x, true);
-  kernels.matmul(exec, {&down, 1}, gate, F, T);
+void FeedForward(Exec& exec, const FeedForwardWeights& layer, float eps, Rows x, Rows normed,
+                 Rows gate, Rows up) {
+  ops::RmsNorm(exec, x, layer.ffn_norm, eps, normed);
+  ops::MatMul(exec, normed, std::array{Product(layer.gate, gate), Product(layer.up, up)});
+  ops::SiluMul(exec, gate, up, gate);
+  ops::MatMul(exec, gate, Product(layer.down, x, /*accumulate=*/true));
 }
 
-void WriteLogits(Exec& exec, const DecoderEnds& ends, float eps, std::span<const ArchSlice> slices,
-                 const float* x, float* normed, OutputHead& head) {
-  const int64_t V = ends.head.rows, D = ends.head.columns;
-  const int64_t rows = head.Gather(exec, slices, x, D, V, normed);
-  if (rows == 0) return;
-  exec.kernels().rms_norm(exec, normed, ends.final_norm.data(), eps, rows, D, normed);
-  head.Product(exec, ends.head, normed);
+void WriteLogits(Exec& exec, const DecoderEnds& ends, float eps, std::span<const int64_t> wanted,
+                 Rows x, Rows normed, Rows logits) {
+  if (wanted.empty()) return;
+  const Rows rows = normed.Slice(0, static_cast<int64_t>(wanted.size()));
+  ops::Gather(exec, x, wanted, rows);
+  ops::RmsNorm(exec, rows, ends.final_norm, eps, rows);
+  ops::MatMul(exec, rows, {.weight = ends.head, .y = logits});
 }
 
 absl::Status CheckKvDtype(DType dtype) {

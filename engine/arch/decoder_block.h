@@ -4,8 +4,8 @@
 //   z = rms(x); q, k, v = W z;  x += o_proj mix(q, k, v);  x += down(silu(gate z') * up z'),
 //   z' = rms(x)
 //
-// Weights are used where they lie, in the checkpoint's mapping, which must outlive them. Functions
-// run over all T tokens of a pass; a row's bits do not depend on T.
+// Matrices are used where they lie, in the checkpoint's mapping, which must outlive them. Functions
+// run over all T rows of a pass; a row's bits do not depend on T.
 #pragma once
 
 #include <cstdint>
@@ -16,22 +16,22 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "engine/arch/arch.h"
-#include "engine/arch/step_buffers.h"
 #include "engine/arch/weight_reader.h"
 #include "engine/core/dtype.h"
-#include "engine/kernels/matmul.h"
+#include "engine/core/rows.h"
+#include "engine/device/weight_store.h"
+#include "engine/kernels/ops.h"
 
 namespace mneme::engine {
 
-// A matrix [rows, columns] and its bias, empty if it has none.
+// A matrix [rows, columns] and its bias.
 struct Linear {
-  Weight weight;
-  std::vector<float> bias;  // [rows] or empty
+  Matrix weight;
+  Vector bias;  // [rows], or none
 };
 
 // y [T, rows] = W x (+ bias); with `accumulate`, y += W x (+ bias).
-MatMulTask Product(const Weight& weight, float* y, bool accumulate = false);
-MatMulTask Product(const Linear& linear, float* y, bool accumulate = false);
+ops::Product Product(const Linear& linear, Rows y, bool accumulate = false);
 
 // Widths in elements. Rows of q, k, v and of what the mixer returns may all differ.
 struct DecoderShape {
@@ -48,25 +48,26 @@ struct DecoderShape {
 
 // The second half of a layer.
 struct FeedForwardWeights {
-  std::vector<float> ffn_norm;  // [D]
-  Linear gate;                  // [F, D]; empty if the architecture has its own
-  Linear up;                    // [F, D]
-  Linear down;                  // [D, F]
+  Vector ffn_norm;  // [D]
+  Linear gate;      // [F, D]; empty if the architecture has its own
+  Linear up;        // [F, D]
+  Linear down;      // [D, F]
 };
 
 struct DecoderLayer : FeedForwardWeights {
-  std::vector<float> attention_norm;  // [D]
-  Linear q;                           // [q_width, D]
-  Linear k;                           // [k_width, D]
-  Linear v;                           // [v_width, D]
-  Linear output;                      // [D, mixed_width]
+  Vector attention_norm;  // [D]
+  Linear q;               // [q_width, D]
+  Linear k;               // [k_width, D]
+  Linear v;               // [v_width, D]
+  Linear output;          // [D, mixed_width]
 };
 
-// What lies outside the layers.
+// What lies outside the layers, and what owns the vectors of them all.
 struct DecoderEnds {
-  Weight embedding;               // [V, D]
-  std::vector<float> final_norm;  // [D]
-  Weight head;                    // [V, D]; the embedding itself if tied
+  WeightStore store;
+  Matrix embedding;   // [V, D]
+  Vector final_norm;  // [D]
+  Matrix head;        // [V, D]; the embedding itself if tied
 };
 
 // Names of tensors, inside a layer without ".weight" or ".bias".
@@ -89,20 +90,21 @@ absl::StatusOr<DecoderLayer> LoadDecoderLayer(WeightReader& reader, const Decode
                                               const DecoderShape& shape, int64_t index,
                                               bool with_gate = true);
 // Call after the layers: fills the size fields of `info`, which tell the layers from the ends.
-absl::StatusOr<DecoderEnds> LoadDecoderEnds(WeightReader& reader, const DecoderNames& names,
-                                            const DecoderShape& shape, bool tied, ArchInfo* info);
+absl::Status LoadDecoderEnds(WeightReader& reader, const DecoderNames& names,
+                             const DecoderShape& shape, bool tied, ArchInfo* info,
+                             DecoderEnds* ends);
 
 // normed [T, D] = rms(x); q, k, v = their products.
-void ProjectQkv(Exec& exec, const DecoderLayer& layer, float eps, int64_t T, const float* x,
-                float* normed, float* q, float* k, float* v);
+void ProjectQkv(Exec& exec, const DecoderLayer& layer, float eps, Rows x, Rows normed, Rows q,
+                Rows k, Rows v);
 // x += o_proj mixed.
-void AddOutput(Exec& exec, const DecoderLayer& layer, int64_t T, const float* mixed, float* x);
+void AddOutput(Exec& exec, const DecoderLayer& layer, Rows mixed, Rows x);
 // x += swiglu(rms(x)); normed [T, D], gate and up [T, F] are overwritten.
-void FeedForward(Exec& exec, const FeedForwardWeights& layer, float eps, int64_t T, float* x,
-                 float* normed, float* gate, float* up);
-// Logits of the wanted rows; normed [T, D] is overwritten.
-void WriteLogits(Exec& exec, const DecoderEnds& ends, float eps, std::span<const ArchSlice> slices,
-                 const float* x, float* normed, OutputHead& head);
+void FeedForward(Exec& exec, const FeedForwardWeights& layer, float eps, Rows x, Rows normed,
+                 Rows gate, Rows up);
+// logits [wanted, V] of the rows `wanted` of x; normed [T, D] is overwritten.
+void WriteLogits(Exec& exec, const DecoderEnds& ends, float eps, std::span<const int64_t> wanted,
+                 Rows x, Rows normed, Rows logits);
 
 // INVALID_ARGUMENT unless it is F16 or F32, the types of stored keys and values.
 absl::Status CheckKvDtype(DType dtype);

@@ -11,10 +11,9 @@
 #include <string>
 #include <vector>
 
-#include "absl/status/status.h"
 #include "engine/arch/arch.h"
 #include "engine/arch/rwkv_weights.h"
-#include "engine/arch/step_buffers.h"
+#include "engine/device/arena.h"
 
 namespace mneme::engine::rwkv {
 
@@ -22,7 +21,7 @@ class RwkvArch : public Arch {
  public:
   const ArchInfo& info() const final { return model_.info; }
   const StateSchema& schema() const final { return schema_; }
-  absl::Status Forward(Exec& exec, std::span<const ArchSlice> slices) final;
+  void Forward(Exec& exec, const Batch& batch, Rows logits) final;
 
  protected:
   // Versions with a matrix per head: "wkv" [H, N, N] as [head][value][key].
@@ -31,41 +30,38 @@ class RwkvArch : public Arch {
   RwkvArch(std::shared_ptr<const Checkpoint> checkpoint, Model model, std::string name,
            std::initializer_list<const char*> memory);
 
-  // One pass over T tokens. Arrays are row-major.
+  // One pass over T tokens.
   struct Pass {
-    std::span<const ArchSlice> slices;
-    int64_t T = 0;
-    float* x = nullptr;      // [T, C] residual stream
-    float* z = nullptr;      // [T, C] normalised
-    float* delta = nullptr;  // [T, C] the row of z before minus this one
-    float* mixed = nullptr;  // [T, C] a blend of the two
-    float* ffn = nullptr;    // [T, F]
+    std::span<const Run> runs;
+    Rows x;      // [T, C] residual stream
+    Rows z;      // [T, C] normalised
+    Rows delta;  // [T, C] the row of z before minus this one
+    Rows mixed;  // [T, C] a blend of the two
+    Rows ffn;    // [T, F]
   };
-  // The arrays that TimeMix wants for T tokens.
-  virtual std::vector<StepBuffers::Part> TimeMixArrays(int64_t T) = 0;
+  // The rows that TimeMix wants for T tokens.
+  virtual std::vector<Arena::Part> TimeMixRows(int64_t T) = 0;
   // x += what the layer's time mixing makes of z and delta.
   virtual void TimeMix(Exec& exec, const Pass& pass, int64_t layer) = 0;
 
   const Config& config() const { return model_.config; }
-  // Of tensor `index` of the memory of `layer`, in bytes, in every state.
-  size_t MemoryOffset(int64_t layer, int64_t index) const;
+  // Tensor `index` of the memory of `layer`.
+  StateField Memory(int64_t layer, int64_t index) const;
+  Vector Place(std::span<const float> values) { return model_.store.Place(values); }
 
-  // pass.mixed = z + delta * (mu + dynamic); dynamic [T, C] may be null.
-  void Blend(Exec& exec, const Pass& pass, const std::vector<float>& mu,
-             const float* dynamic = nullptr) const;
-  // y = weight pass.mixed
-  void Project(Exec& exec, const Pass& pass, const Weight& weight, float* y) const;
+  // pass.mixed = z + delta * (mu + dynamic); dynamic [T, C] may be empty.
+  void Blend(Exec& exec, const Pass& pass, Vector mu, Rows dynamic = {}) const;
   // What versions 5 and 6 share: the scan of version 6's memory, its norm per head, and
-  // x += output (norm(y) * silu(gate)). Arrays [T, C].
+  // x += output (norm(y) * silu(gate)). Rows [T, C].
   struct HeadMix {
-    const float *r, *k, *v;
-    const float* decay;  // row stride decay_stride
-    int64_t decay_stride;
-    const float* bonus;  // [C]
-    const float* gate;   // may be null: no gate
+    Rows r, k, v;
+    Rows decay = {};          // or
+    Vector fixed_decay = {};  // [C]
+    Vector bonus;             // [C]
+    Rows gate;                // empty: no gate
     const Norm& norm;
-    const Weight& output;
-    float* y;  // scratch
+    const Matrix& output;
+    Rows y;  // scratch
   };
   void MixHeads(Exec& exec, const Pass& pass, int64_t layer, const HeadMix& mix);
 
@@ -73,33 +69,18 @@ class RwkvArch : public Arch {
   // `memory`: what a layer has besides the shifts, with layer 0.
   void Describe(std::string name, std::string state_formula,
                 const std::vector<StateTensor>& memory);
-  void Shift(Exec& exec, const Pass& pass, size_t tensor);
   void ChannelMix(Exec& exec, const Pass& pass, const Block& block);
 
-  std::shared_ptr<const Checkpoint> checkpoint_;  // owns the mapping that weights point into
+  std::shared_ptr<const Checkpoint> checkpoint_;  // owns the mapping that matrices lie in
   Model model_;
   int64_t tensors_per_layer_ = 0;
   StateSchema schema_;
-  StepBuffers buffers_;
-  OutputHead head_;
-  std::vector<int32_t> tokens_;
-  std::vector<TokenShiftArgs> shifts_;  // one per slice
-  std::vector<Wkv6Args> scans_;         // one per slice
+  Arena arena_;
 };
 
-// y = norm(x), x [T, D] in `groups` parts a row; y may be x.
-void Normalize(Exec& exec, const Norm& norm, float eps, const float* x, int64_t T, int64_t D,
-               int64_t groups, float* y);
-// What a product is added to and multiplied by (kernels/matmul.h).
-struct ProductOptions {
-  bool accumulate = false;
-  const float* bias = nullptr;
-  float scale = 1;
-};
-// y = weight x, rows of x `stride` elements apart.
-void Multiply(Exec& exec, const Weight& weight, const float* x, int64_t stride, int64_t T, float* y,
-              const ProductOptions& options = {});
+// y = norm(x), [T, C], each of the `groups` parts of a row on its own; y may be x.
+void Normalize(Exec& exec, const Norm& norm, float eps, Rows x, Rows y, int64_t groups = 1);
 // y = b x + bias, x [T, R] being what the first factor and its function left.
-void Expand(Exec& exec, const LowRank& map, const float* x, int64_t T, float* y);
+void Expand(Exec& exec, const LowRank& map, Rows x, Rows y);
 
 }  // namespace mneme::engine::rwkv

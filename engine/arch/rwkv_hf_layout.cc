@@ -49,7 +49,7 @@ std::string HfAttention(int64_t index) {
 }
 
 absl::Status LoadHfProjections(WeightReader& reader, const std::string& prefix, int64_t C,
-                               Weight* r, Weight* k, Weight* v, Weight* output) {
+                               Matrix* r, Matrix* k, Matrix* v, Matrix* output) {
   MNEME_ASSIGN_OR_RETURN(*r, reader.Matrix(prefix + "receptance.weight", C, C));
   MNEME_ASSIGN_OR_RETURN(*k, reader.Matrix(prefix + "key.weight", C, C));
   MNEME_ASSIGN_OR_RETURN(*v, reader.Matrix(prefix + "value.weight", C, C));
@@ -57,11 +57,10 @@ absl::Status LoadHfProjections(WeightReader& reader, const std::string& prefix, 
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::vector<float>> LoadTimeMixShare(WeightReader& reader, const std::string& name,
-                                                    int64_t C) {
-  MNEME_ASSIGN_OR_RETURN(std::vector<float> share, reader.Vector(name, C));
+absl::StatusOr<Vector> LoadTimeMixShare(WeightReader& reader, const std::string& name, int64_t C) {
+  MNEME_ASSIGN_OR_RETURN(std::vector<float> share, reader.Floats(name, {{C}, {1, 1, C}}));
   for (float& x : share) x = 1.0f - x;
-  return share;
+  return reader.Place(share);
 }
 
 absl::StatusOr<Block> LoadHfBlock(WeightReader& reader, int64_t index, const Config& config,
@@ -77,8 +76,8 @@ absl::StatusOr<Block> LoadHfBlock(WeightReader& reader, int64_t index, const Con
     MNEME_ASSIGN_OR_RETURN(block.ffn_mu_r,
                            LoadTimeMixShare(reader, ffn + "time_mix_receptance", C));
   } else {
-    MNEME_ASSIGN_OR_RETURN(block.ffn_mu_k, reader.Vector(ffn + "time_maa_k", C));
-    MNEME_ASSIGN_OR_RETURN(block.ffn_mu_r, reader.Vector(ffn + "time_maa_r", C));
+    MNEME_ASSIGN_OR_RETURN(block.ffn_mu_k, LoadVector(reader, ffn + "time_maa_k", C));
+    MNEME_ASSIGN_OR_RETURN(block.ffn_mu_r, LoadVector(reader, ffn + "time_maa_r", C));
   }
   MNEME_ASSIGN_OR_RETURN(block.ffn_key, reader.Matrix(ffn + "key.weight", F, C));
   MNEME_ASSIGN_OR_RETURN(block.ffn_value, reader.Matrix(ffn + "value.weight", C, F));

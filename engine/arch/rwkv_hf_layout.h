@@ -30,10 +30,9 @@ absl::Status FinishHfHeads(const Checkpoint& checkpoint, const std::string& sour
 std::string HfAttention(int64_t index);
 // {receptance,key,value,output}.weight [C, C] below `prefix`.
 absl::Status LoadHfProjections(WeightReader& reader, const std::string& prefix, int64_t C,
-                               Weight* r, Weight* k, Weight* v, Weight* output);
+                               Matrix* r, Matrix* k, Matrix* v, Matrix* output);
 // time_mix_* of versions 4 and 5 are shares of the current token. Returns those of the one before.
-absl::StatusOr<std::vector<float>> LoadTimeMixShare(WeightReader& reader, const std::string& name,
-                                                    int64_t C);
+absl::StatusOr<Vector> LoadTimeMixShare(WeightReader& reader, const std::string& name, int64_t C);
 
 enum class HfShares { kTimeMix, kTimeMaa };  // of versions 4 and 5, of version 6
 absl::StatusOr<Block> LoadHfBlock(WeightReader& reader, int64_t index, const Config& config,

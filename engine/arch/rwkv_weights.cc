@@ -10,24 +10,25 @@ namespace {
 using Shape = std::vector<int64_t>;
 
 // [rows, columns] stored this way or transposed.
-absl::StatusOr<OwnedMatrix> LoadFactor(WeightReader& reader, const std::string& name, int64_t rows,
-                                       int64_t columns, FactorLayout layout) {
+absl::StatusOr<Matrix> LoadFactor(WeightReader& reader, const std::string& name, int64_t rows,
+                                  int64_t columns, FactorLayout layout) {
   MNEME_ASSIGN_OR_RETURN(const Shape shape,
                          reader.Shape(name, absl::StrCat("[", rows, ", ", columns, "]")));
   const bool transposed =
       rows == columns ? layout == FactorLayout::kInOut : shape == Shape{columns, rows};
-  if (transposed) return reader.Transposed(name, rows, columns);
-  OwnedMatrix matrix;
-  MNEME_ASSIGN_OR_RETURN(matrix.weight, reader.Matrix(name, rows, columns));
-  return matrix;
+  return transposed ? reader.Transposed(name, rows, columns) : reader.Matrix(name, rows, columns);
 }
 
 }  // namespace
 
+absl::StatusOr<Vector> LoadVector(WeightReader& reader, const std::string& name, int64_t C) {
+  return reader.Vector(name, {{C}, {1, 1, C}});
+}
+
 absl::StatusOr<Norm> LoadNorm(WeightReader& reader, const std::string& name, int64_t C) {
   Norm norm;
-  MNEME_ASSIGN_OR_RETURN(norm.weight, reader.Vector(name + ".weight", C));
-  MNEME_ASSIGN_OR_RETURN(norm.bias, reader.Vector(name + ".bias", C));
+  MNEME_ASSIGN_OR_RETURN(norm.weight, LoadVector(reader, name + ".weight", C));
+  MNEME_ASSIGN_OR_RETURN(norm.bias, LoadVector(reader, name + ".bias", C));
   return norm;
 }
 
@@ -44,7 +45,7 @@ absl::StatusOr<LowRank> LoadLowRank(WeightReader& reader, const LowRankNames& na
   MNEME_ASSIGN_OR_RETURN(map.a, LoadFactor(reader, names.a, rank, C, layout));
   MNEME_ASSIGN_OR_RETURN(map.b, LoadFactor(reader, names.b, C, rank, layout));
   if (!names.bias.empty()) {
-    MNEME_ASSIGN_OR_RETURN(map.bias, reader.Vector(names.bias, C));
+    MNEME_ASSIGN_OR_RETURN(map.bias, LoadVector(reader, names.bias, C));
   }
   return map;
 }

@@ -12,7 +12,8 @@
 #include "engine/arch/arch.h"
 #include "engine/arch/weight_reader.h"
 #include "engine/checkpoint/checkpoint.h"
-#include "engine/core/dtype.h"
+#include "engine/core/rows.h"
+#include "engine/device/weight_store.h"
 
 namespace mneme::engine::rwkv {
 
@@ -28,42 +29,46 @@ struct Config {
 };
 
 struct Norm {
-  std::vector<float> weight;  // [C]
-  std::vector<float> bias;    // [C]
+  Vector weight;  // [C]
+  Vector bias;    // [C]
 };
 
 // B f(A x) + bias, f depending on what it is for.
 struct LowRank {
-  OwnedMatrix a;            // [R, C]
-  OwnedMatrix b;            // [C, R]
-  std::vector<float> bias;  // [C] or empty
-  int64_t rank() const { return a.weight.rows; }
+  Matrix a;     // [R, C]
+  Matrix b;     // [C, R]
+  Vector bias;  // [C], or none
+  int64_t rank() const { return a.rows(); }
 };
 
 // What a layer has besides its time mixing. Shares (mu) are those of the previous token.
 struct Block {
   Norm attention_norm, ffn_norm;
-  std::vector<float> ffn_mu_k;  // [C]
-  std::vector<float> ffn_mu_r;  // [C], up to version 6
-  Weight ffn_key;               // [F, C]
-  Weight ffn_value;             // [C, F]
-  Weight ffn_receptance;        // [C, C], up to version 6
+  Vector ffn_mu_k;        // [C]
+  Vector ffn_mu_r;        // [C], up to version 6
+  Matrix ffn_key;         // [F, C]
+  Matrix ffn_value;       // [C, F]
+  Matrix ffn_receptance;  // [C, C], up to version 6
   // A power of two by which the weights of both outputs to the residual stream are stored divided.
   // Versions 5 and 6.
   float output_scale = 1;
 };
 
-// Matrices point into the checkpoint's mapping, which must outlive them, or into themselves.
+// Matrices are used where they lie, in the checkpoint's mapping, which must outlive them; what is
+// not is in the store.
 struct Model {
+  WeightStore store;
   Config config;
   ArchInfo info;  // sizes
-  Weight embedding;
+  Matrix embedding;
   Norm embedding_norm;
   std::vector<Block> blocks;
   Norm final_norm;
-  Weight head;  // [V, C]
+  Matrix head;  // [V, C]
 };
 
+// [C] or [1, 1, C], as public files write vectors.
+absl::StatusOr<Vector> LoadVector(WeightReader& reader, const std::string& name, int64_t C);
 absl::StatusOr<Norm> LoadNorm(WeightReader& reader, const std::string& name, int64_t C);
 
 // How a layout stores the factors of a low-rank map, where both readings fit a square matrix;

@@ -19,70 +19,78 @@ absl::StatusOr<std::vector<int64_t>> WeightReader::Shape(const std::string& name
                                           "\" is missing, expected shape ", std::string(expected)));
 }
 
-absl::StatusOr<Weight> WeightReader::Matrix(const std::string& name, int64_t rows,
+absl::StatusOr<Matrix> WeightReader::Matrix(const std::string& name, int64_t rows,
                                             int64_t columns) {
   MNEME_ASSIGN_OR_RETURN(const Weight weight, checkpoint_.GetWeight(name, rows, columns));
   used_.insert(name);
-  CountMatrix(weight);
-  return weight;
+  return Counted(store_.Map(weight));
 }
 
-absl::StatusOr<OwnedMatrix> WeightReader::Transposed(const std::string& name, int64_t rows,
-                                                     int64_t columns) {
+absl::StatusOr<Matrix> WeightReader::Transposed(const std::string& name, int64_t rows,
+                                                int64_t columns) {
   MNEME_ASSIGN_OR_RETURN(const std::vector<float> stored, Floats(name, {{columns, rows}}));
   return Transpose(stored.data(), rows, columns);
 }
 
-absl::StatusOr<std::vector<OwnedMatrix>> WeightReader::TransposedStack(const std::string& name,
-                                                                       int64_t count, int64_t rows,
-                                                                       int64_t columns) {
+absl::StatusOr<std::vector<Matrix>> WeightReader::TransposedStack(const std::string& name,
+                                                                  int64_t count, int64_t rows,
+                                                                  int64_t columns) {
   MNEME_ASSIGN_OR_RETURN(const std::vector<float> stored, Floats(name, {{count, columns, rows}}));
-  std::vector<OwnedMatrix> matrices;
+  std::vector<engine::Matrix> matrices;
   for (int64_t i = 0; i < count; ++i) {
     matrices.push_back(Transpose(stored.data() + i * columns * rows, rows, columns));
   }
   return matrices;
 }
 
-absl::StatusOr<std::vector<OwnedMatrix>> WeightReader::MatrixStack(const std::string& name,
-                                                                   int64_t count, int64_t rows,
-                                                                   int64_t columns) {
+absl::StatusOr<std::vector<Matrix>> WeightReader::MatrixStack(const std::string& name,
+                                                              int64_t count, int64_t rows,
+                                                              int64_t columns) {
   const int64_t shape[] = {count, rows, columns};
   MNEME_ASSIGN_OR_RETURN(const Tensor* tensor, checkpoint_.GetTensor(name, shape));
-  if (!AllFinite(tensor->dtype, {tensor->data, tensor->size_bytes})) {
-    return absl::InvalidArgumentError(absl::StrCat(checkpoint_.path(), ": tensor \"", name,
-                                                   "\" holds a NaN or infinity, expected finite"));
-  }
+  MNEME_RETURN_IF_ERROR(RequireFinite(name, *tensor));
   used_.insert(name);
-  std::vector<OwnedMatrix> matrices(count);
+  std::vector<engine::Matrix> matrices;
   for (int64_t i = 0; i < count; ++i) {
-    Weight& weight = matrices[i].weight;
-    weight = {tensor->dtype, rows, columns, nullptr};
+    Weight weight{tensor->dtype, rows, columns, nullptr};
     weight.data = tensor->data + i * weight.size_bytes();
-    CountMatrix(weight);
+    matrices.push_back(Counted(store_.Map(weight)));
   }
   return matrices;
 }
 
-OwnedMatrix WeightReader::Transpose(const float* stored, int64_t rows, int64_t columns) {
+Matrix WeightReader::Transpose(const float* stored, int64_t rows, int64_t columns) {
   // Counted as a matrix, which is how it is used.
   bytes_ -= rows * columns * static_cast<int64_t>(sizeof(float));
   parameters_ -= rows * columns;
-  OwnedMatrix matrix;
-  matrix.values.resize(rows * columns);
+  std::vector<float> values(rows * columns);
   for (int64_t r = 0; r < rows; ++r) {
-    for (int64_t c = 0; c < columns; ++c) {
-      matrix.values[r * columns + c] = stored[c * rows + r];
-    }
+    for (int64_t c = 0; c < columns; ++c) values[r * columns + c] = stored[c * rows + r];
   }
-  matrix.weight = {DType::kF32, rows, columns,
-                   reinterpret_cast<const std::byte*>(matrix.values.data())};
-  CountMatrix(matrix.weight);
-  return matrix;
+  return Counted(store_.PlaceMatrix(values, rows, columns));
+}
+
+absl::StatusOr<Vector> WeightReader::Vector(const std::string& name, const Shapes& shapes) {
+  MNEME_ASSIGN_OR_RETURN(const std::vector<float> values, Floats(name, shapes));
+  return Place(values);
+}
+
+absl::StatusOr<std::vector<float>> WeightReader::Dequantized(const std::string& name) const {
+  const auto it = checkpoint_.tensors().find(name);
+  if (it == checkpoint_.tensors().end()) {
+    return absl::NotFoundError(
+        absl::StrCat(checkpoint_.path(), ": tensor \"", name, "\" is missing"));
+  }
+  const Tensor& tensor = it->second;
+  int64_t size = 1;
+  for (const int64_t n : tensor.shape) size *= n;
+  std::vector<float> values(size);
+  DequantizeRow(tensor.dtype, tensor.data, size, values.data());
+  return values;
 }
 
 absl::StatusOr<std::vector<float>> WeightReader::Floats(const std::string& name,
-                                                        std::vector<std::vector<int64_t>> shapes) {
+                                                        const Shapes& shapes) {
   const std::vector<int64_t>* shape = &shapes.front();
   const auto it = checkpoint_.tensors().find(name);
   if (it != checkpoint_.tensors().end()) {
@@ -96,10 +104,7 @@ absl::StatusOr<std::vector<float>> WeightReader::Floats(const std::string& name,
         absl::StrCat(checkpoint_.path(), ": tensor \"", name, "\" has type ",
                      std::string(Traits(tensor->dtype).name), ", expected F32, F16 or BF16"));
   }
-  if (!AllFinite(tensor->dtype, {tensor->data, tensor->size_bytes})) {
-    return absl::InvalidArgumentError(absl::StrCat(checkpoint_.path(), ": tensor \"", name,
-                                                   "\" holds a NaN or infinity, expected finite"));
-  }
+  MNEME_RETURN_IF_ERROR(RequireFinite(name, *tensor));
   int64_t size = 1;
   for (const int64_t n : *shape) size *= n;
   std::vector<float> values(size);
@@ -139,11 +144,19 @@ void WeightReader::FillInfo(ArchInfo* info) const {
   }
 }
 
-void WeightReader::CountMatrix(const Weight& weight) {
-  bytes_ += static_cast<int64_t>(weight.size_bytes());
-  parameters_ += weight.rows * weight.columns;
-  matrix_parameters_ += weight.rows * weight.columns;
-  bytes_by_dtype_[static_cast<size_t>(weight.dtype)] += static_cast<int64_t>(weight.size_bytes());
+Matrix WeightReader::Counted(const engine::Matrix& matrix) {
+  const auto bytes = static_cast<int64_t>(matrix.size_bytes());
+  bytes_ += bytes;
+  bytes_by_dtype_[static_cast<size_t>(matrix.dtype())] += bytes;
+  parameters_ += matrix.rows() * matrix.columns();
+  matrix_parameters_ += matrix.rows() * matrix.columns();
+  return matrix;
+}
+
+absl::Status WeightReader::RequireFinite(const std::string& name, const Tensor& tensor) const {
+  if (AllFinite(tensor.dtype, {tensor.data, tensor.size_bytes})) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(checkpoint_.path(), ": tensor \"", name,
+                                                 "\" holds a NaN or infinity, expected finite"));
 }
 
 }  // namespace mneme::engine

@@ -7,6 +7,7 @@
 #include <array>
 #include <cstdint>
 #include <set>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -15,19 +16,16 @@
 #include "engine/arch/arch.h"
 #include "engine/checkpoint/checkpoint.h"
 #include "engine/core/dtype.h"
+#include "engine/core/rows.h"
+#include "engine/device/weight_store.h"
 
 namespace mneme::engine {
 
-// A matrix that had to be transposed, in f32. Moving it keeps `weight` valid.
-struct OwnedMatrix {
-  std::vector<float> values;
-  Weight weight;  // points into `values`, or into the checkpoint if it was stored as needed
-};
-
 class WeightReader {
  public:
-  WeightReader(const Checkpoint& checkpoint, std::string_view architecture)
-      : checkpoint_(checkpoint), architecture_(architecture) {}
+  // `store` keeps what is not used where it lies; the checkpoint must outlive the rest.
+  WeightReader(const Checkpoint& checkpoint, std::string_view architecture, WeightStore& store)
+      : checkpoint_(checkpoint), architecture_(architecture), store_(store) {}
 
   // The file or folder, for messages.
   const std::string& path() const { return checkpoint_.path(); }
@@ -36,22 +34,25 @@ class WeightReader {
   absl::StatusOr<std::vector<int64_t>> Shape(const std::string& name, std::string_view expected);
 
   // A matrix [rows, columns] where it lies.
-  absl::StatusOr<Weight> Matrix(const std::string& name, int64_t rows, int64_t columns);
+  absl::StatusOr<engine::Matrix> Matrix(const std::string& name, int64_t rows, int64_t columns);
   // A matrix stored as [columns, rows], used as [rows, columns]. Float types only.
-  absl::StatusOr<OwnedMatrix> Transposed(const std::string& name, int64_t rows, int64_t columns);
+  absl::StatusOr<engine::Matrix> Transposed(const std::string& name, int64_t rows, int64_t columns);
   // `count` such matrices stored as one tensor [count, columns, rows].
-  absl::StatusOr<std::vector<OwnedMatrix>> TransposedStack(const std::string& name, int64_t count,
-                                                           int64_t rows, int64_t columns);
+  absl::StatusOr<std::vector<engine::Matrix>> TransposedStack(const std::string& name,
+                                                              int64_t count, int64_t rows,
+                                                              int64_t columns);
   // `count` matrices [rows, columns] where they lie, in one tensor [count, rows, columns].
-  absl::StatusOr<std::vector<OwnedMatrix>> MatrixStack(const std::string& name, int64_t count,
-                                                       int64_t rows, int64_t columns);
-  // A float tensor of one of `shapes`, as f32; all values finite. The message names the first one.
-  absl::StatusOr<std::vector<float>> Floats(const std::string& name,
-                                            std::vector<std::vector<int64_t>> shapes);
-  // [size] or [1, 1, size], as public files write vectors.
-  absl::StatusOr<std::vector<float>> Vector(const std::string& name, int64_t size) {
-    return Floats(name, {{size}, {1, 1, size}});
-  }
+  absl::StatusOr<std::vector<engine::Matrix>> MatrixStack(const std::string& name, int64_t count,
+                                                          int64_t rows, int64_t columns);
+
+  using Shapes = std::vector<std::vector<int64_t>>;
+  // A float tensor of one of `shapes`; all values finite. The message names the first one.
+  absl::StatusOr<engine::Vector> Vector(const std::string& name, const Shapes& shapes);
+  // The same to compute with; what comes of it goes to Place.
+  absl::StatusOr<std::vector<float>> Floats(const std::string& name, const Shapes& shapes);
+  engine::Vector Place(std::span<const float> values) { return store_.Place(values); }
+  // The values of a matrix that was taken, [rows, columns].
+  absl::StatusOr<std::vector<float>> Dequantized(const std::string& name) const;
 
   // Every tensor below `prefix` may be there and is not used.
   void Ignore(std::string prefix) { ignored_.push_back(std::move(prefix)); }
@@ -67,12 +68,14 @@ class WeightReader {
   void FillInfo(ArchInfo* info) const;
 
  private:
-  void CountMatrix(const Weight& weight);
+  engine::Matrix Counted(const engine::Matrix& matrix);
+  absl::Status RequireFinite(const std::string& name, const Tensor& tensor) const;
   // From `stored` [columns, rows], which Floats has counted.
-  OwnedMatrix Transpose(const float* stored, int64_t rows, int64_t columns);
+  engine::Matrix Transpose(const float* stored, int64_t rows, int64_t columns);
 
   const Checkpoint& checkpoint_;
   const std::string architecture_;
+  WeightStore& store_;
   std::set<std::string, std::less<>> used_;
   std::vector<std::string> ignored_;
   int64_t bytes_ = 0;

@@ -39,6 +39,7 @@ struct Kernels {
   BlockAttentionFn block_attention;
   CopyRowsFn copy_rows;
   StoreRowsFn store_rows;
+  FiniteRowsFn finite_rows;
   SiluMulFn silu_mul;
   AddFn add;
   MulFn mul;

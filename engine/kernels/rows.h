@@ -1,5 +1,5 @@
 // Rows moved from one place to another: activations among themselves, and into a state in the type
-// that it keeps. Same bits on every backend.
+// that it keeps; and rows looked over for what is not a number. Same bits on every backend.
 #pragma once
 
 #include <cstddef>
@@ -33,5 +33,10 @@ struct StoreRowsArgs {
 };
 
 using StoreRowsFn = void (*)(Exec& exec, std::span<const StoreRowsArgs> batch);
+
+// finite[t] = 1 if every number of row t of x [T, width] is one, 0 if there is a NaN or an
+// infinity.
+using FiniteRowsFn = void (*)(Exec& exec, const float* x, int64_t T, int64_t width,
+                              uint8_t* finite);
 
 }  // namespace mneme::engine

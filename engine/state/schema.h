@@ -7,6 +7,7 @@
 
 #include "engine/core/aligned_buffer.h"
 #include "engine/core/dtype.h"
+#include "engine/core/rows.h"
 
 namespace mneme::engine {
 
@@ -51,6 +52,11 @@ class StateSchema {
   // SHA-256 of a canonical description: two schemas with equal hashes lay out equal blocks.
   const std::string& hash() const { return hash_; }
   const StateTensor* Find(int32_t layer, std::string_view name) const;
+  // For kernels: where tensor `index` lies.
+  StateField Field(int64_t index) const {
+    const StateTensor& tensor = tensors_[index];
+    return {static_cast<int64_t>(tensor.offset_bytes), tensor.dtype};
+  }
 
  private:
   std::vector<StateTensor> tensors_;

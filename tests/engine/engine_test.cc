@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "engine/kernels/kernels.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/support/compare.h"

@@ -8,8 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "engine/core/status_macros.h"
-#include "engine/kernels/exec.h"
-#include "engine/kernels/kernels.h"
+#include "engine/kernels/ops.h"
 
 namespace mneme::engine::fam {
 namespace {
@@ -46,24 +45,23 @@ std::vector<StateTensor> StateTensors(const Config& config, DType kv_dtype) {
   return tensors;
 }
 
-// Positions of memory rows whose last one is `end` - 1.
+// Positions of `count` memory rows whose last one is `end` - 1.
 void AppendPositions(int64_t end, int64_t count, std::vector<int64_t>* positions) {
   for (int64_t i = 0; i < count; ++i) positions->push_back(end - count + i);
 }
 
 }  // namespace
 
-// Arrays of one pass over T rows, row-major: tokens, or rows of memories.
+// Rows of one pass: of tokens, or of memories.
 struct Fam::Activations {
-  int64_t T = 0;
-  float* x = nullptr;       // [T, D] residual stream
-  float* normed = nullptr;  // [T, D]
-  float* q = nullptr;       // [T, H * dk]
-  float* k = nullptr;       // [T, Hk * dk]
-  float* v = nullptr;       // [T, Hk * dk]
-  float* mixed = nullptr;   // [T, H * dk]
-  float* gate = nullptr;    // [T, F]
-  float* up = nullptr;      // [T, F]
+  Rows x;       // [T, D] residual stream
+  Rows normed;  // [T, D]
+  Rows q;       // [T, H * dk]
+  Rows k;       // [T, Hk * dk]
+  Rows v;       // [T, Hk * dk]
+  Rows mixed;   // [T, H * dk]
+  Rows gate;    // [T, F]
+  Rows up;      // [T, F]
 };
 
 absl::StatusOr<std::unique_ptr<Arch>> Fam::Create(std::shared_ptr<const Checkpoint> checkpoint,
@@ -86,9 +84,8 @@ absl::StatusOr<std::unique_ptr<Arch>> Fam::Create(std::shared_ptr<const Checkpoi
         absl::StrCat(checkpoint->path(), ": keys 'block_tokens' ", B, " and 'memory_blocks' ", m,
                      " make a state of more than ", kMaxStateBytes, " bytes"));
   }
-  arch->kv_dtype_ = options.kv_dtype;
-  arch->ones_.assign(D, 1.0f);
-  arch->zeros_.assign(D, 0.0f);
+  arch->ones_ = arch->weights_.store.Place(std::vector<float>(D, 1.0f));
+  arch->zeros_ = arch->weights_.store.Place(std::vector<float>(D, 0.0f));
   arch->schema_ = StateSchema(StateTensors(config, options.kv_dtype));
 
   info.architecture = "fam";
@@ -103,21 +100,21 @@ absl::StatusOr<std::unique_ptr<Arch>> Fam::Create(std::shared_ptr<const Checkpoi
   return arch;
 }
 
-const StateTensor& Fam::Tensor(int64_t layer, int64_t which) const {
+StateField Fam::Field(int64_t layer, int64_t which) const {
   const int64_t skipped = config_.fam_tokens > 0 ? 0 : kMemoryTensors;
-  return schema_.tensors()[layer * (kCount - skipped) + which - skipped];
+  if (which < skipped) return {};
+  return schema_.Field(layer * (kCount - skipped) + which - skipped);
 }
 
-Fam::Activations Fam::Reserve(int64_t T, StepBuffers& buffers) const {
+Fam::Activations Fam::Reserve(int64_t T, Arena& arena) const {
   const int64_t D = config_.width, F = config_.ffn_width;
   const int64_t q_width = config_.heads * config_.head_dim;
   const int64_t kv_width = config_.kv_heads * config_.head_dim;
-  Activations act{.T = T};
-  const StepBuffers::Part parts[] = {{&act.x, T * D},        {&act.normed, T * D},
-                                     {&act.q, T * q_width},  {&act.k, T * kv_width},
-                                     {&act.v, T * kv_width}, {&act.mixed, T * q_width},
-                                     {&act.gate, T * F},     {&act.up, T * F}};
-  buffers.Reserve(parts);
+  Activations act;
+  const Arena::Part parts[] = {
+      {&act.x, T, D},        {&act.normed, T, D},      {&act.q, T, q_width}, {&act.k, T, kv_width},
+      {&act.v, T, kv_width}, {&act.mixed, T, q_width}, {&act.gate, T, F},    {&act.up, T, F}};
+  arena.Reserve(parts);
   return act;
 }
 
@@ -125,232 +122,142 @@ Fam::Activations Fam::Reserve(int64_t T, StepBuffers& buffers) const {
 // through the layers, seeing each other only, at the positions before the text. What enters a layer
 // is that layer's memory. (Taking it from a layer that has read the first block would show a token
 // its future.)
-void Fam::InitState(Exec& exec, State& state) {
-  const int64_t f = config_.fam_tokens, D = config_.width;
+void Fam::InitState(Exec& exec, StateSlot state) {
+  const int64_t f = config_.fam_tokens;
   if (f == 0) return;
-  const Activations act = Reserve(f, memory_buffers_);
+  const Activations act = Reserve(f, memory_arena_);
   std::vector<int64_t> positions;
   AppendPositions(0, f, &positions);
-  const auto copy = [&](const float* from, float* to) {
-    const CopyRowsArgs args{
-        .from = from, .from_stride = D, .to = to, .to_stride = D, .rows = f, .width = D};
-    exec.kernels().copy_rows(exec, {&args, 1});
-  };
-  copy(weights_.prompt.data(), act.x);
+  const Run memory{.slot = state, .rows = f};
+  ops::Copy(exec, weights_.prompt, act.x);
   for (int64_t i = 0; i < config_.num_layers; ++i) {
     const DecoderLayer& layer = weights_.layers[i];
-    std::byte* block = state.block.data();
-    std::byte* k_rows = block + Tensor(i, kMemoryKeys).offset_bytes;
-    std::byte* v_rows = block + Tensor(i, kMemoryValues).offset_bytes;
-    copy(act.x, reinterpret_cast<float*>(block + Tensor(i, kMemory).offset_bytes));
-    StoreMemoryKeys(exec, layer, act, positions, {&k_rows, 1}, {&v_rows, 1});
-    const MatMulTask query = Product(layer.q, act.q);
-    exec.kernels().matmul(exec, {&query, 1}, act.normed, D, f);
+    ops::WriteState(exec, {&memory, 1}, act.x, Field(i, kMemory));
+    StoreMemoryKeys(exec, {&memory, 1}, i, act, positions);
+    ops::MatMul(exec, act.normed, Product(layer.q, act.q));
     Rotate(exec, positions, config_.heads, act.q);
-    BlockAttentionArgs args = BaseArgs();
-    args.runs[0] = {k_rows, v_rows, f};
-    args.causal = false;
-    args.T = f;
-    args.q = act.q;
-    args.out = act.mixed;
-    exec.kernels().block_attention(exec, {&args, 1});
-    AddOutput(exec, layer, f, act.mixed, act.x);
-    FeedForward(exec, layer, config_.rms_eps, f, act.x, act.normed, act.gate, act.up);
+    ops::BlockAttention attention = Attention(i);
+    attention.block_tokens = 0;
+    attention.causal = false;
+    attention.q = act.q;
+    attention.out = act.mixed;
+    ops::Attend(exec, {&memory, 1}, attention);
+    AddOutput(exec, layer, act.mixed, act.x);
+    FeedForward(exec, layer, config_.rms_eps, act.x, act.normed, act.gate, act.up);
   }
 }
 
-absl::Status Fam::Forward(Exec& exec, std::span<const ArchSlice> slices) {
-  FlattenTokens(slices, &tokens_);
-  const auto T = static_cast<int64_t>(tokens_.size());
-  if (T == 0) return absl::OkStatus();
-  positions_.clear();
-  for (const ArchSlice& slice : slices) {
-    const auto count = static_cast<int64_t>(slice.tokens.size());
-    AppendPositions(slice.state->position + count, count, &positions_);
-  }
-  PlanRounds(slices, config_.block_tokens, &rounds_);
-  const Activations act = Reserve(T, buffers_);
+void Fam::Forward(Exec& exec, const Batch& batch, Rows logits) {
+  const std::vector<std::vector<Run>> blocks = batch.CutAt(config_.block_tokens);
+  const Activations act = Reserve(batch.rows(), arena_);
 
-  exec.kernels().embed_rows(exec, weights_.embedding, tokens_, act.x);
+  ops::Embed(exec, weights_.embedding, batch.tokens, act.x);
   for (int64_t i = 0; i < config_.num_layers; ++i) {
     const DecoderLayer& layer = weights_.layers[i];
-    ProjectQkv(exec, layer, config_.rms_eps, T, act.x, act.normed, act.q, act.k, act.v);
-    Rotate(exec, positions_, config_.heads, act.q);
-    Rotate(exec, positions_, config_.kv_heads, act.k);
+    ProjectQkv(exec, layer, config_.rms_eps, act.x, act.normed, act.q, act.k, act.v);
+    Rotate(exec, batch.positions, config_.heads, act.q);
+    Rotate(exec, batch.positions, config_.kv_heads, act.k);
     // A block's tokens need the memory that the block before left in this layer, and no more: the
     // layer's products run over all of them at once.
-    for (const std::vector<Piece>& pieces : rounds_) {
+    for (const std::vector<Run>& pieces : blocks) {
       Mix(exec, pieces, i, act);
       if (config_.fam_tokens > 0) UpdateMemory(exec, pieces, i);
     }
-    AddOutput(exec, layer, T, act.mixed, act.x);
-    FeedForward(exec, layer, config_.rms_eps, T, act.x, act.normed, act.gate, act.up);
+    AddOutput(exec, layer, act.mixed, act.x);
+    FeedForward(exec, layer, config_.rms_eps, act.x, act.normed, act.gate, act.up);
   }
-  WriteLogits(exec, weights_, config_.rms_eps, slices, act.x, act.normed, head_);
-  return absl::OkStatus();
+  WriteLogits(exec, weights_, config_.rms_eps, batch.wanted, act.x, act.normed, logits);
 }
 
-void Fam::Rotate(Exec& exec, std::span<const int64_t> positions, int64_t heads, float* x) const {
-  exec.kernels().rope(exec, {.x = x,
-                             .x_stride = heads * config_.head_dim,
-                             .heads = heads,
-                             .head_dim = config_.head_dim,
-                             .rotary_dim = config_.head_dim,
-                             .layout = config_.rope_layout,
-                             .positions = positions,
-                             .theta = config_.theta});
+void Fam::Rotate(Exec& exec, std::span<const int64_t> positions, int64_t heads, Rows x) const {
+  ops::Rope(exec, x,
+            {.heads = heads,
+             .head_dim = config_.head_dim,
+             .rotary_dim = config_.head_dim,
+             .layout = config_.rope_layout,
+             .theta = config_.theta},
+            positions);
 }
 
-BlockAttentionArgs Fam::BaseArgs() const {
-  const int64_t q_width = config_.heads * config_.head_dim;
-  return {.dtype = kv_dtype_,
+ops::BlockAttention Fam::Attention(int64_t layer) const {
+  return {.k = Field(layer, kKeys),
+          .v = Field(layer, kValues),
+          .block_tokens = config_.block_tokens,
+          .ring_blocks = config_.memory_blocks + 1,
+          .past_blocks = config_.memory_blocks,
+          .memory_k = Field(layer, kMemoryKeys),
+          .memory_v = Field(layer, kMemoryValues),
+          .memory_rows = config_.fam_tokens,
           .query_heads = config_.heads,
           .kv_heads = config_.kv_heads,
           .key_dim = config_.head_dim,
           .value_dim = config_.head_dim,
-          .scale = static_cast<float>(1 / std::sqrt(static_cast<double>(config_.head_dim))),
-          .q_stride = q_width,
-          .out_stride = q_width};
-}
-
-// Rows of keys and values, to be stored as a state keeps them.
-void Fam::AddStores(int64_t rows, const float* k, const float* v, std::byte* to_k,
-                    std::byte* to_v) {
-  const int64_t width = config_.kv_heads * config_.head_dim;
-  StoreRowsArgs store{.x_stride = width, .rows = rows, .width = width, .dtype = kv_dtype_};
-  store.x = k;
-  store.to = to_k;
-  stores_.push_back(store);
-  store.x = v;
-  store.to = to_v;
-  stores_.push_back(store);
+          .scale = static_cast<float>(1 / std::sqrt(static_cast<double>(config_.head_dim)))};
 }
 
 // act.q, act.k (rotated), act.v and the states -> act.mixed and the states' rings.
-void Fam::Mix(Exec& exec, std::span<const Piece> pieces, int64_t layer, const Activations& act) {
-  const Kernels& kernels = exec.kernels();
-  const int64_t q_width = config_.heads * config_.head_dim;
-  const int64_t kv_width = config_.kv_heads * config_.head_dim;
-  const int64_t row_bytes = kv_width * Traits(kv_dtype_).block_bytes;
-  const int64_t B = config_.block_tokens, rows = config_.ring_rows();
-  attention_.clear();
-  stores_.clear();
-  for (const Piece& piece : pieces) {
-    std::byte* k = piece.block + Tensor(layer, kKeys).offset_bytes;
-    std::byte* v = piece.block + Tensor(layer, kValues).offset_bytes;
-    // A block lies in the ring in one piece, because the ring is a whole number of blocks.
-    const int64_t at = piece.position % rows * row_bytes;
-    AddStores(piece.count, act.k + piece.row * kv_width, act.v + piece.row * kv_width, k + at,
-              v + at);
-
-    const int64_t begin = piece.position - piece.position % B;  // of the block
-    const int64_t past = std::min(config_.memory_blocks * B, begin);
-    const int64_t oldest = (begin - past) % rows;
-    const int64_t unwrapped = std::min(past, rows - oldest);
-    BlockAttentionArgs args = BaseArgs();
-    args.runs[0] = {k + oldest * row_bytes, v + oldest * row_bytes, unwrapped};
-    args.runs[1] = {k, v, past - unwrapped};
-    if (config_.fam_tokens > 0) {
-      args.runs[2] = {piece.block + Tensor(layer, kMemoryKeys).offset_bytes,
-                      piece.block + Tensor(layer, kMemoryValues).offset_bytes, config_.fam_tokens};
-    }
-    const int64_t current = begin % rows * row_bytes;
-    args.runs[3] = {k + current, v + current, piece.position - begin + piece.count};
-    args.T = piece.count;
-    args.q = act.q + piece.row * q_width;
-    args.out = act.mixed + piece.row * q_width;
-    attention_.push_back(args);
-  }
-  kernels.store_rows(exec, stores_);
-  kernels.block_attention(exec, attention_);
+void Fam::Mix(Exec& exec, std::span<const Run> pieces, int64_t layer,
+              const Activations& act) const {
+  ops::BlockAttention attention = Attention(layer);
+  ops::StoreRows(exec, pieces, act.k, attention.k, config_.ring_rows());
+  ops::StoreRows(exec, pieces, act.v, attention.v, config_.ring_rows());
+  attention.q = act.q;
+  attention.out = act.mixed;
+  ops::Attend(exec, pieces, attention);
 }
 
 // The memories of sequences that have read a whole block.
-void Fam::UpdateMemory(Exec& exec, std::span<const Piece> pieces, int64_t index) {
-  const Kernels& kernels = exec.kernels();
+void Fam::UpdateMemory(Exec& exec, std::span<const Run> pieces, int64_t index) {
   const DecoderLayer& layer = weights_.layers[index];
-  const int64_t f = config_.fam_tokens, D = config_.width, B = config_.block_tokens;
-  const int64_t q_width = config_.heads * config_.head_dim;
-  const int64_t row_bytes = config_.kv_heads * config_.head_dim * Traits(kv_dtype_).block_bytes;
-  std::vector<const Piece*> complete;
-  for (const Piece& piece : pieces) {
-    if (piece.completes) complete.push_back(&piece);
-  }
-  if (complete.empty()) return;
-  const auto n = static_cast<int64_t>(complete.size());
-  const Activations act = Reserve(n * f, memory_buffers_);
-
+  const int64_t f = config_.fam_tokens, B = config_.block_tokens;
+  // A run of f rows for each, at the position of its block.
+  std::vector<Run> memories;
   std::vector<int64_t> query_positions, key_positions;
-  std::vector<std::byte*> k_rows, v_rows;
-  std::vector<CopyRowsArgs> reads, resets, writes;
-  attention_.clear();
-  for (int64_t i = 0; i < n; ++i) {
-    const Piece& piece = *complete[i];
-    const int64_t end = piece.position + piece.count, begin = end - B;
-    float* memory = reinterpret_cast<float*>(piece.block + Tensor(index, kMemory).offset_bytes);
-    float* x = act.x + i * f * D;
-    reads.push_back(
-        {.from = memory, .from_stride = D, .to = x, .to_stride = D, .rows = f, .width = D});
-    writes.push_back(
-        {.from = x, .from_stride = D, .to = memory, .to_stride = D, .rows = f, .width = D});
-    // The first update starts from a prompt, which holds no text to be kept.
-    if (end == B) {
-      resets.push_back({.from = zeros_.data(),
-                        .from_stride = 0,
-                        .to = x,
-                        .to_stride = D,
-                        .rows = f,
-                        .width = D});
-    }
+  for (const Run& piece : pieces) {
+    if (!piece.completes) continue;
+    const int64_t end = piece.position + piece.rows, begin = end - B;
+    memories.push_back({.slot = piece.slot,
+                        .position = begin,
+                        .first_row = static_cast<int64_t>(memories.size()) * f,
+                        .rows = f});
     AppendPositions(config_.query_at_current ? end : begin, f, &query_positions);
     AppendPositions(end, f, &key_positions);
-    k_rows.push_back(piece.block + Tensor(index, kMemoryKeys).offset_bytes);
-    v_rows.push_back(piece.block + Tensor(index, kMemoryValues).offset_bytes);
-    const int64_t at = begin % config_.ring_rows() * row_bytes;
-    BlockAttentionArgs args = BaseArgs();
-    args.runs[0] = {k_rows.back(), v_rows.back(), f};
-    args.runs[1] = {piece.block + Tensor(index, kKeys).offset_bytes + at,
-                    piece.block + Tensor(index, kValues).offset_bytes + at, B};
-    args.causal = false;
-    args.T = f;
-    args.q = act.q + i * f * q_width;
-    args.out = act.mixed + i * f * q_width;
-    attention_.push_back(args);
   }
-  kernels.copy_rows(exec, reads);
-  kernels.rms_norm(exec, act.x, layer.attention_norm.data(), config_.rms_eps, act.T, D, act.normed);
-  const MatMulTask query = Product(layer.q, act.q);
-  kernels.matmul(exec, {&query, 1}, act.normed, D, act.T);
+  if (memories.empty()) return;
+  const Activations act = Reserve(static_cast<int64_t>(memories.size()) * f, memory_arena_);
+
+  ops::ReadState(exec, memories, Field(index, kMemory), act.x);
+  ops::RmsNorm(exec, act.x, layer.attention_norm, config_.rms_eps, act.normed);
+  ops::MatMul(exec, act.normed, Product(layer.q, act.q));
   Rotate(exec, query_positions, config_.heads, act.q);
-  kernels.block_attention(exec, attention_);
-  kernels.copy_rows(exec, resets);
-  AddOutput(exec, layer, act.T, act.mixed, act.x);
-  FeedForward(exec, layer, config_.rms_eps, act.T, act.x, act.normed, act.gate, act.up);
-  if (config_.feedback_norm) {
-    kernels.rms_norm(exec, act.x, ones_.data(), kFeedbackEps, act.T, D, act.x);
+  // The rows see each other and the whole block.
+  ops::BlockAttention attention = Attention(index);
+  attention.past_blocks = 0;
+  attention.causal = false;
+  attention.q = act.q;
+  attention.out = act.mixed;
+  ops::Attend(exec, memories, attention);
+  for (const Run& memory : memories) {
+    // The first update starts from a prompt, which holds no text to be kept.
+    if (memory.position == 0) ops::Copy(exec, zeros_, act.x.Slice(memory.first_row, f));
   }
-  kernels.copy_rows(exec, writes);
-  StoreMemoryKeys(exec, layer, act, key_positions, k_rows, v_rows);
+  AddOutput(exec, layer, act.mixed, act.x);
+  FeedForward(exec, layer, config_.rms_eps, act.x, act.normed, act.gate, act.up);
+  if (config_.feedback_norm) ops::RmsNorm(exec, act.x, ones_, kFeedbackEps, act.x);
+  ops::WriteState(exec, memories, act.x, Field(index, kMemory));
+  StoreMemoryKeys(exec, memories, index, act, key_positions);
 }
 
-// act.normed = rms(act.x), the memories of all sequences, f rows each; its keys and values go where
-// each sequence keeps them.
-void Fam::StoreMemoryKeys(Exec& exec, const DecoderLayer& layer, const Activations& act,
-                          std::span<const int64_t> positions, std::span<std::byte* const> k_rows,
-                          std::span<std::byte* const> v_rows) {
-  const Kernels& kernels = exec.kernels();
-  const int64_t f = config_.fam_tokens, D = config_.width;
-  const int64_t width = config_.kv_heads * config_.head_dim;
-  kernels.rms_norm(exec, act.x, layer.attention_norm.data(), config_.rms_eps, act.T, D, act.normed);
-  const std::array tasks = {Product(layer.k, act.k), Product(layer.v, act.v)};
-  kernels.matmul(exec, tasks, act.normed, D, act.T);
+// act.normed = rms(act.x), the memories of all sequences; its keys and values go where each
+// sequence keeps them.
+void Fam::StoreMemoryKeys(Exec& exec, std::span<const Run> memories, int64_t index,
+                          const Activations& act, std::span<const int64_t> positions) const {
+  const DecoderLayer& layer = weights_.layers[index];
+  ops::RmsNorm(exec, act.x, layer.attention_norm, config_.rms_eps, act.normed);
+  ops::MatMul(exec, act.normed, std::array{Product(layer.k, act.k), Product(layer.v, act.v)});
   Rotate(exec, positions, config_.kv_heads, act.k);
-  stores_.clear();
-  for (size_t i = 0; i < k_rows.size(); ++i) {
-    const int64_t first = static_cast<int64_t>(i) * f * width;
-    AddStores(f, act.k + first, act.v + first, k_rows[i], v_rows[i]);
-  }
-  kernels.store_rows(exec, stores_);
+  ops::WriteState(exec, memories, act.k, Field(index, kMemoryKeys));
+  ops::WriteState(exec, memories, act.v, Field(index, kMemoryValues));
 }
 
 absl::StatusOr<std::unique_ptr<Arch>> Create(std::shared_ptr<const Checkpoint> checkpoint,

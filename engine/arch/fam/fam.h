@@ -15,9 +15,8 @@
 #include "engine/arch/arch.h"
 #include "engine/arch/fam/config.h"
 #include "engine/arch/fam/weights.h"
-#include "engine/arch/rounds.h"
-#include "engine/arch/step_buffers.h"
-#include "engine/core/aligned_buffer.h"
+#include "engine/device/arena.h"
+#include "engine/kernels/ops.h"
 
 namespace mneme::engine::fam {
 
@@ -29,44 +28,34 @@ class Fam final : public Arch {
 
   const ArchInfo& info() const override { return info_; }
   const StateSchema& schema() const override { return schema_; }
-  void InitState(Exec& exec, State& state) override;
-  absl::Status Forward(Exec& exec, std::span<const ArchSlice> slices) override;
+  void InitState(Exec& exec, StateSlot state) override;
+  void Forward(Exec& exec, const Batch& batch, Rows logits) override;
 
  private:
   Fam() = default;
 
   struct Activations;
 
-  // Sizes the arrays for T rows, in `buffers`.
-  Activations Reserve(int64_t T, StepBuffers& buffers) const;
-  void Rotate(Exec& exec, std::span<const int64_t> positions, int64_t heads, float* x) const;
-  void Mix(Exec& exec, std::span<const Piece> pieces, int64_t layer, const Activations& act);
-  void UpdateMemory(Exec& exec, std::span<const Piece> pieces, int64_t layer);
-  void StoreMemoryKeys(Exec& exec, const DecoderLayer& layer, const Activations& act,
-                       std::span<const int64_t> positions, std::span<std::byte* const> k_rows,
-                       std::span<std::byte* const> v_rows);
-  void AddStores(int64_t rows, const float* k, const float* v, std::byte* to_k, std::byte* to_v);
-  // Attention arguments of head shapes and options alone.
-  BlockAttentionArgs BaseArgs() const;
-  const StateTensor& Tensor(int64_t layer, int64_t which) const;
+  // Sizes the rows of a pass of T, in `arena`.
+  Activations Reserve(int64_t T, Arena& arena) const;
+  void Rotate(Exec& exec, std::span<const int64_t> positions, int64_t heads, Rows x) const;
+  void Mix(Exec& exec, std::span<const Run> pieces, int64_t layer, const Activations& act) const;
+  void UpdateMemory(Exec& exec, std::span<const Run> pieces, int64_t layer);
+  void StoreMemoryKeys(Exec& exec, std::span<const Run> memories, int64_t layer,
+                       const Activations& act, std::span<const int64_t> positions) const;
+  // What a token of the text sees; q and out are missing.
+  ops::BlockAttention Attention(int64_t layer) const;
+  // No tensor for the parts of a memory without rows.
+  StateField Field(int64_t layer, int64_t which) const;
 
   std::shared_ptr<const Checkpoint> checkpoint_;  // owns the mapping that weights_ points into
   Config config_;
   ArchInfo info_;
   Weights weights_;
   StateSchema schema_;
-  DType kv_dtype_ = DType::kF16;
-  std::vector<float> ones_;   // [D]
-  std::vector<float> zeros_;  // [D]
-
-  StepBuffers buffers_;
-  StepBuffers memory_buffers_;
-  OutputHead head_;
-  std::vector<int32_t> tokens_;
-  std::vector<int64_t> positions_;  // [T], absolute
-  std::vector<std::vector<Piece>> rounds_;
-  std::vector<BlockAttentionArgs> attention_;
-  std::vector<StoreRowsArgs> stores_;
+  Vector ones_;   // [D]
+  Vector zeros_;  // [D]
+  Arena arena_, memory_arena_;
 };
 
 }  // namespace mneme::engine::fam

@@ -19,11 +19,11 @@ absl::StatusOr<Weights> LoadWeights(const Checkpoint& checkpoint, const Config& 
                               .mixed_width = q_width,
                               .ffn_width = config.ffn_width,
                               .vocab_size = config.vocab_size};
-  WeightReader reader(checkpoint, "fam");
   Weights weights;
+  WeightReader reader(checkpoint, "fam", weights.store);
   if (config.fam_tokens > 0) {
     MNEME_ASSIGN_OR_RETURN(weights.prompt,
-                           reader.Floats("model.fam_prompt", {{config.fam_tokens, config.width}}));
+                           reader.Vector("model.fam_prompt", {{config.fam_tokens, config.width}}));
   }
   const int64_t prompt_bytes = reader.bytes();
   weights.layers.reserve(std::min<int64_t>(config.num_layers, checkpoint.tensors().size()));
@@ -31,8 +31,8 @@ absl::StatusOr<Weights> LoadWeights(const Checkpoint& checkpoint, const Config& 
     MNEME_ASSIGN_OR_RETURN(weights.layers.emplace_back(),
                            LoadDecoderLayer(reader, names, shape, i));
   }
-  MNEME_ASSIGN_OR_RETURN(static_cast<DecoderEnds&>(weights),
-                         LoadDecoderEnds(reader, names, shape, config.tied_embeddings, info));
+  MNEME_RETURN_IF_ERROR(
+      LoadDecoderEnds(reader, names, shape, config.tied_embeddings, info, &weights));
   info->decode_weight_bytes -= prompt_bytes;  // read once, when the model is loaded
   MNEME_RETURN_IF_ERROR(reader.RefuseUnused());
   return weights;

@@ -14,7 +14,7 @@ namespace mneme::engine::fam {
 // Matrices point into the checkpoint's mapping, which must outlive them.
 struct Weights : DecoderEnds {
   std::vector<DecoderLayer> layers;
-  std::vector<float> prompt;  // [f, D], from which the initial memory is made
+  Vector prompt;  // [f, D], from which the initial memory is made
 };
 
 // INVALID_ARGUMENT or NOT_FOUND names the tensor that is missing, has another shape or is not part

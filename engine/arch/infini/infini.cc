@@ -5,8 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "engine/core/status_macros.h"
-#include "engine/kernels/exec.h"
-#include "engine/kernels/kernels.h"
+#include "engine/kernels/ops.h"
 
 namespace mneme::engine::infini {
 namespace {
@@ -47,20 +46,19 @@ std::vector<StateTensor> StateTensors(const Config& config, DType kv_dtype) {
 
 }  // namespace
 
-// Arrays of one pass over T tokens, row-major.
+// Rows of one pass over T tokens.
 struct Infini::Activations {
-  int64_t T = 0;
-  float* x = nullptr;       // [T, D] residual stream
-  float* normed = nullptr;  // [T, D]
-  float* q = nullptr;       // [T, H * dk]
-  float* k = nullptr;       // [T, Hk * dk]
-  float* v = nullptr;       // [T, Hk * dv]
-  float* sq = nullptr;      // [T, H * dk] feature map of q, not rotated
-  float* sk = nullptr;      // [T, Hk * dk]
-  float* local = nullptr;   // [T, H * dv] attention inside the segment
-  float* mixed = nullptr;   // [T, H * dv]
-  float* gate = nullptr;    // [T, F]
-  float* up = nullptr;      // [T, F]
+  Rows x;       // [T, D] residual stream
+  Rows normed;  // [T, D]
+  Rows q;       // [T, H * dk]
+  Rows k;       // [T, Hk * dk]
+  Rows v;       // [T, Hk * dv]
+  Rows sq;      // [T, H * dk] feature map of q, not rotated
+  Rows sk;      // [T, Hk * dk]
+  Rows local;   // [T, H * dv] attention inside the segment
+  Rows mixed;   // [T, H * dv]
+  Rows gate;    // [T, F]
+  Rows up;      // [T, F]
 };
 
 absl::StatusOr<std::unique_ptr<Arch>> Infini::Create(std::shared_ptr<const Checkpoint> checkpoint,
@@ -83,7 +81,6 @@ absl::StatusOr<std::unique_ptr<Arch>> Infini::Create(std::shared_ptr<const Check
                                                    N, ", which makes a state of more than ",
                                                    kMaxStateBytes, " bytes"));
   }
-  arch->kv_dtype_ = options.kv_dtype;
   arch->schema_ = StateSchema(StateTensors(config, options.kv_dtype));
 
   info.architecture = "infini";
@@ -102,150 +99,102 @@ Infini::Activations Infini::Reserve(int64_t T) {
   const int64_t q_width = config_.heads * config_.head_dim;
   const int64_t k_width = config_.kv_heads * config_.head_dim;
   const int64_t v_width = config_.kv_heads * config_.value_head_dim;
-  Activations act{.T = T};
-  const StepBuffers::Part parts[] = {
-      {&act.x, T * D},        {&act.normed, T * D},
-      {&act.q, T * q_width},  {&act.k, T * k_width},
-      {&act.v, T * v_width},  {&act.sq, T * q_width},
-      {&act.sk, T * k_width}, {&act.local, T * config_.heads * config_.value_head_dim},
-      {&act.gate, T * F},     {&act.mixed, T * config_.heads * config_.value_head_dim},
-      {&act.up, T * F}};
-  buffers_.Reserve(parts);
+  const int64_t mixed_width = config_.heads * config_.value_head_dim;
+  Activations act;
+  const Arena::Part parts[] = {{&act.x, T, D},        {&act.normed, T, D},
+                               {&act.q, T, q_width},  {&act.k, T, k_width},
+                               {&act.v, T, v_width},  {&act.sq, T, q_width},
+                               {&act.sk, T, k_width}, {&act.local, T, mixed_width},
+                               {&act.gate, T, F},     {&act.mixed, T, mixed_width},
+                               {&act.up, T, F}};
+  arena_.Reserve(parts);
   return act;
 }
 
-absl::Status Infini::Forward(Exec& exec, std::span<const ArchSlice> slices) {
-  const Kernels& kernels = exec.kernels();
-  FlattenTokens(slices, &tokens_);
-  rows_.clear();
-  for (const ArchSlice& slice : slices) {
-    for (size_t t = 0; t < slice.tokens.size(); ++t) {
-      rows_.push_back((slice.state->position + static_cast<int64_t>(t)) % config_.segment_tokens);
-    }
+void Infini::Forward(Exec& exec, const Batch& batch, Rows logits) {
+  positions_.clear();
+  for (const int64_t position : batch.positions) {
+    positions_.push_back(position % config_.segment_tokens);
   }
-  const int64_t T = static_cast<int64_t>(tokens_.size());
-  if (T == 0) return absl::OkStatus();
-  PlanRounds(slices, config_.segment_tokens, &rounds_);
-  const Activations act = Reserve(T);
+  // A segment's tokens need what the segments before left in the memory of this layer, and no more.
+  const std::vector<std::vector<Run>> segments = batch.CutAt(config_.segment_tokens);
+  const Activations act = Reserve(batch.rows());
 
-  kernels.embed_rows(exec, weights_.embedding, tokens_, act.x);
+  ops::Embed(exec, weights_.embedding, batch.tokens, act.x);
   for (int64_t i = 0; i < config_.num_layers; ++i) {
     const Layer& layer = weights_.layers[i];
-    ProjectQkv(exec, layer, config_.rms_eps, T, act.x, act.normed, act.q, act.k, act.v);
-    Mix(exec, i, act);
-    AddOutput(exec, layer, T, act.mixed, act.x);
-    FeedForward(exec, layer, config_.rms_eps, T, act.x, act.normed, act.gate, act.up);
+    ProjectQkv(exec, layer, config_.rms_eps, act.x, act.normed, act.q, act.k, act.v);
+    MapFeatures(exec, act);
+    for (const std::vector<Run>& pieces : segments) {
+      AttendLocally(exec, pieces, i, act);
+      UseMemory(exec, pieces, i, act);
+    }
+    AddOutput(exec, layer, act.mixed, act.x);
+    FeedForward(exec, layer, config_.rms_eps, act.x, act.normed, act.gate, act.up);
   }
-  WriteLogits(exec, weights_, config_.rms_eps, slices, act.x, act.normed, head_);
-  return absl::OkStatus();
+  WriteLogits(exec, weights_, config_.rms_eps, batch.wanted, act.x, act.normed, logits);
 }
 
-const StateTensor& Infini::Tensor(int64_t layer, int64_t which) const {
-  return schema_.tensors()[layer * kCount + which];
+StateField Infini::Field(int64_t layer, int64_t which) const {
+  return schema_.Field(layer * kCount + which);
 }
 
-void Infini::Mix(Exec& exec, int64_t layer, const Activations& act) {
-  const Kernels& kernels = exec.kernels();
-  const int64_t dk = config_.head_dim, H = config_.heads, Hk = config_.kv_heads;
+void Infini::MapFeatures(Exec& exec, const Activations& act) const {
   // The memory knows no positions: its queries and keys are taken before the rotation.
-  kernels.infini_feature_map(exec, act.q, act.T * H * dk, act.sq);
-  kernels.infini_feature_map(exec, act.k, act.T * Hk * dk, act.sk);
-  RopeArgs rope{.x = act.q,
-                .x_stride = H * dk,
-                .heads = H,
-                .head_dim = dk,
-                .rotary_dim = dk,
-                .layout = config_.rope_layout,
-                .positions = rows_,
-                .theta = config_.theta};
-  kernels.rope(exec, rope);
-  rope.x = act.k;
-  rope.x_stride = Hk * dk;
-  rope.heads = Hk;
-  kernels.rope(exec, rope);
-
-  for (const std::vector<Piece>& pieces : rounds_) {
-    AttendLocally(exec, pieces, layer, act);
-    UseMemory(exec, pieces, layer, act);
-  }
+  ops::InfiniFeatureMap(exec, act.q, act.sq);
+  ops::InfiniFeatureMap(exec, act.k, act.sk);
+  ops::Rotation rotation{.heads = config_.heads,
+                         .head_dim = config_.head_dim,
+                         .rotary_dim = config_.head_dim,
+                         .layout = config_.rope_layout,
+                         .theta = config_.theta};
+  ops::Rope(exec, act.q, rotation, positions_);
+  rotation.heads = config_.kv_heads;
+  ops::Rope(exec, act.k, rotation, positions_);
 }
 
-void Infini::AttendLocally(Exec& exec, std::span<const Piece> pieces, int64_t layer,
-                           const Activations& act) {
-  const Kernels& kernels = exec.kernels();
-  const int64_t H = config_.heads, Hk = config_.kv_heads;
-  const int64_t dk = config_.head_dim, dv = config_.value_head_dim;
-  const int64_t element = Traits(kv_dtype_).block_bytes;
-  attention_.clear();
-  stores_.clear();
-  for (const Piece& piece : pieces) {
-    std::byte* keys = piece.block + Tensor(layer, kKeys).offset_bytes;
-    std::byte* values = piece.block + Tensor(layer, kValues).offset_bytes;
-    const int64_t r = piece.position % config_.segment_tokens;
-    stores_.push_back({.x = act.k + piece.row * Hk * dk,
-                       .x_stride = Hk * dk,
-                       .rows = piece.count,
-                       .width = Hk * dk,
-                       .dtype = kv_dtype_,
-                       .to = keys + r * Hk * dk * element});
-    stores_.push_back({.x = act.v + piece.row * Hk * dv,
-                       .x_stride = Hk * dv,
-                       .rows = piece.count,
-                       .width = Hk * dv,
-                       .dtype = kv_dtype_,
-                       .to = values + r * Hk * dv * element});
-    BlockAttentionArgs args{.dtype = kv_dtype_,
-                            .T = piece.count,
-                            .query_heads = H,
-                            .kv_heads = Hk,
-                            .key_dim = dk,
-                            .value_dim = dv,
-                            .scale = static_cast<float>(1 / std::sqrt(static_cast<double>(dk))),
-                            .q = act.q + piece.row * H * dk,
-                            .q_stride = H * dk,
-                            .out = act.local + piece.row * H * dv,
-                            .out_stride = H * dv};
-    args.runs[0] = {keys, values, r + piece.count};
-    attention_.push_back(args);
-  }
-  kernels.store_rows(exec, stores_);
-  kernels.block_attention(exec, attention_);
+void Infini::AttendLocally(Exec& exec, std::span<const Run> pieces, int64_t layer,
+                           const Activations& act) const {
+  const int64_t N = config_.segment_tokens;
+  const StateField k = Field(layer, kKeys), v = Field(layer, kValues);
+  ops::StoreRows(exec, pieces, act.k, k, N);
+  ops::StoreRows(exec, pieces, act.v, v, N);
+  ops::Attend(exec, pieces,
+              ops::BlockAttention{
+                  .k = k,
+                  .v = v,
+                  .block_tokens = N,
+                  .query_heads = config_.heads,
+                  .kv_heads = config_.kv_heads,
+                  .key_dim = config_.head_dim,
+                  .value_dim = config_.value_head_dim,
+                  .scale = static_cast<float>(1 / std::sqrt(static_cast<double>(config_.head_dim))),
+                  .q = act.q,
+                  .out = act.local});
 }
 
-void Infini::UseMemory(Exec& exec, std::span<const Piece> pieces, int64_t layer,
-                       const Activations& act) {
-  const int64_t dk = config_.head_dim, dv = config_.value_head_dim;
-  const int64_t H = config_.heads, Hk = config_.kv_heads;
+void Infini::UseMemory(Exec& exec, std::span<const Run> pieces, int64_t layer,
+                       const Activations& act) const {
   const Layer& weights = weights_.layers[layer];
-  mixes_.clear();
-  for (const Piece& piece : pieces) {
-    const auto tensor = [&](int64_t which) {
-      return reinterpret_cast<float*>(piece.block + Tensor(layer, which).offset_bytes);
-    };
-    mixes_.push_back(
-        {.memory = tensor(kMemory),
-         .normalizer = tensor(kNormalizer),
-         .pending_memory = tensor(kPendingMemory),
-         .pending_normalizer = tensor(kPendingNormalizer),
-         .rows = piece.count,
-         .local_only = config_.first_segment_local && piece.position < config_.segment_tokens,
-         .completes = piece.completes,
-         .sq = act.sq + piece.row * H * dk,
-         .sk = act.sk + piece.row * Hk * dk,
-         .v = act.v + piece.row * Hk * dv,
-         .local = act.local + piece.row * H * dv,
-         .mixed = act.mixed + piece.row * H * dv});
-  }
-  exec.kernels().infini_mix(exec,
-                            {.heads = H,
-                             .kv_heads = Hk,
-                             .key_dim = dk,
-                             .value_dim = dv,
-                             .eps = config_.memory_eps,
-                             .delta = config_.delta,
-                             .memory_share = weights.memory_share.data(),
-                             .local_share = weights.local_share.data()},
-                            mixes_);
+  ops::Mix(exec, pieces,
+           {.memory = Field(layer, kMemory),
+            .normalizer = Field(layer, kNormalizer),
+            .pending_memory = Field(layer, kPendingMemory),
+            .pending_normalizer = Field(layer, kPendingNormalizer),
+            .heads = config_.heads,
+            .kv_heads = config_.kv_heads,
+            .key_dim = config_.head_dim,
+            .value_dim = config_.value_head_dim,
+            .eps = config_.memory_eps,
+            .delta = config_.delta,
+            .memory_share = weights.memory_share,
+            .local_share = weights.local_share,
+            .local_until = config_.first_segment_local ? config_.segment_tokens : 0,
+            .sq = act.sq,
+            .sk = act.sk,
+            .v = act.v,
+            .local = act.local,
+            .mixed = act.mixed});
 }
 
 absl::StatusOr<std::unique_ptr<Arch>> Create(std::shared_ptr<const Checkpoint> checkpoint,

@@ -15,11 +15,7 @@
 #include "engine/arch/arch.h"
 #include "engine/arch/infini/config.h"
 #include "engine/arch/infini/weights.h"
-#include "engine/arch/rounds.h"
-#include "engine/arch/step_buffers.h"
-#include "engine/kernels/block_attention.h"
-#include "engine/kernels/infini_memory.h"
-#include "engine/kernels/rows.h"
+#include "engine/device/arena.h"
 
 namespace mneme::engine::infini {
 
@@ -31,7 +27,7 @@ class Infini final : public Arch {
 
   const ArchInfo& info() const override { return info_; }
   const StateSchema& schema() const override { return schema_; }
-  absl::Status Forward(Exec& exec, std::span<const ArchSlice> slices) override;
+  void Forward(Exec& exec, const Batch& batch, Rows logits) override;
 
  private:
   Infini() = default;
@@ -39,29 +35,23 @@ class Infini final : public Arch {
   struct Activations;
   // Sizes the activations for T tokens.
   Activations Reserve(int64_t T);
-  // act.q, act.k, act.v and the states -> act.mixed and the states of the layer.
-  void Mix(Exec& exec, int64_t layer, const Activations& act);
+  // act.q and act.k -> act.sq, act.sk; then they are rotated.
+  void MapFeatures(Exec& exec, const Activations& act) const;
   // Attention of the pieces' tokens inside their segments -> act.local and the rings.
-  void AttendLocally(Exec& exec, std::span<const Piece> pieces, int64_t layer,
-                     const Activations& act);
+  void AttendLocally(Exec& exec, std::span<const Run> pieces, int64_t layer,
+                     const Activations& act) const;
   // Reads the memories, mixes, writes what the segments will add to them -> act.mixed.
-  void UseMemory(Exec& exec, std::span<const Piece> pieces, int64_t layer, const Activations& act);
-  const StateTensor& Tensor(int64_t layer, int64_t which) const;
+  void UseMemory(Exec& exec, std::span<const Run> pieces, int64_t layer,
+                 const Activations& act) const;
+  StateField Field(int64_t layer, int64_t which) const;
 
   std::shared_ptr<const Checkpoint> checkpoint_;  // owns the mapping that weights_ points into
   Config config_;
   ArchInfo info_;
   Weights weights_;
   StateSchema schema_;
-  DType kv_dtype_ = DType::kF16;
-  StepBuffers buffers_;
-  OutputHead head_;
-  std::vector<int32_t> tokens_;
-  std::vector<int64_t> rows_;  // [T], position in the segment
-  std::vector<std::vector<Piece>> rounds_;
-  std::vector<BlockAttentionArgs> attention_;
-  std::vector<StoreRowsArgs> stores_;
-  std::vector<InfiniMixArgs> mixes_;
+  Arena arena_;
+  std::vector<int64_t> positions_;  // [T], in the segment
 };
 
 }  // namespace mneme::engine::infini

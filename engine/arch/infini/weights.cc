@@ -18,8 +18,8 @@ absl::StatusOr<Weights> LoadWeights(const Checkpoint& checkpoint, const Config& 
                               .mixed_width = config.heads * config.value_head_dim,
                               .ffn_width = config.ffn_width,
                               .vocab_size = config.vocab_size};
-  WeightReader reader(checkpoint, "infini");
   Weights weights;
+  WeightReader reader(checkpoint, "infini", weights.store);
   weights.layers.reserve(std::min<int64_t>(config.num_layers, checkpoint.tensors().size()));
   for (int64_t i = 0; i < config.num_layers; ++i) {
     Layer& layer = weights.layers.emplace_back();
@@ -27,13 +27,16 @@ absl::StatusOr<Weights> LoadWeights(const Checkpoint& checkpoint, const Config& 
                            LoadDecoderLayer(reader, names, shape, i));
     const std::string gate = LayerPrefix(names, i) + "self_attn.memory_gate";
     MNEME_ASSIGN_OR_RETURN(const std::vector<float> beta, reader.Floats(gate, {{config.heads}}));
+    std::vector<float> memory_share, local_share;
     for (const float b : beta) {
-      layer.memory_share.push_back(static_cast<float>(1 / (1 + std::exp(-double(b)))));
-      layer.local_share.push_back(static_cast<float>(1 / (1 + std::exp(double(b)))));
+      memory_share.push_back(static_cast<float>(1 / (1 + std::exp(-double(b)))));
+      local_share.push_back(static_cast<float>(1 / (1 + std::exp(double(b)))));
     }
+    layer.memory_share = reader.Place(memory_share);
+    layer.local_share = reader.Place(local_share);
   }
-  MNEME_ASSIGN_OR_RETURN(static_cast<DecoderEnds&>(weights),
-                         LoadDecoderEnds(reader, names, shape, config.tied_embeddings, info));
+  MNEME_RETURN_IF_ERROR(
+      LoadDecoderEnds(reader, names, shape, config.tied_embeddings, info, &weights));
   MNEME_RETURN_IF_ERROR(reader.RefuseUnused());
   return weights;
 }

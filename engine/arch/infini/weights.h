@@ -13,8 +13,8 @@ namespace mneme::engine::infini {
 
 struct Layer : DecoderLayer {
   // sigmoid(beta) and 1 - sigmoid(beta), beta of the file: shares of memory and local attention.
-  std::vector<float> memory_share;  // [H]
-  std::vector<float> local_share;   // [H]
+  Vector memory_share;  // [H]
+  Vector local_share;   // [H]
 };
 
 // Matrices point into the checkpoint's mapping, which must outlive them.

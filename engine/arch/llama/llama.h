@@ -15,7 +15,7 @@
 #include "engine/arch/arch.h"
 #include "engine/arch/llama/config.h"
 #include "engine/arch/llama/weights.h"
-#include "engine/arch/step_buffers.h"
+#include "engine/device/arena.h"
 
 namespace mneme::engine::llama {
 
@@ -28,7 +28,7 @@ class Llama final : public Arch {
 
   const ArchInfo& info() const override { return info_; }
   const StateSchema& schema() const override { return schema_; }
-  absl::Status Forward(Exec& exec, std::span<const ArchSlice> slices) override;
+  void Forward(Exec& exec, const Batch& batch, Rows logits) override;
 
  private:
   Llama() = default;
@@ -36,7 +36,7 @@ class Llama final : public Arch {
   struct Activations;
   // Sizes the activations for T tokens.
   Activations Reserve(int64_t T);
-  void Attend(Exec& exec, std::span<const ArchSlice> slices, int64_t layer, const Activations& act);
+  void Attend(Exec& exec, const Batch& batch, int64_t layer, const Activations& act);
   void ReadShortcuts(Exec& exec, const Layer& layer, const Activations& act);
   void AddShortcuts(Exec& exec, const Layer& layer, const Activations& act);
   void SeriesFeedForward(Exec& exec, const Layer& layer, const Activations& act);
@@ -46,15 +46,10 @@ class Llama final : public Arch {
   ArchInfo info_;
   Weights weights_;
   StateSchema schema_;
-  DType kv_dtype_ = DType::kF16;
   int64_t sinks_ = 0;   // S
   int64_t window_ = 0;  // R
-  StepBuffers buffers_;
-  OutputHead head_;
-  std::vector<int32_t> tokens_;
-  std::vector<int64_t> positions_;        // [T], absolute
-  std::vector<int64_t> sink_positions_;   // [T], what q_sink is rotated at
-  std::vector<AttentionArgs> attention_;  // one per slice
+  Arena arena_;
+  std::vector<int64_t> sink_positions_;  // [T], what q_sink is rotated at
 };
 
 }  // namespace mneme::engine::llama

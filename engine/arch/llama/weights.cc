@@ -19,14 +19,14 @@ bool IsDerivedTable(const std::string& name) {
 
 // [n, F], from a tensor that may say it once per branch only; `fallback` everywhere if there is
 // none.
-absl::StatusOr<std::vector<float>> LoadSeries(WeightReader& reader, const std::string& name,
-                                              int64_t n, int64_t F, float fallback) {
-  if (!reader.Has(name)) return std::vector<float>(n * F, fallback);
+absl::StatusOr<Vector> LoadSeries(WeightReader& reader, const std::string& name, int64_t n,
+                                  int64_t F, float fallback) {
+  if (!reader.Has(name)) return reader.Place(std::vector<float>(n * F, fallback));
   MNEME_ASSIGN_OR_RETURN(std::vector<float> values, reader.Floats(name, {{n, F}, {n, 1}, {n}}));
-  if (static_cast<int64_t>(values.size()) == n * F) return values;
+  if (static_cast<int64_t>(values.size()) == n * F) return reader.Place(values);
   std::vector<float> spread(n * F);
   for (int64_t i = 0; i < n; ++i) std::fill_n(spread.begin() + i * F, F, values[i]);
-  return spread;
+  return reader.Place(spread);
 }
 
 absl::Status LoadPangu(WeightReader& reader, const Config& config, const std::string& prefix,
@@ -53,7 +53,7 @@ absl::Status LoadPangu(WeightReader& reader, const Config& config, const std::st
       const std::string full = absl::StrCat(prefix, "self_attn.aug.", j, name);
       MNEME_ASSIGN_OR_RETURN(*linear, LoadLinear(reader, full, rows, columns));
       if (!options.shortcut_bias) continue;
-      MNEME_ASSIGN_OR_RETURN(linear->bias, reader.Floats(full + ".bias", {{rows}}));
+      MNEME_ASSIGN_OR_RETURN(linear->bias, reader.Vector(full + ".bias", {{rows}}));
     }
     layer->shortcuts.push_back(std::move(shortcut));
   }
@@ -78,8 +78,8 @@ absl::StatusOr<Weights> LoadWeights(const Checkpoint& checkpoint, const Config& 
                               .may_have_attention_bias = config.may_have_attention_bias,
                               .may_have_mlp_bias = config.may_have_mlp_bias};
 
-  WeightReader reader(checkpoint, config.architecture);
   Weights weights;
+  WeightReader reader(checkpoint, config.architecture, weights.store);
   weights.layers.reserve(std::min<int64_t>(config.num_layers, checkpoint.tensors().size()));
   for (int64_t i = 0; i < config.num_layers; ++i) {
     Layer& layer = weights.layers.emplace_back();
@@ -91,8 +91,7 @@ absl::StatusOr<Weights> LoadWeights(const Checkpoint& checkpoint, const Config& 
   }
   const std::string head = std::string(names.head) + ".weight";
   const bool tied = config.requires_tied_embeddings || (gguf && !reader.Has(head));
-  MNEME_ASSIGN_OR_RETURN(static_cast<DecoderEnds&>(weights),
-                         LoadDecoderEnds(reader, names, shape, tied, info));
+  MNEME_RETURN_IF_ERROR(LoadDecoderEnds(reader, names, shape, tied, info, &weights));
   // A tied checkpoint may carry a second copy of the embedding under the head's name.
   if (tied) reader.IgnoreTensor(head);
   for (const auto& [name, tensor] : checkpoint.tensors()) {

@@ -19,9 +19,9 @@ struct Shortcut {
 
 struct Layer : DecoderLayer {
   // The series activation of PanGu-pi: one of the two, or neither.
-  std::vector<float> series_scale;  // [n, F], with
-  std::vector<float> series_bias;   // [n, F]
-  std::vector<Linear> gates;        // n of [F, D], instead of `gate`
+  Vector series_scale;        // [n, F], with
+  Vector series_bias;         // [n, F]
+  std::vector<Linear> gates;  // n of [F, D], instead of `gate`
   std::vector<Shortcut> shortcuts;
 };
 

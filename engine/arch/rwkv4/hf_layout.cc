@@ -18,10 +18,11 @@ absl::StatusOr<TimeMix> LoadTimeMix(WeightReader& reader, int64_t index,
   MNEME_ASSIGN_OR_RETURN(layer.mu_r, rwkv::LoadTimeMixShare(reader, mix + "receptance", C));
   MNEME_ASSIGN_OR_RETURN(layer.mu_k, rwkv::LoadTimeMixShare(reader, mix + "key", C));
   MNEME_ASSIGN_OR_RETURN(layer.mu_v, rwkv::LoadTimeMixShare(reader, mix + "value", C));
-  MNEME_ASSIGN_OR_RETURN(layer.decay, reader.Floats(prefix + "time_decay", {{C}}));
+  MNEME_ASSIGN_OR_RETURN(std::vector<float> decay, reader.Floats(prefix + "time_decay", {{C}}));
   // Beyond f32 it is -inf, which forgets at once, as it should.
-  for (float& d : layer.decay) d = -std::exp(d);
-  MNEME_ASSIGN_OR_RETURN(layer.bonus, reader.Floats(prefix + "time_first", {{C}}));
+  for (float& d : decay) d = -std::exp(d);
+  layer.decay = reader.Place(decay);
+  MNEME_ASSIGN_OR_RETURN(layer.bonus, reader.Vector(prefix + "time_first", {{C}}));
   MNEME_RETURN_IF_ERROR(
       rwkv::LoadHfProjections(reader, prefix, C, &layer.r, &layer.k, &layer.v, &layer.output));
   return layer;
@@ -30,8 +31,8 @@ absl::StatusOr<TimeMix> LoadTimeMix(WeightReader& reader, int64_t index,
 }  // namespace
 
 absl::StatusOr<Weights> LoadHf(const Checkpoint& checkpoint) {
-  WeightReader reader(checkpoint, "rwkv4");
   Weights weights;
+  WeightReader reader(checkpoint, "rwkv4", weights.model.store);
   rwkv::Config& config = weights.model.config;
   MNEME_ASSIGN_OR_RETURN(config, rwkv::ParseHfConfig(checkpoint, "rwkv", reader));
   MNEME_RETURN_IF_ERROR(rwkv::LoadHfTensors(

@@ -19,18 +19,15 @@ class Rwkv4 final : public rwkv::RwkvArch {
   // The checkpoint is kept alive for the weights that point into it.
   Rwkv4(std::shared_ptr<const Checkpoint> checkpoint, Weights weights);
 
-  void InitState(Exec& exec, State& state) override;
+  void InitState(Exec& exec, StateSlot state) override;
 
  private:
-  std::vector<StepBuffers::Part> TimeMixArrays(int64_t T) override;
+  std::vector<Arena::Part> TimeMixRows(int64_t T) override;
   void TimeMix(Exec& exec, const Pass& pass, int64_t layer) override;
 
   std::vector<rwkv4::TimeMix> layers_;
-  std::vector<Wkv4Args> scans_;  // one per slice
-  // Of one pass, [T, C]:
-  float* r_ = nullptr;
-  float* k_ = nullptr;
-  float* v_ = nullptr;
+  Vector exponent_;  // [C], what it starts at
+  Rows r_, k_, v_;   // of one pass, [T, C]
 };
 
 }  // namespace mneme::engine::rwkv4

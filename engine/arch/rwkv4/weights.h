@@ -11,10 +11,10 @@ namespace mneme::engine::rwkv4 {
 
 // A layer's time mixing. Shares (mu) are those of the previous token.
 struct TimeMix {
-  std::vector<float> mu_r, mu_k, mu_v;  // [C]
-  std::vector<float> decay;             // [C], what the exponent changes by per token: negative
-  std::vector<float> bonus;             // [C]
-  Weight r, k, v, output;               // [C, C]
+  Vector mu_r, mu_k, mu_v;  // [C]
+  Vector decay;             // [C], what the exponent changes by per token: negative
+  Vector bonus;             // [C]
+  Matrix r, k, v, output;   // [C, C]
 };
 
 // Matrices point into the checkpoint's mapping, which must outlive them.

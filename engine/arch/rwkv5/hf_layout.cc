@@ -42,23 +42,26 @@ absl::Status LoadMemoryRates(WeightReader& reader, const std::string& prefix,
                              const rwkv::Config& config, const Version& version, TimeMix* layer) {
   const int64_t H = config.heads, N = config.head_size;
   const std::string decay = prefix + "time_decay";
+  std::vector<float> decays, bonuses;
   if (version.per_channel) {
-    MNEME_ASSIGN_OR_RETURN(layer->decay, reader.Floats(decay, {{H, N}}));
-    MNEME_ASSIGN_OR_RETURN(layer->bonus, reader.Floats(prefix + "time_faaaa", {{H, N}}));
+    MNEME_ASSIGN_OR_RETURN(decays, reader.Floats(decay, {{H, N}}));
+    MNEME_ASSIGN_OR_RETURN(bonuses, reader.Floats(prefix + "time_faaaa", {{H, N}}));
   } else {
     const std::string first = prefix + "time_first";
-    MNEME_ASSIGN_OR_RETURN(const std::vector<float> decays, reader.Floats(decay, {{H}, {H, 1}}));
-    MNEME_ASSIGN_OR_RETURN(const std::vector<float> bonuses, reader.Floats(first, {{H}, {H, 1}}));
-    layer->decay = Broadcast(decays, N);
-    layer->bonus = Broadcast(bonuses, N);
-    for (float& u : layer->bonus) {
+    MNEME_ASSIGN_OR_RETURN(decays, reader.Floats(decay, {{H}, {H, 1}}));
+    MNEME_ASSIGN_OR_RETURN(bonuses, reader.Floats(first, {{H}, {H, 1}}));
+    decays = Broadcast(decays, N);
+    bonuses = Broadcast(bonuses, N);
+    for (float& u : bonuses) {
       u = std::exp(u);
       if (std::isfinite(u)) continue;
       return absl::InvalidArgumentError(absl::StrCat(
           reader.path(), ": tensor \"", first, "\" holds a value whose exponential is beyond f32"));
     }
   }
-  for (float& d : layer->decay) d = static_cast<float>(std::exp(-std::exp(static_cast<double>(d))));
+  for (float& d : decays) d = static_cast<float>(std::exp(-std::exp(static_cast<double>(d))));
+  layer->decay = reader.Place(decays);
+  layer->bonus = reader.Place(bonuses);
   return absl::OkStatus();
 }
 
@@ -87,8 +90,8 @@ absl::StatusOr<TimeMix> LoadTimeMix(WeightReader& reader, int64_t index, const r
 }  // namespace
 
 absl::StatusOr<Weights> LoadHf(const Checkpoint& checkpoint) {
-  WeightReader reader(checkpoint, "rwkv5");
   Weights weights;
+  WeightReader reader(checkpoint, "rwkv5", weights.model.store);
   rwkv::Config& config = weights.model.config;
   MNEME_ASSIGN_OR_RETURN(config, rwkv::ParseHfConfig(checkpoint, "rwkv5", reader));
   const std::string prefix = rwkv::HfAttention(0);

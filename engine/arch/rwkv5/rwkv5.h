@@ -16,16 +16,11 @@ class Rwkv5 final : public rwkv::RwkvArch {
   Rwkv5(std::shared_ptr<const Checkpoint> checkpoint, Weights weights);
 
  private:
-  std::vector<StepBuffers::Part> TimeMixArrays(int64_t T) override;
+  std::vector<Arena::Part> TimeMixRows(int64_t T) override;
   void TimeMix(Exec& exec, const Pass& pass, int64_t layer) override;
 
   std::vector<rwkv5::TimeMix> layers_;
-  // Of one pass, [T, C]:
-  float* r_ = nullptr;
-  float* k_ = nullptr;
-  float* v_ = nullptr;
-  float* gate_ = nullptr;
-  float* y_ = nullptr;
+  Rows r_, k_, v_, gate_, y_;  // of one pass, [T, C]
 };
 
 }  // namespace mneme::engine::rwkv5

@@ -12,11 +12,11 @@ namespace mneme::engine::rwkv5 {
 // A layer's time mixing. Shares (mu) are those of the previous token. Version 5.1 has one decay and
 // one bonus a head, which stand here for each of its channels.
 struct TimeMix {
-  std::vector<float> mu_r, mu_k, mu_v, mu_g;  // [C]
-  std::vector<float> decay;                   // [C], the factor itself, in [0, 1]
-  std::vector<float> bonus;                   // [C]
-  Weight r, k, v, output;                     // [C, C]
-  Weight gate;                                // [C, C]; no rows: version 5.1 without a gate
+  Vector mu_r, mu_k, mu_v, mu_g;  // [C]
+  Vector decay;                   // [C], the factor itself, in [0, 1]
+  Vector bonus;                   // [C]
+  Matrix r, k, v, output;         // [C, C]
+  Matrix gate;                    // [C, C], or none: version 5.1 without a gate
   rwkv::Norm group_norm;
 };
 

@@ -38,7 +38,7 @@ absl::Status LoadMixes(WeightReader& reader, const std::string& prefix, int64_t 
     MNEME_ASSIGN_OR_RETURN(layer->mix_a, reader.Transposed(w1, rows, C));
     MNEME_ASSIGN_OR_RETURN(layer->mix_b, reader.TransposedStack(w2, kNumMixes, C, R));
   } else {
-    MNEME_ASSIGN_OR_RETURN(layer->mix_a.weight, reader.Matrix(w1, rows, C));
+    MNEME_ASSIGN_OR_RETURN(layer->mix_a, reader.Matrix(w1, rows, C));
     MNEME_ASSIGN_OR_RETURN(layer->mix_b, reader.MatrixStack(w2, kNumMixes, C, R));
   }
   return absl::OkStatus();
@@ -50,10 +50,10 @@ absl::StatusOr<TimeMix> LoadTimeMix(WeightReader& reader, int64_t index, const r
   const std::string prefix = rwkv::HfAttention(index);
   constexpr const char* kNames[kNumMixes] = {"w", "k", "v", "r", "g"};
   TimeMix layer;
-  MNEME_ASSIGN_OR_RETURN(layer.mu_x, reader.Vector(prefix + "time_maa_x", C));
+  MNEME_ASSIGN_OR_RETURN(layer.mu_x, rwkv::LoadVector(reader, prefix + "time_maa_x", C));
   for (int i = 0; i < kNumMixes; ++i) {
-    MNEME_ASSIGN_OR_RETURN(layer.mu[i],
-                           reader.Vector(absl::StrCat(prefix, "time_maa_", kNames[i]), C));
+    MNEME_ASSIGN_OR_RETURN(
+        layer.mu[i], rwkv::LoadVector(reader, absl::StrCat(prefix, "time_maa_", kNames[i]), C));
   }
   MNEME_RETURN_IF_ERROR(LoadMixes(reader, prefix, C, factors, &layer));
   MNEME_ASSIGN_OR_RETURN(
@@ -62,7 +62,7 @@ absl::StatusOr<TimeMix> LoadTimeMix(WeightReader& reader, int64_t index, const r
                         {prefix + "time_decay_w1", prefix + "time_decay_w2", prefix + "time_decay"},
                         C, factors));
   MNEME_ASSIGN_OR_RETURN(layer.bonus,
-                         reader.Floats(prefix + "time_faaaa", {{config.heads, config.head_size}}));
+                         reader.Vector(prefix + "time_faaaa", {{config.heads, config.head_size}}));
   MNEME_RETURN_IF_ERROR(
       rwkv::LoadHfProjections(reader, prefix, C, &layer.r, &layer.k, &layer.v, &layer.output));
   MNEME_ASSIGN_OR_RETURN(layer.gate, reader.Matrix(prefix + "gate.weight", C, C));
@@ -73,8 +73,8 @@ absl::StatusOr<TimeMix> LoadTimeMix(WeightReader& reader, int64_t index, const r
 }  // namespace
 
 absl::StatusOr<Weights> LoadHf(const Checkpoint& checkpoint) {
-  WeightReader reader(checkpoint, "rwkv6");
   Weights weights;
+  WeightReader reader(checkpoint, "rwkv6", weights.model.store);
   rwkv::Config& config = weights.model.config;
   MNEME_ASSIGN_OR_RETURN(config, rwkv::ParseHfConfig(checkpoint, "rwkv6", reader));
   const std::string heads = rwkv::HfAttention(0) + "time_faaaa";

@@ -16,22 +16,16 @@ class Rwkv6 final : public rwkv::RwkvArch {
   Rwkv6(std::shared_ptr<const Checkpoint> checkpoint, Weights weights);
 
  private:
-  std::vector<StepBuffers::Part> TimeMixArrays(int64_t T) override;
+  std::vector<Arena::Part> TimeMixRows(int64_t T) override;
   void TimeMix(Exec& exec, const Pass& pass, int64_t layer) override;
 
   std::vector<rwkv6::TimeMix> layers_;
   int64_t max_mix_rows_ = 0;    // 5 R, the largest of all layers
   int64_t max_decay_rank_ = 0;  // the largest of all layers
-  // Of one pass, [T, C]:
-  float* r_ = nullptr;
-  float* k_ = nullptr;
-  float* v_ = nullptr;
-  float* gate_ = nullptr;
-  float* decay_ = nullptr;
-  float* share_ = nullptr;  // the data-dependent part of one mix
-  float* y_ = nullptr;
-  float* mix_low_ = nullptr;    // [T, max_mix_rows_]
-  float* decay_low_ = nullptr;  // [T, max_decay_rank_]
+  // Of one pass, [T, C]; share_ is the data-dependent part of one mix.
+  Rows r_, k_, v_, gate_, decay_, share_, y_;
+  Rows mix_low_;    // [T, max_mix_rows_]
+  Rows decay_low_;  // [T, max_decay_rank_]
 };
 
 }  // namespace mneme::engine::rwkv6

@@ -14,13 +14,13 @@ enum MixIndex { kW, kK, kV, kR, kG, kNumMixes };
 
 // A layer's time mixing. Shares (mu) are those of the previous token.
 struct TimeMix {
-  std::vector<float> mu_x;           // [C], of the input of mix_a
-  std::vector<float> mu[kNumMixes];  // [C], to which the data-dependent part is added
-  OwnedMatrix mix_a;                 // [5 R, C], R rows for each mix
-  std::vector<OwnedMatrix> mix_b;    // kNumMixes times [C, R]
-  rwkv::LowRank decay;               // bias: the decay's own value, before e^(-e^x)
-  std::vector<float> bonus;          // [C]
-  Weight r, k, v, gate, output;      // [C, C]
+  Vector mu_x;                   // [C], of the input of mix_a
+  Vector mu[kNumMixes];          // [C], to which the data-dependent part is added
+  Matrix mix_a;                  // [5 R, C], R rows for each mix
+  std::vector<Matrix> mix_b;     // kNumMixes times [C, R]
+  rwkv::LowRank decay;           // bias: the decay's own value, before e^(-e^x)
+  Vector bonus;                  // [C]
+  Matrix r, k, v, gate, output;  // [C, C]
   rwkv::Norm group_norm;
 };
 

@@ -82,17 +82,18 @@ absl::Status RefuseExtensions(const Checkpoint& checkpoint) {
 
 absl::Status LoadShifts(WeightReader& reader, const std::string& prefix, int64_t C,
                         TimeMix* layer) {
-  std::vector<float>* const mu[] = {&layer->mu_r, &layer->mu_w, &layer->mu_k,
-                                    &layer->mu_v, &layer->mu_a, &layer->mu_g};
+  Vector* const mu[] = {&layer->mu_r, &layer->mu_w, &layer->mu_k,
+                        &layer->mu_v, &layer->mu_a, &layer->mu_g};
   constexpr const char* kNames[] = {"r", "w", "k", "v", "a", "g"};
   const std::string fused = prefix + "x_x";
   if (reader.Has(fused)) {
     MNEME_ASSIGN_OR_RETURN(const std::vector<float> all, reader.Floats(fused, {{6, C}}));
-    for (int i = 0; i < 6; ++i) mu[i]->assign(all.begin() + i * C, all.begin() + (i + 1) * C);
+    for (int i = 0; i < 6; ++i) *mu[i] = reader.Place(std::span(all).subspan(i * C, C));
     return absl::OkStatus();
   }
   for (int i = 0; i < 6; ++i) {
-    MNEME_ASSIGN_OR_RETURN(*mu[i], reader.Vector(absl::StrCat(prefix, "x_", kNames[i]), C));
+    MNEME_ASSIGN_OR_RETURN(*mu[i],
+                           rwkv::LoadVector(reader, absl::StrCat(prefix, "x_", kNames[i]), C));
   }
   return absl::OkStatus();
 }
@@ -121,10 +122,10 @@ absl::StatusOr<TimeMix> LoadTimeMix(WeightReader& reader, int64_t index, const C
   } else {
     MNEME_ASSIGN_OR_RETURN(layer.v_mix, low_rank("v", true));
   }
-  MNEME_ASSIGN_OR_RETURN(layer.k_k, reader.Vector(prefix + "k_k", C));
-  MNEME_ASSIGN_OR_RETURN(layer.k_a, reader.Vector(prefix + "k_a", C));
+  MNEME_ASSIGN_OR_RETURN(layer.k_k, rwkv::LoadVector(reader, prefix + "k_k", C));
+  MNEME_ASSIGN_OR_RETURN(layer.k_a, rwkv::LoadVector(reader, prefix + "k_a", C));
   MNEME_ASSIGN_OR_RETURN(layer.r_k,
-                         reader.Floats(prefix + "r_k", {{config.heads, config.head_size}}));
+                         reader.Vector(prefix + "r_k", {{config.heads, config.head_size}}));
   return layer;
 }
 
@@ -134,7 +135,7 @@ absl::StatusOr<Block> LoadBlock(WeightReader& reader, int64_t index, const Confi
   Block block;
   MNEME_ASSIGN_OR_RETURN(block.attention_norm, rwkv::LoadNorm(reader, prefix + "attn_norm", C));
   MNEME_ASSIGN_OR_RETURN(block.ffn_norm, rwkv::LoadNorm(reader, prefix + "ffn_norm", C));
-  MNEME_ASSIGN_OR_RETURN(block.ffn_mu_k, reader.Vector(prefix + "ffn.x_k", C));
+  MNEME_ASSIGN_OR_RETURN(block.ffn_mu_k, rwkv::LoadVector(reader, prefix + "ffn.x_k", C));
   MNEME_ASSIGN_OR_RETURN(block.ffn_key, reader.Matrix(prefix + "ffn.key.weight", F, C));
   MNEME_ASSIGN_OR_RETURN(block.ffn_value, reader.Matrix(prefix + "ffn.value.weight", C, F));
   return block;
@@ -147,7 +148,7 @@ absl::StatusOr<Weights> LoadFla(const Checkpoint& checkpoint) {
   Config& config = weights.model.config;
   MNEME_ASSIGN_OR_RETURN(config, ParseConfig(checkpoint));
   MNEME_RETURN_IF_ERROR(RefuseExtensions(checkpoint));
-  WeightReader reader(checkpoint, "rwkv7");
+  WeightReader reader(checkpoint, "rwkv7", weights.model.store);
 
   const std::string r_k = "model.layers.0.attn.r_k";
   MNEME_RETURN_IF_ERROR(rwkv::SetHeads(reader, r_k, &config));

@@ -17,24 +17,14 @@ class Rwkv7 final : public rwkv::RwkvArch {
   Rwkv7(std::shared_ptr<const Checkpoint> checkpoint, Weights weights);
 
  private:
-  std::vector<StepBuffers::Part> TimeMixArrays(int64_t T) override;
+  std::vector<Arena::Part> TimeMixRows(int64_t T) override;
   void TimeMix(Exec& exec, const Pass& pass, int64_t layer) override;
 
   std::vector<rwkv7::TimeMix> layers_;
-  int64_t max_rank_ = 0;         // of all low-rank maps
-  std::vector<Wkv7Args> scans_;  // one per slice
-  // Of one pass, [T, C]:
-  float* r_ = nullptr;
-  float* w_ = nullptr;
-  float* k_ = nullptr;
-  float* v_ = nullptr;
-  float* a_ = nullptr;
-  float* gate_ = nullptr;
-  float* kappa_ = nullptr;
-  float* v_mix_ = nullptr;
-  float* v_first_ = nullptr;  // layer 0's v
-  float* y_ = nullptr;
-  float* low_ = nullptr;  // [T, max_rank_]
+  int64_t max_rank_ = 0;  // of all low-rank maps
+  // Of one pass, [T, C]; v_first_ is layer 0's v.
+  Rows r_, w_, k_, v_, a_, gate_, kappa_, v_mix_, v_first_, y_;
+  Rows low_;  // [T, max_rank_]
 };
 
 }  // namespace mneme::engine::rwkv7

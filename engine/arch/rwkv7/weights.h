@@ -12,10 +12,10 @@ namespace mneme::engine::rwkv7 {
 // A layer's time mixing. Shares (mu) are those of the previous token.
 struct TimeMix {
   rwkv::Norm group_norm;
-  std::vector<float> mu_r, mu_w, mu_k, mu_v, mu_a, mu_g;  // [C]
-  Weight r, k, v, output;                                 // [C, C]
-  rwkv::LowRank w, a, v_mix, gate;                        // v_mix: layers above 0
-  std::vector<float> k_k, k_a, r_k;                       // [C]
+  Vector mu_r, mu_w, mu_k, mu_v, mu_a, mu_g;  // [C]
+  Matrix r, k, v, output;                     // [C, C]
+  rwkv::LowRank w, a, v_mix, gate;            // v_mix: layers above 0
+  Vector k_k, k_a, r_k;                       // [C]
 };
 
 // Matrices point into the checkpoint's mapping, which must outlive them, or into themselves.

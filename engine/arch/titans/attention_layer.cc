@@ -4,82 +4,57 @@
 
 namespace mneme::engine::titans {
 
-void AttentionLayer::Rotate(const Pass& pass, float* x,
-                            const std::vector<int64_t>& positions) const {
-  pass.exec.kernels().rope(pass.exec, {.x = x,
-                                       .x_stride = config_.width,
-                                       .heads = config_.attention_heads,
-                                       .head_dim = config_.head_dim,
-                                       .rotary_dim = config_.head_dim,
-                                       .layout = config_.rope_layout,
-                                       .positions = positions,
-                                       .theta = config_.rope_theta});
+void AttentionLayer::Rotate(Exec& exec, Rows x, std::span<const int64_t> positions) const {
+  ops::Rope(exec, x,
+            {.heads = config_.attention_heads,
+             .head_dim = config_.head_dim,
+             .rotary_dim = config_.head_dim,
+             .layout = config_.rope_layout,
+             .theta = config_.rope_theta},
+            positions);
 }
 
-void AttentionLayer::Apply(const Pass& pass, int64_t layer, const AttentionWeights& weights,
-                           const AttentionRows& rows) {
-  const Kernels& kernels = pass.exec.kernels();
-  const int64_t D = config_.width, C = config_.chunk_tokens;
+void AttentionLayer::Apply(Exec& exec, const Batch& batch, int64_t layer,
+                           const AttentionWeights& weights, const AttentionRows& rows) {
   const bool segments = config_.IsContext();
-  positions_.clear();
-  shifted_.clear();
-  for (const Sequence& sequence : pass.sequences) {
-    for (int64_t t = 0; t < sequence.count; ++t) {
-      const int64_t n = sequence.position + t;
-      positions_.push_back(segments ? n % C : n);
-      shifted_.push_back(n % C + C);
-    }
-  }
-  const CopyRowsArgs copy{.from = rows.q,
-                          .from_stride = D,
-                          .to = rows.q_rotated,
-                          .to_stride = D,
-                          .rows = pass.T,
-                          .width = D};
-  kernels.copy_rows(pass.exec, {&copy, 1});
-  // In a segment the memory's answers stand before the text.
-  const std::vector<int64_t>& own = segments ? shifted_ : positions_;
-  Rotate(pass, rows.q_rotated, own);
-  Rotate(pass, rows.k, own);
-  if (segments) Rotate(pass, rows.h_k, positions_);
-
   const LayerTensors& tensors = states_.tensors();
-  attention_.clear();
-  for (const Sequence& sequence : pass.sequences) {
-    State& state = *sequence.state;
-    const int64_t at = sequence.first * D;
-    const auto stream = [&](int k_tensor, int v_tensor, float* k, float* v) {
-      return TitansKeyStream{.kept_k = states_.Bytes(state, layer, k_tensor),
-                             .kept_v = states_.Bytes(state, layer, v_tensor),
-                             .k = k + at,
-                             .v = v + at};
-    };
-    TitansAttentionArgs args{.position = sequence.position,
-                             .rows = sequence.count,
-                             .q = rows.q + at,
-                             .q_rotated = rows.q_rotated + at,
-                             .out = rows.out + at};
-    if (segments) {
-      args.num_streams = 2;
-      args.streams = {stream(tensors.h_k, tensors.h_v, rows.h_k, rows.h_v),
-                      stream(tensors.x_k, tensors.x_v, rows.k, rows.v)};
-    } else {
-      args.streams[0] = stream(tensors.k, tensors.v, rows.k, rows.v);
+  std::vector<ops::TitansStream> streams;
+  ops::Copy(exec, rows.q, rows.q_rotated);
+  if (segments) {
+    // In a segment of C tokens the memory's answers stand before the text.
+    const int64_t C = config_.chunk_tokens;
+    positions_.clear();
+    shifted_.clear();
+    for (const int64_t position : batch.positions) {
+      positions_.push_back(position % C);
+      shifted_.push_back(position % C + C);
     }
-    attention_.push_back(args);
+    Rotate(exec, rows.h_k, positions_);
+    streams.push_back(
+        {states_.Field(layer, tensors.h_k), states_.Field(layer, tensors.h_v), rows.h_k, rows.h_v});
+    streams.push_back(
+        {states_.Field(layer, tensors.x_k), states_.Field(layer, tensors.x_v), rows.k, rows.v});
+  } else {
+    streams.push_back(
+        {states_.Field(layer, tensors.k), states_.Field(layer, tensors.v), rows.k, rows.v});
   }
-  kernels.titans_attention(
-      pass.exec,
-      {.heads = config_.attention_heads,
-       .head_dim = config_.head_dim,
-       .scale = static_cast<float>(1 / std::sqrt(static_cast<double>(config_.head_dim))),
-       .persistent_tokens = config_.persistent_tokens,
-       .persistent_k = weights.persistent_k.data(),
-       .persistent_v = weights.persistent_v.data(),
-       .window = segments ? C : config_.window_tokens,
-       .segments = segments,
-       .dtype = states_.kv_dtype()},
-      attention_);
+  const std::span<const int64_t> own = segments ? shifted_ : batch.positions;
+  Rotate(exec, rows.q_rotated, own);
+  Rotate(exec, rows.k, own);
+  ops::Attend(exec, batch.runs,
+              ops::TitansAttention{
+                  .heads = config_.attention_heads,
+                  .head_dim = config_.head_dim,
+                  .scale = static_cast<float>(1 / std::sqrt(static_cast<double>(config_.head_dim))),
+                  .persistent_tokens = config_.persistent_tokens,
+                  .persistent_k = weights.persistent_k,
+                  .persistent_v = weights.persistent_v,
+                  .window = segments ? config_.chunk_tokens : config_.window_tokens,
+                  .segments = segments,
+                  .streams = streams,
+                  .q = rows.q,
+                  .q_rotated = rows.q_rotated,
+                  .out = rows.out});
 }
 
 }  // namespace mneme::engine::titans

@@ -4,25 +4,24 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "engine/arch/titans/config.h"
-#include "engine/arch/titans/pass.h"
 #include "engine/arch/titans/state.h"
 #include "engine/arch/titans/weights.h"
+#include "engine/kernels/ops.h"
 
 namespace mneme::engine::titans {
 
 // Rows [T, D] of one pass, as the projections left them; overwritten.
 struct AttentionRows {
-  float* q = nullptr;
-  float* q_rotated = nullptr;  // scratch
-  float* k = nullptr;
-  float* v = nullptr;
+  Rows q;
+  Rows q_rotated;  // scratch
+  Rows k, v;
   // mac: the memory's answers through k_proj and v_proj.
-  float* h_k = nullptr;
-  float* h_v = nullptr;
-  float* out = nullptr;  // before o_proj; distinct from the others
+  Rows h_k, h_v;
+  Rows out;  // before o_proj; distinct from the others
 };
 
 class AttentionLayer {
@@ -30,16 +29,15 @@ class AttentionLayer {
   // Both must outlive this.
   AttentionLayer(const Config& config, const StateMap& states) : config_(config), states_(states) {}
 
-  void Apply(const Pass& pass, int64_t layer, const AttentionWeights& weights,
+  void Apply(Exec& exec, const Batch& batch, int64_t layer, const AttentionWeights& weights,
              const AttentionRows& rows);
 
  private:
-  void Rotate(const Pass& pass, float* x, const std::vector<int64_t>& positions) const;
+  void Rotate(Exec& exec, Rows x, std::span<const int64_t> positions) const;
 
   const Config& config_;
   const StateMap& states_;
-  std::vector<int64_t> positions_, shifted_;
-  std::vector<TitansAttentionArgs> attention_;
+  std::vector<int64_t> positions_, shifted_;  // in a segment
 };
 
 }  // namespace mneme::engine::titans

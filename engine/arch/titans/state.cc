@@ -128,7 +128,6 @@ absl::StatusOr<StateMap> StateMap::Create(const Config& config, DType kv_dtype) 
   }
 
   StateMap map;
-  map.kv_dtype_ = kv_dtype;
   map.formula_ =
       absl::StrCat(formula, ") = ", numbers, ") = ", static_cast<int64_t>(bytes), " bytes");
   Builder builder(config, kv_dtype);

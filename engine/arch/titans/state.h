@@ -31,22 +31,16 @@ class StateMap {
 
   const StateSchema& schema() const { return schema_; }
   const LayerTensors& tensors() const { return tensors_; }
-  DType kv_dtype() const { return kv_dtype_; }
   // For people; ends in "= N bytes".
   const std::string& formula() const { return formula_; }
 
-  // Null for a tensor that this configuration does not have.
-  std::byte* Bytes(State& state, int64_t layer, int tensor) const {
-    if (tensor < 0) return nullptr;
-    return state.block.data() + schema_.tensors()[layer * tensors_.count + tensor].offset_bytes;
-  }
-  float* Floats(State& state, int64_t layer, int tensor) const {
-    return reinterpret_cast<float*>(Bytes(state, layer, tensor));
+  // None for a tensor that this configuration does not have.
+  StateField Field(int64_t layer, int tensor) const {
+    return tensor < 0 ? StateField() : schema_.Field(layer * tensors_.count + tensor);
   }
 
  private:
   LayerTensors tensors_;
-  DType kv_dtype_ = DType::kF32;
   StateSchema schema_;
   std::string formula_;
 };

@@ -1,43 +1,31 @@
 #include "engine/arch/titans/titans.h"
 
-#include <algorithm>
-#include <array>
-#include <cstring>
 #include <string>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "engine/core/status_macros.h"
 
 namespace mneme::engine::titans {
 
-// Arrays of one pass over T tokens, row-major.
+// Rows of one pass over T tokens.
 struct Titans::Activations {
-  float* x = nullptr;       // [T, D] residual stream
-  float* normed = nullptr;  // [T, D]
-  // Memory: a projection before its convolution and after it, the rates, what the heads answer.
-  float* projected_q = nullptr;  // [T, dm]
-  float* projected_k = nullptr;  // [T, dm]
-  float* projected_v = nullptr;  // [T, dm]
-  float* q = nullptr;            // [T, dm]
-  float* k = nullptr;            // [T, dm]
-  float* v = nullptr;            // [T, dm]
-  float* rates = nullptr;        // [T, 3 H]
-  float* answer = nullptr;       // [T, dm]
-  // Attention.
-  float* aq = nullptr;          // [T, D]
-  float* aq_rotated = nullptr;  // [T, D]
-  float* ak = nullptr;          // [T, D]
-  float* av = nullptr;          // [T, D]
-  float* attended = nullptr;    // [T, D]
-  float* y = nullptr;           // [T, D] attention's output
-  float* m = nullptr;           // [T, D] memory's output
-  // mac.
-  float* h = nullptr;    // [T, D]
-  float* h_k = nullptr;  // [T, D]
-  float* h_v = nullptr;  // [T, D]
-  // Feed-forward.
-  float* gate = nullptr;  // [T, F]
-  float* up = nullptr;    // [T, F]
+  Rows x;       // [T, D] residual stream
+  Rows normed;  // [T, D]
+  // Memory, [T, dm]: projections before their convolutions and after them, what the heads answer.
+  Rows projected_q, projected_k, projected_v;
+  Rows q, k, v;
+  Rows answer;
+  Rows rates;  // [T, 3 H]
+  // Attention, [T, D].
+  Rows aq, aq_rotated, ak, av;
+  Rows attended;
+  Rows y;  // attention's output
+  Rows m;  // memory's output
+  // mac, [T, D].
+  Rows h, h_k, h_v;
+  // Feed-forward, [T, F].
+  Rows gate, up;
 };
 
 absl::StatusOr<std::unique_ptr<Arch>> Titans::Create(std::shared_ptr<const Checkpoint> checkpoint,
@@ -62,227 +50,156 @@ absl::StatusOr<std::unique_ptr<Arch>> Titans::Create(std::shared_ptr<const Check
 }
 
 // A sequence begins with the memory that training left.
-void Titans::InitState(Exec& exec, State& state) {
-  const TitansMemoryShape& memory = config_.memory;
-  std::vector<CopyRowsArgs> copies;
+void Titans::InitState(Exec& exec, StateSlot state) {
+  const LayerTensors& tensors = states_.tensors();
   for (int64_t i = 0; i < config_.num_layers; ++i) {
-    for (int64_t l = 0; l < memory.depth; ++l) {
-      const auto copy_to = [&](int tensor) {
-        copies.push_back({.from = weights_.layers[i].memory.init[l].data(),
-                          .from_stride = memory.Elements(l),
-                          .to = states_.Floats(state, i, tensor),
-                          .to_stride = memory.Elements(l),
-                          .rows = config_.memory_heads,
-                          .width = memory.Elements(l)});
-      };
-      copy_to(states_.tensors().memory[l]);
-      if (config_.token_mode) copy_to(states_.tensors().running[l]);
+    const std::vector<Vector>& init = weights_.layers[i].memory.init;
+    for (size_t l = 0; l < init.size(); ++l) {
+      ops::WriteState(exec, state, init[l], states_.Field(i, tensors.memory[l]));
+      if (!config_.token_mode) continue;
+      ops::WriteState(exec, state, init[l], states_.Field(i, tensors.running[l]));
     }
   }
-  exec.kernels().copy_rows(exec, copies);
 }
 
-Titans::Activations Titans::Reserve(int64_t T) {
-  const int64_t dm = T * config_.memory_width();
-  const int64_t D = T * config_.width, F = T * config_.ffn_width;
-  const int64_t attention = config_.HasAttention() ? D : 0;
-  const int64_t context = config_.IsContext() ? D : 0;
+Titans::Activations Titans::Reserve(int64_t T, Arena& arena) const {
+  const int64_t D = config_.width, F = config_.ffn_width, dm = config_.memory_width();
   Activations act;
-  const StepBuffers::Part parts[] = {{&act.x, D},
-                                     {&act.normed, D},
-                                     {&act.projected_q, dm},
-                                     {&act.projected_k, dm},
-                                     {&act.projected_v, dm},
-                                     {&act.q, dm},
-                                     {&act.k, dm},
-                                     {&act.v, dm},
-                                     {&act.rates, T * 3 * config_.memory_heads},
-                                     {&act.answer, dm},
-                                     {&act.aq, attention},
-                                     {&act.aq_rotated, attention},
-                                     {&act.ak, attention},
-                                     {&act.av, attention},
-                                     {&act.attended, attention},
-                                     {&act.y, attention},
-                                     {&act.m, attention},
-                                     {&act.h, context},
-                                     {&act.h_k, context},
-                                     {&act.h_v, context},
-                                     {&act.gate, F},
-                                     {&act.up, F}};
-  buffers_.Reserve(parts);
+  std::vector<Arena::Part> parts = {{&act.x, T, D},
+                                    {&act.normed, T, D},
+                                    {&act.rates, T, 3 * config_.memory_heads},
+                                    {&act.gate, T, F},
+                                    {&act.up, T, F}};
+  for (Rows* rows : {&act.projected_q, &act.projected_k, &act.projected_v, &act.q, &act.k, &act.v,
+                     &act.answer}) {
+    parts.push_back({rows, T, dm});
+  }
+  if (config_.HasAttention()) {
+    for (Rows* rows : {&act.aq, &act.aq_rotated, &act.ak, &act.av, &act.attended, &act.y, &act.m}) {
+      parts.push_back({rows, T, D});
+    }
+  }
+  if (config_.IsContext()) {
+    for (Rows* rows : {&act.h, &act.h_k, &act.h_v}) parts.push_back({rows, T, D});
+  }
+  arena.Reserve(parts);
   return act;
 }
 
-absl::Status Titans::Forward(Exec& exec, std::span<const ArchSlice> slices) {
-  std::vector<ArchSlice> part;
-  std::vector<int64_t> positions;
-  std::vector<int64_t> done(slices.size());
-  // In mac a token's attention reads what the memory said, and what it writes depends on that: a
-  // pass ends where the segment of a sequence ends. The others take the whole step at once.
-  for (;;) {
-    part.clear();
-    positions.clear();
-    for (size_t s = 0; s < slices.size(); ++s) {
-      const ArchSlice& slice = slices[s];
-      const auto total = static_cast<int64_t>(slice.tokens.size());
-      int64_t& read = done[s];
-      if (read == total) continue;
-      const int64_t position = slice.state->position + read;
-      int64_t count = total - read;
-      if (config_.IsContext()) {
-        count = std::min(count, config_.chunk_tokens - position % config_.chunk_tokens);
-      }
-      // Logits are wanted from token total - num_logits on.
-      const int64_t silent = std::max<int64_t>(0, total - slice.num_logits - read);
-      const int64_t num_logits = std::max<int64_t>(0, count - silent);
-      const int64_t logits_before = std::max<int64_t>(0, read - (total - slice.num_logits));
-      part.push_back({.state = slice.state,
-                      .tokens = slice.tokens.subspan(read, count),
-                      .num_logits = num_logits,
-                      .logits = num_logits == 0
-                                    ? nullptr
-                                    : slice.logits + logits_before * config_.vocab_size});
-      positions.push_back(position);
-      read += count;
+void Titans::Forward(Exec& exec, const Batch& batch, Rows logits) {
+  const Activations act = Reserve(batch.rows(), arena_);
+  if (config_.IsContext()) {
+    // A token's attention reads what the memory said, and what it writes depends on that: all
+    // layers of a segment, then of the next one. The others take the whole pass at once.
+    for (const std::vector<Run>& pieces : batch.CutAt(config_.chunk_tokens)) {
+      const Batch segment = batch.Select(pieces);
+      const Activations part = Reserve(segment.rows(), segment_arena_);
+      RunLayers(exec, segment, part);
+      ops::Scatter(exec, part.x, pieces, act.x);
     }
-    if (part.empty()) return absl::OkStatus();
-    Run(exec, part, positions);
+  } else {
+    RunLayers(exec, batch, act);
   }
+  WriteLogits(exec, weights_, config_.rms_eps, batch.wanted, act.x, act.normed, logits);
 }
 
-void Titans::Run(Exec& exec, std::span<const ArchSlice> slices,
-                 std::span<const int64_t> positions) {
-  FlattenTokens(slices, &tokens_);
-  const auto T = static_cast<int64_t>(tokens_.size());
-  sequences_.clear();
-  int64_t first = 0;
-  for (size_t s = 0; s < slices.size(); ++s) {
-    const auto count = static_cast<int64_t>(slices[s].tokens.size());
-    sequences_.push_back(
-        {.state = slices[s].state, .position = positions[s], .first = first, .count = count});
-    first += count;
-  }
-  const Pass pass{exec, sequences_, T};
-  const Activations act = Reserve(T);
-  const Kernels& table = exec.kernels();
-  const int64_t D = config_.width;
-  table.embed_rows(exec, weights_.embedding, tokens_, act.x);
+void Titans::RunLayers(Exec& exec, const Batch& batch, const Activations& act) {
+  ops::Embed(exec, weights_.embedding, batch.tokens, act.x);
   for (int64_t i = 0; i < config_.num_layers; ++i) {
     const Layer& layer = weights_.layers[i];
-    table.rms_norm(exec, act.x, layer.norm.data(), config_.rms_eps, T, D, act.normed);
+    ops::RmsNorm(exec, act.x, layer.norm, config_.rms_eps, act.normed);
     switch (config_.variant) {
       case Variant::kMemory:
       case Variant::kLayer:
-        MemoryBlock(pass, i, act);
+        MemoryBlock(exec, batch, i, act);
         break;
       case Variant::kGate:
-        GateBlock(pass, i, act);
+        GateBlock(exec, batch, i, act);
         break;
       case Variant::kContext:
-        ContextBlock(pass, i, act);
+        ContextBlock(exec, batch, i, act);
         break;
     }
-    FeedForward(exec, layer, config_.rms_eps, T, act.x, act.normed, act.gate, act.up);
+    FeedForward(exec, layer, config_.rms_eps, act.x, act.normed, act.gate, act.up);
   }
-  WriteLogits(exec, weights_, config_.rms_eps, slices, act.x, act.normed, head_);
 }
 
-MatMulTask Titans::RatesTask(const MemoryWeights& weights, const Activations& act) const {
-  MatMulTask task = Product(weights.rates, act.rates);
-  task.bias = weights.rates_bias.data();
-  return task;
-}
-
-void Titans::ReadAndWrite(const Pass& pass, int64_t index, const Activations& act) {
+void Titans::ReadAndWrite(Exec& exec, const Batch& batch, int64_t index, const Matrix& q,
+                          const Vector& q_conv, int q_tensor, const Activations& act) {
   const MemoryWeights& weights = weights_.layers[index].memory;
   const LayerTensors& tensors = states_.tensors();
-  const std::array tasks = {Product(weights.q, act.projected_q),
-                            Product(weights.k, act.projected_k),
-                            Product(weights.v, act.projected_v), RatesTask(weights, act)};
-  pass.exec.kernels().matmul(pass.exec, tasks, act.normed, config_.width, pass.T);
-  const Convolution convolutions[] = {
-      {tensors.conv_q, weights.q_conv.data(), /*normalize=*/true, act.projected_q, act.q},
-      {tensors.conv_k, weights.k_conv.data(), /*normalize=*/true, act.projected_k, act.k},
-      {tensors.conv_v, weights.v_conv.data(), /*normalize=*/false, act.projected_v, act.v}};
-  memory_.Convolve(pass, index, convolutions);
-  memory_.Rates(pass, act.rates);
-  memory_.Apply(pass, index, weights,
+  const ops::Product products[] = {
+      {q, act.projected_q},
+      {weights.k, act.projected_k},
+      {weights.v, act.projected_v},
+      {.weight = weights.rates, .y = act.rates, .bias = weights.rates_bias}};
+  ops::MatMul(exec, act.normed, products);
+  const ShortConvolution convolutions[] = {
+      {q_tensor, q_conv, /*normalize=*/true, act.projected_q, act.q},
+      {tensors.conv_k, weights.k_conv, /*normalize=*/true, act.projected_k, act.k},
+      {tensors.conv_v, weights.v_conv, /*normalize=*/false, act.projected_v, act.v}};
+  memory_.Convolve(exec, batch.runs, index, convolutions);
+  memory_.Rates(exec, act.rates);
+  memory_.Apply(exec, batch.runs, index, weights,
                 {.q = act.q, .k = act.k, .v = act.v, .rates = act.rates, .y = act.answer});
 }
 
-void Titans::MemoryBlock(const Pass& pass, int64_t index, const Activations& act) {
+// lmm: the memory; mal: attention behind it.
+void Titans::MemoryBlock(Exec& exec, const Batch& batch, int64_t index, const Activations& act) {
   const Layer& layer = weights_.layers[index];
-  ReadAndWrite(pass, index, act);
-  memory_.Output(pass, layer.memory.output, act.normed, act.answer, act.projected_q, act.x,
+  ReadAndWrite(exec, batch, index, layer.memory.q, layer.memory.q_conv, states_.tensors().conv_q,
+               act);
+  memory_.Output(exec, layer.memory.output, act.normed, act.answer, act.projected_q, act.x,
                  /*accumulate=*/true);
   if (config_.variant == Variant::kMemory) return;
-  pass.exec.kernels().rms_norm(pass.exec, act.x, layer.attention_norm.data(), config_.rms_eps,
-                               pass.T, config_.width, act.normed);
-  Attend(pass, index, act.x, /*accumulate=*/true, act);
+  ops::RmsNorm(exec, act.x, layer.attention_norm, config_.rms_eps, act.normed);
+  Attend(exec, batch, index, act.x, /*accumulate=*/true, act);
 }
 
-void Titans::GateBlock(const Pass& pass, int64_t index, const Activations& act) {
+// mag: memory and attention side by side.
+void Titans::GateBlock(Exec& exec, const Batch& batch, int64_t index, const Activations& act) {
   const Layer& layer = weights_.layers[index];
-  ReadAndWrite(pass, index, act);
-  memory_.Output(pass, layer.memory.output, act.normed, act.answer, act.projected_q, act.m,
+  ReadAndWrite(exec, batch, index, layer.memory.q, layer.memory.q_conv, states_.tensors().conv_q,
+               act);
+  memory_.Output(exec, layer.memory.output, act.normed, act.answer, act.projected_q, act.m,
                  /*accumulate=*/false);
-  Attend(pass, index, act.y, /*accumulate=*/false, act);
-  Mix(pass, layer, act);
+  Attend(exec, batch, index, act.y, /*accumulate=*/false, act);
+  Mix(exec, layer, act);
 }
 
-void Titans::ContextBlock(const Pass& pass, int64_t index, const Activations& act) {
-  const Kernels& kernels = pass.exec.kernels();
+// mac: the memory as context.
+void Titans::ContextBlock(Exec& exec, const Batch& batch, int64_t index, const Activations& act) {
   const Layer& layer = weights_.layers[index];
   const MemoryWeights& weights = layer.memory;
   const LayerTensors& tensors = states_.tensors();
-  const int64_t D = config_.width, T = pass.T;
   // What the memory says about the tokens, as keys and values.
-  const MatMulTask q = Product(weights.q, act.projected_q);
-  kernels.matmul(pass.exec, {&q, 1}, act.normed, D, T);
-  const Convolution asked{tensors.conv_q, weights.q_conv.data(), /*normalize=*/true,
-                          act.projected_q, act.q};
-  memory_.Convolve(pass, index, {&asked, 1});
-  memory_.Apply(pass, index, weights, {.q = act.q, .y = act.answer});
-  memory_.Output(pass, weights.output, act.normed, act.answer, act.projected_q, act.h,
+  ops::MatMul(exec, act.normed, {weights.q, act.projected_q});
+  const ShortConvolution asked{tensors.conv_q, weights.q_conv, /*normalize=*/true, act.projected_q,
+                               act.q};
+  memory_.Convolve(exec, batch.runs, index, {&asked, 1});
+  memory_.Apply(exec, batch.runs, index, weights, {.q = act.q, .y = act.answer});
+  memory_.Output(exec, weights.output, act.normed, act.answer, act.projected_q, act.h,
                  /*accumulate=*/false);
-  const std::array from_memory = {Product(layer.attention.k, act.h_k),
-                                  Product(layer.attention.v, act.h_v)};
-  kernels.matmul(pass.exec, from_memory, act.h, D, T);
-  Attend(pass, index, act.y, /*accumulate=*/false, act);
+  const ops::Product from_memory[] = {{layer.attention.k, act.h_k}, {layer.attention.v, act.h_v}};
+  ops::MatMul(exec, act.h, from_memory);
+  Attend(exec, batch, index, act.y, /*accumulate=*/false, act);
 
-  // What the memory learns, and says again: yn takes the place of xn.
-  const CopyRowsArgs residual{
-      .from = act.x, .from_stride = D, .to = act.normed, .to_stride = D, .rows = T, .width = D};
-  kernels.copy_rows(pass.exec, {&residual, 1});
-  kernels.add(pass.exec, act.y, T * D, act.normed);
-  kernels.rms_norm(pass.exec, act.normed, weights.input_norm.data(), config_.rms_eps, T, D,
-                   act.normed);
-  const std::array tasks = {Product(weights.q2, act.projected_q),
-                            Product(weights.k, act.projected_k),
-                            Product(weights.v, act.projected_v), RatesTask(weights, act)};
-  kernels.matmul(pass.exec, tasks, act.normed, D, T);
-  const Convolution convolutions[] = {
-      {tensors.conv_q2, weights.q2_conv.data(), /*normalize=*/true, act.projected_q, act.q},
-      {tensors.conv_k, weights.k_conv.data(), /*normalize=*/true, act.projected_k, act.k},
-      {tensors.conv_v, weights.v_conv.data(), /*normalize=*/false, act.projected_v, act.v}};
-  memory_.Convolve(pass, index, convolutions);
-  memory_.Rates(pass, act.rates);
-  memory_.Apply(pass, index, weights,
-                {.q = act.q, .k = act.k, .v = act.v, .rates = act.rates, .y = act.answer});
-  memory_.Output(pass, weights.output2, act.normed, act.answer, act.projected_q, act.m,
+  // What the memory learns, and says again, of the norm of x + y.
+  ops::Copy(exec, act.x, act.normed);
+  ops::Add(exec, act.y, act.normed);
+  ops::RmsNorm(exec, act.normed, weights.input_norm, config_.rms_eps, act.normed);
+  ReadAndWrite(exec, batch, index, weights.q2, weights.q2_conv, tensors.conv_q2, act);
+  memory_.Output(exec, weights.output2, act.normed, act.answer, act.projected_q, act.m,
                  /*accumulate=*/false);
-  Mix(pass, layer, act);
+  Mix(exec, layer, act);
 }
 
-void Titans::Attend(const Pass& pass, int64_t index, float* out, bool accumulate,
+void Titans::Attend(Exec& exec, const Batch& batch, int64_t index, Rows out, bool accumulate,
                     const Activations& act) {
-  const Kernels& kernels = pass.exec.kernels();
   const AttentionWeights& weights = weights_.layers[index].attention;
-  const std::array tasks = {Product(weights.q, act.aq), Product(weights.k, act.ak),
-                            Product(weights.v, act.av)};
-  kernels.matmul(pass.exec, tasks, act.normed, config_.width, pass.T);
-  attention_.Apply(pass, index, weights,
+  const ops::Product products[] = {{weights.q, act.aq}, {weights.k, act.ak}, {weights.v, act.av}};
+  ops::MatMul(exec, act.normed, products);
+  attention_.Apply(exec, batch, index, weights,
                    {.q = act.aq,
                     .q_rotated = act.aq_rotated,
                     .k = act.ak,
@@ -290,25 +207,21 @@ void Titans::Attend(const Pass& pass, int64_t index, float* out, bool accumulate
                     .h_k = act.h_k,
                     .h_v = act.h_v,
                     .out = act.attended});
-  const MatMulTask output = Product(weights.output, out, accumulate);
-  kernels.matmul(pass.exec, {&output, 1}, act.attended, config_.width, pass.T);
+  ops::MatMul(exec, act.attended, {.weight = weights.output, .y = out, .accumulate = accumulate});
 }
 
-void Titans::Mix(const Pass& pass, const Layer& layer, const Activations& act) {
-  const Kernels& kernels = pass.exec.kernels();
-  const int64_t D = config_.width, T = pass.T;
-  kernels.rms_norm(pass.exec, act.y, layer.mix_attention_norm.data(), config_.rms_eps, T, D, act.y);
-  kernels.rms_norm(pass.exec, act.m, layer.mix_memory_norm.data(), config_.rms_eps, T, D, act.m);
+void Titans::Mix(Exec& exec, const Layer& layer, const Activations& act) {
+  ops::RmsNorm(exec, act.y, layer.mix_attention_norm, config_.rms_eps, act.y);
+  ops::RmsNorm(exec, act.m, layer.mix_memory_norm, config_.rms_eps, act.m);
   if (config_.sigmoid_mix) {
-    kernels.activate(pass.exec, Activation::kSigmoid, act.m, T * D, act.m);
-    kernels.mul(pass.exec, act.m, T * D, act.y);
+    ops::Activate(exec, Activation::kSigmoid, act.m, act.m);
+    ops::Mul(exec, act.m, act.y);
   } else {
-    kernels.activate(pass.exec, Activation::kSigmoid, act.y, T * D, act.attended);
-    kernels.mul(pass.exec, act.attended, T * D, act.y);
-    kernels.silu_mul(pass.exec, act.m, act.y, T * D, act.y);
+    ops::Activate(exec, Activation::kSigmoid, act.y, act.attended);
+    ops::Mul(exec, act.attended, act.y);
+    ops::SiluMul(exec, act.m, act.y, act.y);
   }
-  const MatMulTask mix = Product(layer.mix, act.x, /*accumulate=*/true);
-  kernels.matmul(pass.exec, {&mix, 1}, act.y, D, T);
+  ops::MatMul(exec, act.y, {.weight = layer.mix, .y = act.x, .accumulate = true});
 }
 
 absl::StatusOr<std::unique_ptr<Arch>> Create(std::shared_ptr<const Checkpoint> checkpoint,

@@ -13,13 +13,12 @@
 
 #include "absl/status/statusor.h"
 #include "engine/arch/arch.h"
-#include "engine/arch/step_buffers.h"
 #include "engine/arch/titans/attention_layer.h"
 #include "engine/arch/titans/config.h"
 #include "engine/arch/titans/memory_layer.h"
-#include "engine/arch/titans/pass.h"
 #include "engine/arch/titans/state.h"
 #include "engine/arch/titans/weights.h"
+#include "engine/device/arena.h"
 
 namespace mneme::engine::titans {
 
@@ -31,29 +30,29 @@ class Titans final : public Arch {
 
   const ArchInfo& info() const override { return info_; }
   const StateSchema& schema() const override { return states_.schema(); }
-  void InitState(Exec& exec, State& state) override;
-  absl::Status Forward(Exec& exec, std::span<const ArchSlice> slices) override;
+  void InitState(Exec& exec, StateSlot state) override;
+  void Forward(Exec& exec, const Batch& batch, Rows logits) override;
 
  private:
   Titans() : memory_(config_, states_), attention_(config_, states_) {}
 
   struct Activations;
-  Activations Reserve(int64_t T);
-  // All layers and the head for `slices`, which begin at `positions` (a state's own position is
-  // that of the whole step).
-  void Run(Exec& exec, std::span<const ArchSlice> slices, std::span<const int64_t> positions);
+  Activations Reserve(int64_t T, Arena& arena) const;
+  // The residual stream behind all layers -> act.x.
+  void RunLayers(Exec& exec, const Batch& batch, const Activations& act);
   // The mixers of a block: act.normed -> act.x.
-  void MemoryBlock(const Pass& pass, int64_t layer, const Activations& act);   // lmm, mal
-  void GateBlock(const Pass& pass, int64_t layer, const Activations& act);     // mag
-  void ContextBlock(const Pass& pass, int64_t layer, const Activations& act);  // mac
-  // The gates' logits, z = rates x + bias.
-  MatMulTask RatesTask(const MemoryWeights& weights, const Activations& act) const;
-  // The whole memory: act.normed -> act.answer.
-  void ReadAndWrite(const Pass& pass, int64_t layer, const Activations& act);
+  void MemoryBlock(Exec& exec, const Batch& batch, int64_t layer, const Activations& act);
+  void GateBlock(Exec& exec, const Batch& batch, int64_t layer, const Activations& act);
+  void ContextBlock(Exec& exec, const Batch& batch, int64_t layer, const Activations& act);
+  // The whole memory: act.normed -> act.answer. `q` and `q_conv` with its tensor of the state: of
+  // the first or the second reading.
+  void ReadAndWrite(Exec& exec, const Batch& batch, int64_t layer, const Matrix& q,
+                    const Vector& q_conv, int q_tensor, const Activations& act);
   // out (+)= o_proj of attention from act.normed, in mac also over act.h_k and act.h_v.
-  void Attend(const Pass& pass, int64_t layer, float* out, bool accumulate, const Activations& act);
+  void Attend(Exec& exec, const Batch& batch, int64_t layer, Rows out, bool accumulate,
+              const Activations& act);
   // x += mix.o_proj(gate_mix(act.y, act.m)).
-  void Mix(const Pass& pass, const Layer& layer, const Activations& act);
+  void Mix(Exec& exec, const Layer& layer, const Activations& act);
 
   std::shared_ptr<const Checkpoint> checkpoint_;  // owns the mapping that weights_ points into
   Config config_;
@@ -62,10 +61,7 @@ class Titans final : public Arch {
   StateMap states_;
   MemoryLayer memory_;
   AttentionLayer attention_;
-  StepBuffers buffers_;
-  OutputHead head_;
-  std::vector<int32_t> tokens_;
-  std::vector<Sequence> sequences_;
+  Arena arena_, segment_arena_;
 };
 
 }  // namespace mneme::engine::titans

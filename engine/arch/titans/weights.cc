@@ -6,7 +6,6 @@
 #include "absl/strings/str_cat.h"
 #include "engine/arch/weight_reader.h"
 #include "engine/core/status_macros.h"
-#include "engine/kernels/dequantize.h"
 
 namespace mneme::engine::titans {
 namespace {
@@ -18,12 +17,12 @@ DecoderShape Shape(const Config& config) {
 
 class Loader {
  public:
-  Loader(const Checkpoint& checkpoint, const Config& config)
-      : reader_(checkpoint, "titans"), config_(config) {}
+  Loader(const Checkpoint& checkpoint, const Config& config, WeightStore& store)
+      : reader_(checkpoint, "titans", store), config_(config) {}
 
   WeightReader& reader() { return reader_; }
-  absl::StatusOr<std::vector<float>> Vector(const std::string& name, int64_t size) {
-    return reader_.Floats(name, {{size}});
+  absl::StatusOr<engine::Vector> Vector(const std::string& name, int64_t size) {
+    return reader_.Vector(name, {{size}});
   }
   absl::StatusOr<Layer> ReadLayer(int64_t index);
 
@@ -32,20 +31,20 @@ class Loader {
   absl::StatusOr<MemoryOutput> ReadOutput(const std::string& prefix, const std::string& suffix);
   absl::StatusOr<AttentionWeights> ReadAttention(const std::string& prefix);
   // Stored as [dm, K], used as [K, dm].
-  absl::StatusOr<std::vector<float>> Taps(const std::string& name);
+  absl::StatusOr<engine::Vector> Taps(const std::string& name);
 
   WeightReader reader_;
   const Config& config_;
 };
 
-absl::StatusOr<std::vector<float>> Loader::Taps(const std::string& name) {
+absl::StatusOr<engine::Vector> Loader::Taps(const std::string& name) {
   const int64_t width = config_.memory_width(), K = config_.conv_taps;
   MNEME_ASSIGN_OR_RETURN(const std::vector<float> stored, reader_.Floats(name, {{width, K}}));
   std::vector<float> taps(stored.size());
   for (int64_t c = 0; c < width; ++c) {
     for (int64_t k = 0; k < K; ++k) taps[k * width + c] = stored[c * K + k];
   }
-  return taps;
+  return reader_.Place(taps);
 }
 
 absl::StatusOr<MemoryOutput> Loader::ReadOutput(const std::string& prefix,
@@ -74,14 +73,13 @@ absl::StatusOr<MemoryWeights> Loader::ReadMemory(const std::string& prefix) {
   MNEME_ASSIGN_OR_RETURN(memory.rates_bias, Vector(prefix + "gate.bias", 3 * H));
   for (int64_t l = 0; l < config_.memory.depth; ++l) {
     MNEME_ASSIGN_OR_RETURN(
-        std::vector<float> init,
-        reader_.Floats(absl::StrCat(prefix, "init.", l),
+        memory.init.emplace_back(),
+        reader_.Vector(absl::StrCat(prefix, "init.", l),
                        {{H, config_.memory.Inputs(l), config_.memory.Outputs(l)}}));
-    memory.init.push_back(std::move(init));
   }
   if (config_.memory.norm != TitansNorm::kNone) {
     MNEME_ASSIGN_OR_RETURN(memory.gain,
-                           reader_.Floats(prefix + "norm.weight", {{H, config_.memory.width}}));
+                           reader_.Vector(prefix + "norm.weight", {{H, config_.memory.width}}));
   }
   MNEME_ASSIGN_OR_RETURN(memory.output, ReadOutput(prefix, ""));
   if (config_.IsContext()) {
@@ -93,16 +91,16 @@ absl::StatusOr<MemoryWeights> Loader::ReadMemory(const std::string& prefix) {
   return memory;
 }
 
-// rows [count, columns] times weight^T, in double: the same keys on every backend and contract.
-std::vector<float> Project(const std::vector<float>& rows, int64_t count, const Weight& weight) {
-  std::vector<float> row(weight.columns), y(count * weight.rows);
-  for (int64_t n = 0; n < weight.rows; ++n) {
-    DequantizeRow(weight.dtype, weight.data + n * weight.row_bytes(), weight.columns, row.data());
+// rows [count, D] times weight^T [D, D], in double: the same keys on every backend and contract.
+std::vector<float> Project(const std::vector<float>& rows, int64_t count,
+                           const std::vector<float>& weight) {
+  const auto D = static_cast<int64_t>(rows.size()) / count;
+  std::vector<float> y(rows.size());
+  for (int64_t n = 0; n < D; ++n) {
     for (int64_t t = 0; t < count; ++t) {
-      const float* x = rows.data() + t * weight.columns;
       double sum = 0;
-      for (int64_t i = 0; i < weight.columns; ++i) sum += double(x[i]) * row[i];
-      y[t * weight.rows + n] = static_cast<float>(sum);
+      for (int64_t i = 0; i < D; ++i) sum += double(rows[t * D + i]) * weight[n * D + i];
+      y[t * D + n] = static_cast<float>(sum);
     }
   }
   return y;
@@ -118,8 +116,12 @@ absl::StatusOr<AttentionWeights> Loader::ReadAttention(const std::string& prefix
   if (count > 0) {
     MNEME_ASSIGN_OR_RETURN(const std::vector<float> persistent,
                            reader_.Floats(prefix + "persistent", {{count, D}}));
-    attention.persistent_k = Project(persistent, count, attention.k);
-    attention.persistent_v = Project(persistent, count, attention.v);
+    MNEME_ASSIGN_OR_RETURN(const std::vector<float> k,
+                           reader_.Dequantized(prefix + "k_proj.weight"));
+    MNEME_ASSIGN_OR_RETURN(const std::vector<float> v,
+                           reader_.Dequantized(prefix + "v_proj.weight"));
+    attention.persistent_k = reader_.Place(Project(persistent, count, k));
+    attention.persistent_v = reader_.Place(Project(persistent, count, v));
   }
   return attention;
 }
@@ -151,8 +153,8 @@ absl::StatusOr<Layer> Loader::ReadLayer(int64_t index) {
 
 absl::StatusOr<Weights> LoadWeights(const Checkpoint& checkpoint, const Config& config,
                                     ArchInfo* info) {
-  Loader loader(checkpoint, config);
   Weights weights;
+  Loader loader(checkpoint, config, weights.store);
   // A hostile number of layers must not reserve more than the file could fill.
   weights.layers.reserve(
       std::min<size_t>(static_cast<size_t>(config.num_layers), checkpoint.tensors().size()));
@@ -161,9 +163,8 @@ absl::StatusOr<Weights> LoadWeights(const Checkpoint& checkpoint, const Config& 
     weights.layers.push_back(std::move(layer));
   }
   WeightReader& reader = loader.reader();
-  MNEME_ASSIGN_OR_RETURN(
-      static_cast<DecoderEnds&>(weights),
-      LoadDecoderEnds(reader, kHfDecoderNames, Shape(config), config.tied_embeddings, info));
+  MNEME_RETURN_IF_ERROR(LoadDecoderEnds(reader, kHfDecoderNames, Shape(config),
+                                        config.tied_embeddings, info, &weights));
   MNEME_RETURN_IF_ERROR(reader.RefuseUnused());
   return weights;
 }

@@ -15,40 +15,40 @@ namespace mneme::engine::titans {
 
 // What turns the heads' answers into a row: o_proj(rms(y; norm) * silu(gate x)).
 struct MemoryOutput {
-  std::vector<float> norm;  // [e]
-  Weight gate;              // [dm, D]
-  Weight output;            // [D, dm]
+  Vector norm;    // [e]
+  Matrix gate;    // [dm, D]
+  Matrix output;  // [D, dm]
 };
 
 struct MemoryWeights {
-  Weight q, k, v;                             // [dm, D]
-  std::vector<float> q_conv, k_conv, v_conv;  // [K, dm]; the last tap meets the current token
-  Weight rates;                               // [3 H, D]
-  std::vector<float> rates_bias;              // [3 H]
-  std::vector<std::vector<float>> init;       // M_0 [depth], each [H, in, out]
-  std::vector<float> gain;                    // [H, e], empty without a norm
+  Matrix q, k, v;                 // [dm, D]
+  Vector q_conv, k_conv, v_conv;  // [K, dm]; the last tap meets the current token
+  Matrix rates;                   // [3 H, D]
+  Vector rates_bias;              // [3 H]
+  std::vector<Vector> init;       // M_0 [depth], each [H, in, out]
+  Vector gain;                    // [H, e], or none: without a norm
   MemoryOutput output;
   // mac only: the second reading, of the attention's output.
-  Weight q2;                   // [dm, D]
-  std::vector<float> q2_conv;  // [K, dm]
+  Matrix q2;       // [dm, D]
+  Vector q2_conv;  // [K, dm]
   MemoryOutput output2;
-  std::vector<float> input_norm;  // [D], of x + y
+  Vector input_norm;  // [D], of x + y
 };
 
 struct AttentionWeights {
-  Weight q, k, v, output;  // [D, D]
+  Matrix q, k, v, output;  // [D, D]
   // Keys and values of the persistent tokens, [Np, D], not rotated.
-  std::vector<float> persistent_k, persistent_v;
+  Vector persistent_k, persistent_v;
 };
 
 struct Layer : FeedForwardWeights {
-  std::vector<float> norm;  // [D]
+  Vector norm;  // [D]
   MemoryWeights memory;
-  AttentionWeights attention;             // not in lmm
-  std::vector<float> attention_norm;      // [D], mal
-  std::vector<float> mix_attention_norm;  // [D], mac and mag
-  std::vector<float> mix_memory_norm;     // [D]
-  Weight mix;                             // [D, D]
+  AttentionWeights attention;  // not in lmm
+  Vector attention_norm;       // [D], mal
+  Vector mix_attention_norm;   // [D], mac and mag
+  Vector mix_memory_norm;      // [D]
+  Matrix mix;                  // [D, D]
 };
 
 // Matrices point into the checkpoint's mapping, which must outlive them.

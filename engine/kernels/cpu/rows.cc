@@ -70,5 +70,21 @@ void StoreRows(Exec& exec, std::span<const StoreRowsArgs> batch) {
   });
 }
 
+// All-ones exponent: NaN or infinity. Integer arithmetic, so that the loop vectorises.
+void FiniteRows(Exec& exec, const float* x, int64_t T, int64_t width, uint8_t* finite) {
+  ForEachRowPiece(exec, T, width, [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) {
+      constexpr uint32_t kExponent = 0x7f800000;
+      uint32_t bad = 0;
+      for (int64_t i = 0; i < width; ++i) {
+        uint32_t bits;
+        std::memcpy(&bits, x + t * width + i, sizeof(bits));
+        bad |= static_cast<uint32_t>((bits & kExponent) == kExponent);
+      }
+      finite[t] = bad == 0;
+    }
+  });
+}
+
 }  // namespace mneme::engine::cpu
 #endif  // HWY_ONCE

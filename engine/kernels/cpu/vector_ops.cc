@@ -205,6 +205,7 @@ const Kernels& cpu_kernels() {
       .block_attention = cpu::BlockAttention,
       .copy_rows = cpu::CopyRows,
       .store_rows = cpu::StoreRows,
+      .finite_rows = cpu::FiniteRows,
       .silu_mul = cpu::SiluMul,
       .add = cpu::Add,
       .mul = cpu::Mul,

@@ -1,5 +1,6 @@
 #include "engine/kernels/reference/reference.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "engine/kernels/dequantize.h"
@@ -72,6 +73,13 @@ void StoreRows(Exec& exec, std::span<const StoreRowsArgs> batch) {
   }
 }
 
+void FiniteRows(Exec& exec, const float* x, int64_t T, int64_t width, uint8_t* finite) {
+  for (int64_t t = 0; t < T; ++t) {
+    finite[t] = std::all_of(x + t * width, x + (t + 1) * width,
+                            [](float value) { return std::isfinite(value); });
+  }
+}
+
 void Add(Exec& exec, const float* x, int64_t n, float* y) {
   for (int64_t i = 0; i < n; ++i) y[i] += x[i];
 }
@@ -89,6 +97,7 @@ const Kernels& reference_kernels() {
       .block_attention = reference::BlockAttention,
       .copy_rows = reference::CopyRows,
       .store_rows = reference::StoreRows,
+      .finite_rows = reference::FiniteRows,
       .silu_mul = reference::SiluMul,
       .add = reference::Add,
       .mul = reference::Mul,

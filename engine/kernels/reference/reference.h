@@ -15,6 +15,7 @@ void Attention(Exec& exec, std::span<const AttentionArgs> batch);
 void BlockAttention(Exec& exec, std::span<const BlockAttentionArgs> batch);
 void CopyRows(Exec& exec, std::span<const CopyRowsArgs> batch);
 void StoreRows(Exec& exec, std::span<const StoreRowsArgs> batch);
+void FiniteRows(Exec& exec, const float* x, int64_t T, int64_t width, uint8_t* finite);
 void SiluMul(Exec& exec, const float* gate, const float* up, int64_t n, float* y);
 void Add(Exec& exec, const float* x, int64_t n, float* y);
 void InfiniFeatureMap(Exec& exec, const float* x, int64_t n, float* y);

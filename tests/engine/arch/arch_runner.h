@@ -11,6 +11,8 @@
 
 #include "engine/arch/arch.h"
 #include "engine/kernels/exec.h"
+#include "engine/kernels/kernels.h"
+#include "engine/kernels/raw.h"
 #include "engine/sampler/counter_rng.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -57,16 +59,15 @@ class ArchRunner {
     EXPECT_TRUE(arch.ok()) << arch.status();
     arch_ = *std::move(arch);
     state_.block = AlignedBuffer(arch_->schema().size_bytes());
-    arch_->InitState(exec_, state_);
+    arch_->InitState(exec_, SlotAt(state_.block.data()));
   }
 
   // Logits after the last `count` tokens.
   std::vector<float> Feed(std::span<const TokenId> tokens, int64_t count) {
     std::vector<float> logits(count * arch_->info().vocab_size);
-    const ArchSlice slice{
-        .state = &state_, .tokens = tokens, .num_logits = count, .logits = logits.data()};
-    const absl::Status status = arch_->Forward(exec_, {&slice, 1});
-    EXPECT_TRUE(status.ok()) << status;
+    Batch batch;
+    batch.Add(SlotAt(state_.block.data()), state_.position, tokens, count);
+    arch_->Forward(exec_, batch, RowsAt(logits.data(), count, arch_->info().vocab_size));
     state_.position += static_cast<int64_t>(tokens.size());
     return logits;
   }

@@ -1,6 +1,8 @@
 #include "engine/kernels/rows.h"
 
 #include <array>
+#include <cmath>
+#include <limits>
 #include <vector>
 
 #include "engine/core/half.h"
@@ -83,6 +85,24 @@ TEST_F(RowsTest, CopiesEveryRowOfEveryEntryAndNothingElse) {
     variant.kernels->copy_rows(exec, batch);
     for (size_t i = 0; i < entries.size(); ++i) {
       EXPECT_TRUE(SameBits(actual[i], expected[i])) << "entry " << i;
+    }
+  }
+}
+
+TEST_F(RowsTest, FindsTheRowsThatHoldWhatIsNoNumber) {
+  constexpr float kInf = std::numeric_limits<float>::infinity();
+  for (const Variant& variant : AllVariants()) {
+    SCOPED_TRACE(variant.Name());
+    variant.Select();
+    Exec exec(*variant.kernels, Contract::kF32, 3);
+    for (const int64_t width : {1, 7, 33, 20'000}) {
+      std::vector<float> x(5 * width, std::numeric_limits<float>::max());
+      x[width - 1] = NAN;
+      x[2 * width] = kInf;
+      x[4 * width + width / 2] = -kInf;
+      std::vector<uint8_t> finite(5, 7);
+      variant.kernels->finite_rows(exec, x.data(), 5, width, finite.data());
+      EXPECT_EQ(finite, (std::vector<uint8_t>{0, 1, 0, 1, 0})) << width;
     }
   }
 }

@@ -9,6 +9,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/engine/arch/infini/fake_infini.h"
+#include "tests/engine/arch/weight_values.h"
 
 namespace mneme::engine::infini {
 namespace {
@@ -167,8 +168,8 @@ TEST(InfiniWeightsTest, AGateOfAnySizeGivesShares) {
   const absl::StatusOr<Weights> weights = LoadWeights(*c, *ParseConfig(*c), &info);
   ASSERT_TRUE(weights.ok()) << weights.status();
   const Layer& layer = weights->layers[0];
-  EXPECT_THAT(layer.memory_share, testing::ElementsAre(0.5f, 0.0f, 1.0f, 0.880797078f));
-  EXPECT_THAT(layer.local_share, testing::ElementsAre(0.5f, 1.0f, 0.0f, 0.119202922f));
+  EXPECT_THAT(Values(layer.memory_share), testing::ElementsAre(0.5f, 0.0f, 1.0f, 0.880797078f));
+  EXPECT_THAT(Values(layer.local_share), testing::ElementsAre(0.5f, 1.0f, 0.0f, 0.119202922f));
 }
 
 }  // namespace

@@ -8,6 +8,7 @@
 
 #include "engine/kernels/exec.h"
 #include "engine/kernels/kernels.h"
+#include "engine/kernels/raw.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/engine/arch/llama/fake_llama.h"
@@ -104,9 +105,9 @@ std::vector<float> EngineLogits(Arch& arch, const Kernels& kernels, State& state
                                 const std::vector<TokenId>& tokens) {
   Exec exec(kernels, Contract::kF32, 1);
   std::vector<float> logits(arch.info().vocab_size);
-  const ArchSlice slice{
-      .state = &state, .tokens = tokens, .num_logits = 1, .logits = logits.data()};
-  EXPECT_TRUE(arch.Forward(exec, {&slice, 1}).ok());
+  Batch batch;
+  batch.Add(SlotAt(state.block.data()), state.position, tokens, 1);
+  arch.Forward(exec, batch, RowsAt(logits.data(), 1, arch.info().vocab_size));
   state.position += tokens.size();
   return logits;
 }

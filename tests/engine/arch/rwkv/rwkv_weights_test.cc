@@ -14,6 +14,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/engine/arch/rwkv/fake_rwkv.h"
+#include "tests/engine/arch/weight_values.h"
 #include "tests/support/compare.h"
 
 namespace mneme::engine {
@@ -124,14 +125,15 @@ TEST(Rwkv4WeightsTest, RatesAndSharesAreThoseOfTheKernels) {
   const auto weights = rwkv4::LoadHf(*c);
   ASSERT_TRUE(weights.ok()) << weights.status();
   const rwkv4::TimeMix& layer = weights->time_mix[1];
+  const std::vector<float> decay = Values(layer.decay), mu_v = Values(layer.mu_v);
   EXPECT_THAT(
-      std::vector<float>(layer.decay.begin(), layer.decay.begin() + 3),
+      std::vector<float>(decay.begin(), decay.begin() + 3),
       testing::ElementsAre(-1, testing::FloatEq(-2.7182818f), testing::FloatEq(-0.36787944f)));
-  EXPECT_EQ(layer.decay[3], -std::numeric_limits<float>::infinity());
-  EXPECT_EQ(layer.decay[4], 0);
-  EXPECT_THAT(std::vector<float>(layer.mu_v.begin(), layer.mu_v.begin() + 4),
+  EXPECT_EQ(decay[3], -std::numeric_limits<float>::infinity());
+  EXPECT_EQ(decay[4], 0);
+  EXPECT_THAT(std::vector<float>(mu_v.begin(), mu_v.begin() + 4),
               testing::ElementsAre(1, 0, 0.75f, 0.25f));
-  EXPECT_TRUE(SameBits(layer.bonus, {c->Values(attention + "time_first"), 12}));
+  EXPECT_TRUE(SameBits(Values(layer.bonus), {c->Values(attention + "time_first"), 12}));
 }
 
 TEST(Rwkv5WeightsTest, RatesOfVersion51AreOfAHead) {
@@ -144,10 +146,10 @@ TEST(Rwkv5WeightsTest, RatesOfVersion51AreOfAHead) {
   EXPECT_EQ(weights->model.config.heads, 3);
   EXPECT_EQ(weights->model.config.head_size, 4);
   const float e = 2.7182818f, decay = 0.36787944f;
-  EXPECT_THAT(weights->time_mix[1].decay,
+  EXPECT_THAT(Values(weights->time_mix[1].decay),
               testing::Pointwise(testing::FloatEq(), {decay, decay, decay, decay, 0.f, 0.f, 0.f,
                                                       0.f, 1.f, 1.f, 1.f, 1.f}));
-  EXPECT_THAT(weights->time_mix[1].bonus,
+  EXPECT_THAT(Values(weights->time_mix[1].bonus),
               testing::Pointwise(testing::FloatEq(),
                                  {1.f, 1.f, 1.f, 1.f, e, e, e, e, decay, decay, decay, decay}));
   c->Add(attention + "time_first", {3}) = {0, 100, 0};
@@ -178,13 +180,13 @@ TEST(Rwkv6WeightsTest, LowRankMapsAreTurned) {
   const rwkv6::TimeMix& layer = weights->time_mix[1];
   const float* w1 = c->Values(attention + "time_maa_w1");  // [12, 10]
   const float* w2 = c->Values(attention + "time_maa_w2");  // [5, 2, 12]
-  EXPECT_EQ(layer.mix_a.weight.rows, 10);
-  EXPECT_EQ(layer.mix_a.values[7 * 12 + 3], w1[3 * 10 + 7]);
+  EXPECT_EQ(layer.mix_a.rows(), 10);
+  EXPECT_EQ(Values(layer.mix_a)[7 * 12 + 3], w1[3 * 10 + 7]);
   ASSERT_EQ(layer.mix_b.size(), 5u);
-  EXPECT_EQ(layer.mix_b[rwkv6::kG].weight.rows, 12);
-  EXPECT_EQ(layer.mix_b[rwkv6::kG].values[11 * 2 + 1], w2[(4 * 2 + 1) * 12 + 11]);
+  EXPECT_EQ(layer.mix_b[rwkv6::kG].rows(), 12);
+  EXPECT_EQ(Values(layer.mix_b[rwkv6::kG])[11 * 2 + 1], w2[(4 * 2 + 1) * 12 + 11]);
   EXPECT_EQ(layer.decay.rank(), 3);
-  EXPECT_EQ(layer.decay.a.values[2 * 12 + 5], c->Values(attention + "time_decay_w1")[5 * 3 + 2]);
+  EXPECT_EQ(Values(layer.decay.a)[2 * 12 + 5], c->Values(attention + "time_decay_w1")[5 * 3 + 2]);
 }
 
 TEST(Rwkv7WeightsTest, RefusesExtensionsByName) {
@@ -228,19 +230,15 @@ TEST(Rwkv7WeightsTest, ReadsEveryFormOfTheSameModel) {
   const auto other = rwkv7::LoadFla(*c);
   ASSERT_TRUE(other.ok()) << other.status();
   const rwkv7::TimeMix &a = plain->time_mix[1], &b = other->time_mix[1];
-  EXPECT_TRUE(SameBits(b.mu_r, a.mu_r));
-  EXPECT_TRUE(SameBits(b.mu_w, a.mu_w));
-  EXPECT_TRUE(SameBits(b.mu_k, a.mu_k));
-  EXPECT_TRUE(SameBits(b.mu_v, a.mu_v));
-  EXPECT_TRUE(SameBits(b.mu_a, a.mu_a));
-  EXPECT_TRUE(SameBits(b.mu_g, a.mu_g));
-  const auto values = [](const OwnedMatrix& matrix) {
-    return std::span(reinterpret_cast<const float*>(matrix.weight.data),
-                     matrix.weight.rows * matrix.weight.columns);
-  };
+  EXPECT_TRUE(SameBits(Values(b.mu_r), Values(a.mu_r)));
+  EXPECT_TRUE(SameBits(Values(b.mu_w), Values(a.mu_w)));
+  EXPECT_TRUE(SameBits(Values(b.mu_k), Values(a.mu_k)));
+  EXPECT_TRUE(SameBits(Values(b.mu_v), Values(a.mu_v)));
+  EXPECT_TRUE(SameBits(Values(b.mu_a), Values(a.mu_a)));
+  EXPECT_TRUE(SameBits(Values(b.mu_g), Values(a.mu_g)));
   EXPECT_EQ(b.w.rank(), 3);
-  EXPECT_TRUE(SameBits(values(b.w.a), values(a.w.a)));
-  EXPECT_TRUE(SameBits(values(b.w.b), values(a.w.b)));
+  EXPECT_TRUE(SameBits(Values(b.w.a), Values(a.w.a)));
+  EXPECT_TRUE(SameBits(Values(b.w.b), Values(a.w.b)));
 }
 
 }  // namespace
