@@ -9,92 +9,17 @@
 #include "engine/core/status_macros.h"
 #include "engine/core/utf8.h"
 #include "engine/tokenizer/checkpoint_tokenizer.h"
+#include "engine/tokenizer/template_expression.h"
+#include "engine/tokenizer/template_frames.h"
+#include "engine/tokenizer/template_outline.h"
 #include "engine/tokenizer/white_space.h"
 
 namespace mneme::engine {
 namespace {
 
 constexpr size_t kMaxTemplateBytes = size_t{1} << 20;
-
-// A piece of text that a Jinja template can put out as it stands: a string literal inside a tag, or
-// what lies between tags.
-struct TemplateText {
-  std::string text;
-  std::string_view code_before;  // of a literal: its tag's source up to the opening quote
-};
-
-// Finds all of them without running anything. Tolerates any input.
-std::vector<TemplateText> ReadTemplateTexts(std::string_view source) {
-  std::vector<TemplateText> texts;
-  size_t i = 0;
-  while (i < source.size()) {
-    const size_t open = source.find('{', i);
-    const char kind = open + 1 < source.size() && open != source.npos ? source[open + 1] : '\0';
-    if (open == source.npos || (kind != '{' && kind != '%' && kind != '#')) {
-      const size_t end = open == source.npos ? source.size() : open + 1;
-      texts.push_back({std::string(source.substr(i, end - i)), {}});
-      i = end;
-      continue;
-    }
-    if (open > i) texts.push_back({std::string(source.substr(i, open - i)), {}});
-    const char close = kind == '{' ? '}' : kind;
-    size_t begin = open + 2;
-    i = begin;
-    while (i < source.size()) {
-      if (source[i] == close && i + 1 < source.size() && source[i + 1] == '}') {
-        i += 2;
-        break;
-      }
-      if (kind == '#' || (source[i] != '\'' && source[i] != '"')) {
-        ++i;
-        continue;
-      }
-      const char quote = source[i];
-      TemplateText literal;
-      literal.code_before = source.substr(begin, i - begin);
-      for (++i; i < source.size() && source[i] != quote; ++i) {
-        if (source[i] != '\\' || i + 1 == source.size()) {
-          literal.text.push_back(source[i]);
-          continue;
-        }
-        const char escaped = source[++i];
-        literal.text.push_back(escaped == 'n'   ? '\n'
-                               : escaped == 't' ? '\t'
-                               : escaped == 'r' ? '\r'
-                                                : escaped);
-      }
-      ++i;
-      begin = i;
-      texts.push_back(std::move(literal));
-    }
-  }
-  return texts;
-}
-
-bool Contains(std::string_view text, std::string_view part) { return text.find(part) != text.npos; }
-
-// The system message that a ChatML template inserts when a conversation starts without one.
-std::optional<std::string> FindDefaultSystem(std::string_view source) {
-  constexpr std::string_view kOpen = "<|im_start|>system\n";
-  constexpr std::string_view kClose = "<|im_end|>";
-  constexpr std::string_view kVariable = "system_message";
-  for (const TemplateText& part : ReadTemplateTexts(source)) {
-    const std::string_view text = part.text;
-    if (const size_t open = text.find(kOpen); open != text.npos) {
-      const size_t begin = open + kOpen.size();
-      const size_t end = text.find(kClose, begin);
-      if (end != text.npos && end > begin) return std::string(text.substr(begin, end - begin));
-    }
-    // {% set system_message = '...' %}
-    std::string_view code = part.code_before;
-    while (code.ends_with(' ')) code.remove_suffix(1);
-    if (!code.ends_with('=')) continue;
-    code.remove_suffix(1);
-    while (code.ends_with(' ')) code.remove_suffix(1);
-    if (code.ends_with(kVariable) && Contains(code, "set ") && !text.empty()) return part.text;
-  }
-  return std::nullopt;
-}
+// What folders of RWKV's World models call token 0; their vocabulary has no spelling for it.
+constexpr std::string_view kWorldEndOfText = "<|rwkv_tokenizer_end_of_text|>";
 
 // Python's str.strip(), which is also Jinja's trim.
 std::string_view Trim(std::string_view text) {
@@ -144,12 +69,17 @@ class TemplateBase : public ChatTemplate {
   const Tokenizer& tokenizer_;
 };
 
+// What a template may write for a special token; "" if there is none.
+std::string Spelling(const Tokenizer& tokenizer, TokenId id) {
+  return id < 0 ? "" : tokenizer.TokenBytes(id, /*show_special=*/true);
+}
+
 // The id of a control token that a family needs.
 absl::StatusOr<TokenId> ControlToken(const Tokenizer& tokenizer, std::string_view spelling) {
   const TokenId id = tokenizer.FindPiece(spelling);
   if (id < 0 || !tokenizer.TokenBytes(id).empty()) {
-    return absl::InvalidArgumentError(absl::StrCat("the chat template uses ", std::string(spelling),
-                                                   ", which is no control token here"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("it uses ", std::string(spelling), ", which is no control token here"));
   }
   return id;
 }
@@ -157,17 +87,15 @@ absl::StatusOr<TokenId> ControlToken(const Tokenizer& tokenizer, std::string_vie
 // <|im_start|>ROLE\nTEXT<|im_end|>\n
 class ChatMl final : public TemplateBase {
  public:
-  static absl::StatusOr<std::unique_ptr<const ChatTemplate>> Create(std::string_view source,
+  static absl::StatusOr<std::unique_ptr<const ChatTemplate>> Create(TemplateOutline outline,
                                                                     const Tokenizer& tokenizer) {
     std::unique_ptr<ChatMl> chat(new ChatMl(tokenizer));
+    MNEME_ASSIGN_OR_RETURN(
+        chat->style_,
+        ReadFrames(std::move(outline), {"ChatML", "<|im_start|>", "\n", "<|im_end|>\n"},
+                   Spelling(tokenizer, tokenizer.special().bos)));
     MNEME_ASSIGN_OR_RETURN(chat->start_, ControlToken(tokenizer, "<|im_start|>"));
     MNEME_ASSIGN_OR_RETURN(chat->end_, ControlToken(tokenizer, "<|im_end|>"));
-    if (Contains(source, "bos_token")) chat->bos_ = tokenizer.special().bos;
-    chat->default_system_ = FindDefaultSystem(source);
-    for (std::string_view trim : {"content'] | trim", "content']|trim", "content\"] | trim",
-                                  "content\"]|trim", ".content | trim", ".content|trim"}) {
-      chat->trims_ |= Contains(source, trim);
-    }
     return chat;
   }
 
@@ -181,14 +109,15 @@ class ChatMl final : public TemplateBase {
       if (!after_end_of_turn) ids.push_back(end_);
       MNEME_RETURN_IF_ERROR(AppendText("\n", &ids));
     } else {
-      if (bos_ >= 0) ids.push_back(bos_);
-      if (default_system_.has_value() && messages.front().role != "system") {
-        MNEME_RETURN_IF_ERROR(AppendMessage("system", *default_system_, &ids));
+      if (style_.begins_with_bos) ids.push_back(tokenizer_.special().bos);
+      if (style_.default_system.has_value() && messages.front().role != "system") {
+        MNEME_RETURN_IF_ERROR(AppendMessage("system", *style_.default_system, &ids));
       }
     }
     for (const ChatMessage& message : messages) {
       MNEME_RETURN_IF_ERROR(AppendMessage(
-          message.role, trims_ ? Trim(message.content) : std::string_view(message.content), &ids));
+          message.role, style_.trims ? Trim(message.content) : std::string_view(message.content),
+          &ids));
     }
     ids.push_back(start_);
     MNEME_RETURN_IF_ERROR(AppendText("assistant\n", &ids));
@@ -208,29 +137,22 @@ class ChatMl final : public TemplateBase {
 
   TokenId start_ = -1;
   TokenId end_ = -1;
-  TokenId bos_ = -1;  // -1: the template has none
-  bool trims_ = false;
-  std::optional<std::string> default_system_;
+  FrameStyle style_;
 };
 
 // <|start_header_id|>ROLE<|end_header_id|>\n\nTEXT<|eot_id|>
 class Llama3 final : public TemplateBase {
  public:
-  static absl::StatusOr<std::unique_ptr<const ChatTemplate>> Create(std::string_view source,
+  static absl::StatusOr<std::unique_ptr<const ChatTemplate>> Create(TemplateOutline outline,
                                                                     const Tokenizer& tokenizer) {
-    if (Contains(source, "Cutting Knowledge Date")) {
-      return absl::UnimplementedError(
-          "the chat template writes dates into the system message (Llama 3.1 and later), which is "
-          "not supported");
-    }
     std::unique_ptr<Llama3> chat(new Llama3(tokenizer));
+    MNEME_ASSIGN_OR_RETURN(chat->style_, ReadFrames(std::move(outline),
+                                                    {"Llama 3", "<|start_header_id|>",
+                                                     "<|end_header_id|>\n\n", "<|eot_id|>"},
+                                                    Spelling(tokenizer, tokenizer.special().bos)));
     MNEME_ASSIGN_OR_RETURN(chat->header_, ControlToken(tokenizer, "<|start_header_id|>"));
     MNEME_ASSIGN_OR_RETURN(chat->header_end_, ControlToken(tokenizer, "<|end_header_id|>"));
     MNEME_ASSIGN_OR_RETURN(chat->end_, ControlToken(tokenizer, "<|eot_id|>"));
-    if (Contains(source, "bos_token") || Contains(source, "<|begin_of_text|>")) {
-      chat->bos_ = tokenizer.special().bos;
-    }
-    chat->trims_ = Contains(source, "| trim") || Contains(source, "|trim");
     return chat;
   }
 
@@ -241,10 +163,17 @@ class Llama3 final : public TemplateBase {
     MNEME_RETURN_IF_ERROR(CheckMessages(messages));
     std::vector<TokenId> ids;
     if (continues && !after_end_of_turn) ids.push_back(end_);
-    if (!continues && bos_ >= 0) ids.push_back(bos_);
+    if (!continues) {
+      if (style_.begins_with_bos) ids.push_back(tokenizer_.special().bos);
+      if (style_.default_system.has_value() && messages.front().role != "system") {
+        MNEME_RETURN_IF_ERROR(AppendHeader("system", *style_.default_system, &ids));
+        ids.push_back(end_);
+      }
+    }
     for (const ChatMessage& message : messages) {
       MNEME_RETURN_IF_ERROR(AppendHeader(
-          message.role, trims_ ? Trim(message.content) : std::string_view(message.content), &ids));
+          message.role, style_.trims ? Trim(message.content) : std::string_view(message.content),
+          &ids));
       ids.push_back(end_);
     }
     MNEME_RETURN_IF_ERROR(AppendHeader("assistant", "", &ids));
@@ -265,18 +194,30 @@ class Llama3 final : public TemplateBase {
   TokenId header_ = -1;
   TokenId header_end_ = -1;
   TokenId end_ = -1;
-  TokenId bos_ = -1;
-  bool trims_ = false;
+  FrameStyle style_;
 };
 
 // BOS [INST] <<SYS>>\nSYSTEM\n<</SYS>>\n\nUSER [/INST] ASSISTANT EOS. The brackets are ordinary
 // text, so here (and only here) a message can imitate the frame: that is the model's own format.
 class Llama2 final : public TemplateBase {
  public:
-  static absl::StatusOr<std::unique_ptr<const ChatTemplate>> Create(const Tokenizer& tokenizer) {
+  static absl::StatusOr<std::unique_ptr<const ChatTemplate>> Create(const TemplateOutline& outline,
+                                                                    const Tokenizer& tokenizer) {
+    const std::string bos = Spelling(tokenizer, tokenizer.special().bos);
+    const std::string eos = Spelling(tokenizer, tokenizer.special().eos);
+    // The system message is put into the first content, whosever that is; it is the user's.
+    const std::string content(kContent);
+    const std::string plain(kTrimmedContent);
+    const std::string with_system =
+        TrimmedText(absl::StrCat("<<SYS>>\n", content, "\n<</SYS>>\n\n", content));
+    MNEME_RETURN_IF_ERROR(CheckTexts(
+        outline, "Llama 2",
+        {{absl::StrCat(bos, "[INST] ", with_system, " [/INST]")},
+         {absl::StrCat(bos, "[INST] ", plain, " [/INST]")},
+         {absl::StrCat(" ", plain, " ", eos), absl::StrCat(" ", with_system, " ", eos)}}));
     if (tokenizer.special().bos < 0 || tokenizer.special().eos < 0) {
       return absl::InvalidArgumentError(
-          "the chat template is Llama 2's, but the tokenizer has no bos or no eos token");
+          "it is Llama 2's, but the tokenizer has no bos or no eos token");
     }
     return std::unique_ptr<const ChatTemplate>(new Llama2(tokenizer));
   }
@@ -329,11 +270,35 @@ class Llama2 final : public TemplateBase {
 
 // User: TEXT\n\nAssistant: TEXT\n\n, after token 0, which begins a document: RWKV's World and G1
 // models. The names are ordinary text, so a message can imitate the frame, as in Llama 2's; what
-// ends a turn is a blank line, so those inside a message are closed up.
+// ends a turn is a blank line, so those inside a message are closed up. An answer's thoughts are
+// not read again.
 class RwkvWorld final : public TemplateBase {
  public:
   static std::unique_ptr<const ChatTemplate> Create(const Tokenizer& tokenizer) {
     return std::unique_ptr<const ChatTemplate>(new RwkvWorld(tokenizer));
+  }
+
+  static absl::StatusOr<std::unique_ptr<const ChatTemplate>> Create(TemplateOutline outline,
+                                                                    const Tokenizer& tokenizer) {
+    constexpr std::string_view kFamily = "RWKV World";
+    for (const std::string& bos :
+         {Spelling(tokenizer, tokenizer.special().bos), std::string(kWorldEndOfText)}) {
+      MNEME_RETURN_IF_ERROR(RemoveBos(kFamily, bos, &outline).status());
+    }
+    auto frames = [](const std::string& name, std::initializer_list<std::string_view> contents) {
+      std::vector<std::string> texts;
+      for (std::string_view content : contents) {
+        texts.push_back(name + ": " + std::string(content) + "\n\n");
+      }
+      return texts;
+    };
+    const std::vector<std::vector<std::string>> texts = {
+        frames("System", {kContent, kTrimmedContent}),
+        frames("User", {kContent, kTrimmedContent}),
+        frames("Assistant", {kContent, kTrimmedContent, kAnswer, kTrimmedAnswer}),
+        {"Assistant:"}};
+    MNEME_RETURN_IF_ERROR(CheckTexts(outline, kFamily, texts));
+    return Create(tokenizer);
   }
 
   std::string_view family() const override { return "rwkv-world"; }
@@ -349,7 +314,9 @@ class RwkvWorld final : public TemplateBase {
       const std::string_view name = message.role == "system" ? "System"
                                     : message.role == "user" ? "User"
                                                              : "Assistant";
-      absl::StrAppend(&text, std::string(name), ": ", WithoutBlankLines(message.content), "\n\n");
+      const std::string_view content =
+          message.role == "assistant" ? WithoutThoughts(message.content) : message.content;
+      absl::StrAppend(&text, std::string(name), ": ", WithoutBlankLines(content), "\n\n");
     }
     text += "Assistant:";
     MNEME_RETURN_IF_ERROR(AppendText(text, &ids));
@@ -358,6 +325,12 @@ class RwkvWorld final : public TemplateBase {
 
  private:
   using TemplateBase::TemplateBase;
+
+  static std::string_view WithoutThoughts(std::string_view content) {
+    constexpr std::string_view kEnd = "</think>";
+    const size_t end = content.rfind(kEnd);
+    return end == content.npos ? content : content.substr(end + kEnd.size());
+  }
 
   static std::string WithoutBlankLines(std::string_view content) {
     std::string closed;
@@ -401,28 +374,45 @@ absl::StatusOr<std::optional<std::string>> ReadTemplate(const Checkpoint& checkp
   return file.status();
 }
 
+absl::StatusOr<std::unique_ptr<const ChatTemplate>> Recognise(const Checkpoint& checkpoint,
+                                                              const Tokenizer& tokenizer) {
+  MNEME_ASSIGN_OR_RETURN(const std::optional<std::string> source, ReadTemplate(checkpoint));
+  if (!source.has_value() || source->empty()) return nullptr;
+  if (source->size() > kMaxTemplateBytes) {
+    return absl::InvalidArgumentError("it is over 1 MiB");
+  }
+  // Not a program but the name under which llama.cpp knows the format.
+  if (*source == "rwkv-world") return RwkvWorld::Create(tokenizer);
+
+  // A family is guessed by what only it writes, and then the whole program must be of it.
+  auto has = [&](std::string_view part) { return source->find(part) != std::string::npos; };
+  const bool llama3 = has("<|start_header_id|>") && has("<|eot_id|>");
+  const bool chatml = has("<|im_start|>") && has("<|im_end|>");
+  const bool llama2 = has("[INST]") && has("<<SYS>>");
+  const bool world = has("User: ") && has("Assistant:");
+  if (!llama3 && !chatml && !llama2 && !world) {
+    return absl::UnimplementedError(
+        "it is of no known family (ChatML, Llama 2, Llama 3, RWKV World)");
+  }
+  const SpecialTokens& special = tokenizer.special();
+  MNEME_ASSIGN_OR_RETURN(TemplateOutline outline,
+                         ReadTemplateOutline(*source, Spelling(tokenizer, special.bos),
+                                             Spelling(tokenizer, special.eos)));
+  if (llama3) return Llama3::Create(std::move(outline), tokenizer);
+  if (chatml) return ChatMl::Create(std::move(outline), tokenizer);
+  if (llama2) return Llama2::Create(outline, tokenizer);
+  return RwkvWorld::Create(std::move(outline), tokenizer);
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<const ChatTemplate>> ChatTemplate::Create(
     const Checkpoint& checkpoint, const Tokenizer& tokenizer) {
-  MNEME_ASSIGN_OR_RETURN(const std::optional<std::string> source, ReadTemplate(checkpoint));
-  if (!source.has_value() || source->empty()) return nullptr;
-  if (source->size() > kMaxTemplateBytes) {
-    return absl::InvalidArgumentError("the chat template is over 1 MiB");
-  }
-  if (Contains(*source, "<|start_header_id|>") && Contains(*source, "<|eot_id|>")) {
-    return Llama3::Create(*source, tokenizer);
-  }
-  if (Contains(*source, "<|im_start|>") && Contains(*source, "<|im_end|>")) {
-    return ChatMl::Create(*source, tokenizer);
-  }
-  if (Contains(*source, "[INST]") && Contains(*source, "<<SYS>>")) {
-    return Llama2::Create(tokenizer);
-  }
-  // Not a program but the name under which llama.cpp's converter knows the format.
-  if (*source == "rwkv-world") return RwkvWorld::Create(tokenizer);
-  return absl::UnimplementedError(
-      "the chat template is of no known family (ChatML, Llama 2, Llama 3, rwkv-world)");
+  auto chat = Recognise(checkpoint, tokenizer);
+  if (chat.ok()) return chat;
+  return absl::Status(chat.status().code(),
+                      absl::StrCat("its chat template is not one this server can render: ",
+                                   chat.status().message()));
 }
 
 }  // namespace mneme::engine

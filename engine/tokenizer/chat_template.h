@@ -1,8 +1,10 @@
 // A model's way of writing a conversation as text.
 //
-// Templates in checkpoints are untrusted Jinja programs: none is executed. Known families are
-// recognised by their text (ChatML, Llama 2, Llama 3) or name (rwkv-world); any other is reported
-// as unknown.
+// Templates in checkpoints are untrusted Jinja programs: none is executed. A template is accepted
+// if all that it can write in a conversation without tools is the way of a known family: ChatML,
+// Llama 2, Llama 3, RWKV World (template_outline.h, template_frames.h). Any other is refused with
+// the reason, because a model that reads a conversation in another form than it learned answers
+// badly.
 #pragma once
 
 #include <memory>
@@ -24,8 +26,8 @@ class ChatTemplate {
  public:
   virtual ~ChatTemplate() = default;
 
-  // nullptr if the checkpoint carries no template. UNIMPLEMENTED if it carries one of no known
-  // family. `tokenizer` must outlive the result.
+  // nullptr if the checkpoint carries no template. UNIMPLEMENTED says what in it is not of a known
+  // family, INVALID_ARGUMENT what its tokenizer lacks. `tokenizer` must outlive the result.
   static absl::StatusOr<std::unique_ptr<const ChatTemplate>> Create(const Checkpoint& checkpoint,
                                                                     const Tokenizer& tokenizer);
 

@@ -49,6 +49,31 @@ FakeCheckpoint ChatMlCheckpoint(const std::string& source) {
   return checkpoint;
 }
 
+FakeCheckpoint Llama3Checkpoint(const std::string& source) {
+  FakeCheckpoint checkpoint = GgufWithBpe("llama3");
+  auto tokens = std::get<std::vector<std::string>>(
+      checkpoint.metadata().find("tokenizer.ggml.tokens")->second);
+  auto types = std::get<std::vector<int64_t>>(
+      checkpoint.metadata().find("tokenizer.ggml.token_type")->second);
+  for (const char* piece :
+       {"<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"}) {
+    tokens.push_back(piece);
+    types.push_back(3);
+  }
+  checkpoint.Set("tokenizer.ggml.bos_token_id", static_cast<int64_t>(tokens.size() - 4))
+      .Set("tokenizer.ggml.tokens", tokens)
+      .Set("tokenizer.ggml.token_type", types)
+      .Set("tokenizer.chat_template", source);
+  return checkpoint;
+}
+
+// Why a template is refused; "" if it is not.
+std::string Refusal(const FakeCheckpoint& checkpoint) {
+  const auto tokenizer = Tokenizer::Create(checkpoint, kWorldRows).value();
+  return std::string(ChatTemplate::Create(checkpoint, *tokenizer).status().message());
+}
+std::string Refusal(const std::string& chatml) { return Refusal(ChatMlCheckpoint(chatml)); }
+
 TEST(ChatTemplate, ChatMlEqualsTheRenderedTextReadWithSpecials) {
   const Chat c = Make(ChatMlCheckpoint(kSmolLm2));
   EXPECT_EQ(c.chat->family(), "chatml");
@@ -75,9 +100,12 @@ TEST(ChatTemplate, ChatMlInsertsTheDefaultOnlyWhereTheTemplateDoes) {
   EXPECT_EQ(without.Show(*without.chat->Render(user, false, false)),
             "<|im_start|>user\nU<|im_end|>\n<|im_start|>assistant\n");
   const Chat variable = Make(ChatMlCheckpoint(
-      std::string("{% if messages[0]['role'] != 'system' %}{% set system_message = \"D \\\"q\\\"\" "
-                  "%}{% endif %}") +
-      kPlainChatMl));
+      std::string("{% if messages[0]['role'] == 'system' %}{% set first = messages[0].content %}"
+                  "{% set others = messages[1:] %}{% else %}{% set first = \"D \\\"q\\\"\" %}"
+                  "{% set others = messages %}{% endif %}"
+                  "{{ '<|im_start|>system\\n' + first + '<|im_end|>\\n' }}"
+                  "{% for m in others %}{{ '<|im_start|>' + m.role + '\\n' + m.content }}"
+                  "{{ '<|im_end|>\\n' }}{% endfor %}{{ '<|im_start|>assistant\\n' }}")));
   EXPECT_EQ(variable.Show(*variable.chat->Render(user, false, false)),
             "<|im_start|>system\nD \"q\"<|im_end|>\n<|im_start|>user\nU<|im_end|>\n"
             "<|im_start|>assistant\n");
@@ -123,8 +151,16 @@ TEST(ChatTemplate, RefusesRolesAndBadText) {
 
 TEST(ChatTemplate, Llama2) {
   FakeCheckpoint checkpoint = GgufWithSpm();
-  checkpoint.Set("tokenizer.chat_template",
-                 std::string("{{ bos_token + '[INST] ' }}{{ '<<SYS>>\\n' }}"));
+  checkpoint.Set(
+      "tokenizer.chat_template",
+      std::string("{% if messages[0].role == 'system' %}{% set first = messages[0].content %}"
+                  "{% set others = messages[1:] %}{% else %}{% set first = false %}"
+                  "{% set others = messages %}{% endif %}{% for m in others %}"
+                  "{% if loop.first and first != false %}"
+                  "{% set text = '<<SYS>>\\n' + first + '\\n<</SYS>>\\n\\n' + m.content %}"
+                  "{% else %}{% set text = m.content %}{% endif %}{% if m.role == 'user' %}"
+                  "{{ bos_token + '[INST] ' + text.strip() + ' [/INST]' }}{% else %}"
+                  "{{ ' ' + text.strip() + ' ' + eos_token }}{% endif %}{% endfor %}"));
   const Chat c = Make(checkpoint);
   EXPECT_EQ(c.chat->family(), "llama2");
   const std::vector<ChatMessage> messages = {
@@ -145,22 +181,11 @@ TEST(ChatTemplate, Llama2) {
 }
 
 TEST(ChatTemplate, Llama3) {
-  FakeCheckpoint checkpoint = GgufWithBpe("llama3");
-  auto tokens = std::get<std::vector<std::string>>(
-      checkpoint.metadata().find("tokenizer.ggml.tokens")->second);
-  auto types = std::get<std::vector<int64_t>>(
-      checkpoint.metadata().find("tokenizer.ggml.token_type")->second);
-  for (const char* piece :
-       {"<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"}) {
-    tokens.push_back(piece);
-    types.push_back(3);
-  }
-  checkpoint.Set("tokenizer.ggml.bos_token_id", static_cast<int64_t>(tokens.size() - 4))
-      .Set("tokenizer.ggml.tokens", tokens)
-      .Set("tokenizer.ggml.token_type", types)
-      .Set("tokenizer.chat_template",
-           std::string("{{ bos_token }}{{ '<|start_header_id|>' + message['role'] + "
-                       "'<|end_header_id|>\\n\\n' + message['content'] | trim + '<|eot_id|>' }}"));
+  FakeCheckpoint checkpoint = Llama3Checkpoint(
+      "{% for m in messages %}{% set text = '<|start_header_id|>' + m['role'] + "
+      "'<|end_header_id|>\\n\\n' + m['content'] | trim + '<|eot_id|>' %}"
+      "{% if loop.index0 == 0 %}{% set text = bos_token + text %}{% endif %}{{ text }}"
+      "{% endfor %}{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}");
   const Chat c = Make(checkpoint);
   EXPECT_EQ(c.chat->family(), "llama3");
   EXPECT_TRUE(c.tokenizer->special().add_bos);  // implied by the pre-tokenizer
@@ -195,6 +220,135 @@ TEST(ChatTemplate, RwkvWorld) {
   EXPECT_TRUE(std::find(ends.begin(), ends.end(), 261) != ends.end());
 }
 
+// The text that llama.cpp's converter writes, in its main lines, and that of the folders for
+// transformers.
+TEST(ChatTemplate, RwkvWorldAsPrograms) {
+  const std::string converter =
+      "{%- set ns = namespace(first='') -%}{%- for m in messages -%}"
+      "{%- if m['role'] == 'system' -%}{%- set ns.first = m['content'] -%}{%- endif -%}"
+      "{%- endfor -%}\n{{bos_token}}\n{%- if ns.first != '' -%}"
+      "{{- 'System: ' + ns.first + '\\n\\n' -}}{%- endif -%}{%- for m in messages -%}"
+      "{%- if m['role'] == 'user' -%}{{- 'User: ' + m['content']|trim + '\\n\\n' -}}{%- endif -%}"
+      "{%- if m['role'] == 'assistant' -%}{%- set text = m['content'] -%}"
+      "{%- if '</think>' in text -%}{%- set text = text.split('</think>')[-1] -%}{%- endif -%}"
+      "{{- 'Assistant: ' + text|trim + '\\n\\n' -}}{%- endif -%}{%- endfor -%}"
+      "{{- 'Assistant:' -}}{%- if enable_thinking is defined -%}{{- ' <think>' -}}{%- endif -%}";
+  const std::string folder =
+      "{{ '<|rwkv_tokenizer_end_of_text|>' }}{% for m in messages %}{% if m['role'] == 'user' %}"
+      "{{'User: ' + m['content'] + '\\n\\n'}}{% elif m['role'] == 'system' %}"
+      "{{'System: ' + m['content'] + '\\n\\n'}}{% elif m['role'] == 'assistant' %}"
+      "{{'Assistant: ' + m['content'] + '\\n\\n'}}{% endif %}{% endfor %}{{ 'Assistant:' }}";
+  FakeCheckpoint gguf = GgufWithWorld();
+  gguf.Set("tokenizer.chat_template", converter);
+  FakeCheckpoint hf = FolderWithWorld();
+  hf.SetFile("tokenizer_config.json", nlohmann::json{{"chat_template", folder}}.dump());
+  for (const FakeCheckpoint* checkpoint : {&gguf, &hf}) {
+    const Chat c = Make(*checkpoint, kWorldRows);
+    ASSERT_NE(c.chat, nullptr);
+    EXPECT_EQ(c.chat->family(), "rwkv-world");
+    const std::vector<ChatMessage> messages = {
+        {"user", "one"}, {"assistant", "<think>hm</think> two"}, {"user", "three"}};
+    const auto ids = c.chat->Render(messages, false, false).value();
+    ASSERT_FALSE(ids.empty());
+    EXPECT_EQ(ids.front(), 0);
+    EXPECT_EQ(c.Show({ids.begin() + 1, ids.end()}),
+              "User: one\n\nAssistant: two\n\nUser: three\n\nAssistant:");
+  }
+  hf.SetFile("tokenizer_config.json",
+             nlohmann::json{{"chat_template", folder + "{{ ' <think>' }}"}}.dump());
+  EXPECT_THAT(Refusal(hf), HasSubstr("writes \" <think>\""));
+}
+
+constexpr char kLoop[] = "{% for m in messages %}";
+constexpr char kSpeak[] = "{% endfor %}{{ '<|im_start|>assistant\\n' }}";
+constexpr char kMessage[] = "{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}";
+
+TEST(ChatTemplate, WhatIsBeyondTheFamilyIsRefusedWithTheReason) {
+  EXPECT_EQ(Refusal(std::string(kLoop) + kMessage + kSpeak), "");
+  const std::pair<std::string, const char*> cases[] = {
+      // Another separator.
+      {std::string(kLoop) +
+           "{{ '<|im_start|>' + m.role + '<|im_sep|>' + m.content + '<|im_end|>' }}" + kSpeak,
+       "ChatML's, but writes \"<|im_start|>ROLE<|im_sep|>CONTENT"},
+      // Thoughts begun for the assistant, and cut out of its earlier answers.
+      {std::string(kLoop) + kMessage + kSpeak + "{{ '<think>\\n' }}", "writes \"<think>\\n\""},
+      {std::string(kLoop) +
+           "{% set text = m.content.split('</think>')[-1].lstrip('\\n') %}"
+           "{{ '<|im_start|>' + m.role + '\\n' + text + '<|im_end|>\\n' }}" +
+           kSpeak,
+       "more than roles and contents"},
+      // The system message bare, in front.
+      {std::string("{% if messages[0].role == 'system' %}{{ messages[0].content }}{% endif %}") +
+           kLoop + "{% if m.role != 'system' %}" + kMessage + "{% endif %}" + kSpeak,
+       "writes \"CONTENT<|im_start|>"},
+      {std::string("{% for m in messages[1:] %}") + kMessage + kSpeak, "role system"},
+      {std::string("{% for m in messages if m.role != 'system' %}") + kMessage + kSpeak,
+       "role system"},
+      // A system message whatever the conversation says, two of them, or a date.
+      {std::string("{{ '<|im_start|>system\\nBe.<|im_end|>\\n' }}") + kLoop + kMessage + kSpeak,
+       "in every conversation"},
+      {std::string("{% if a.b %}{% elif messages[0].role != 'system' %}{% if messages[1].role == "
+                   "'user' %}{{ '<|im_start|>system\\nA<|im_end|>\\n' }}{% else %}"
+                   "{{ '<|im_start|>system\\nB<|im_end|>\\n' }}{% endif %}{% endif %}") +
+           kLoop + kMessage + kSpeak,
+       "more than one system message"},
+      {std::string("{{ '<|im_start|>system\\n' + strftime_now('%d') + '<|im_end|>\\n' }}") + kLoop +
+           kMessage + kSpeak,
+       "writes '<|im_start|>system\\n' + strftime_now('%d')"},
+      // Details of the frame.
+      {std::string(kLoop) + kMessage + "{% endfor %}", "where the assistant is to speak"},
+      {std::string(kLoop) +
+           "{% if m.role == 'user' %}{{ '<|im_start|>user\\n' + m.content | trim + "
+           "'<|im_end|>\\n' }}{% else %}" +
+           kMessage + "{% endif %}" + kSpeak,
+       "some messages only"},
+      {std::string(kLoop) +
+           "{{ '<|im_start|>' + m.role + '\\n\\n' + m.content + '<|im_end|>\\n' }}" + kSpeak,
+       "writes \"\\nCONTENT<|im_end|>"},
+      // Programs that are not followed.
+      {std::string(kLoop) + "{% if m.role == 'system' %}{% continue %}{% endif %}" + kMessage +
+           kSpeak,
+       "uses {% continue %}"},
+      {std::string(kLoop) + kMessage + "{{ 1 +", "ends inside of braces"},
+      {std::string(kLoop) + kMessage + "{{ 1 + }}" + kSpeak, "cannot follow: 1 +"},
+  };
+  for (const auto& [source, reason] : cases) {
+    const std::string refusal = Refusal(source);
+    EXPECT_THAT(refusal, HasSubstr(reason)) << source;
+    EXPECT_TRUE(refusal.starts_with("its chat template is not one this server can render: it "))
+        << refusal;
+  }
+  EXPECT_THAT(
+      Refusal(Llama3Checkpoint(
+          "{{ bos_token }}{% if messages[0].role == 'system' %}{{ '<|start_header_id|>system"
+          "<|end_header_id|>\\n\\nCutting Knowledge Date: then\\n' + messages[0].content + "
+          "'<|eot_id|>' }}{% endif %}{% for m in messages[1:] %}{{ '<|start_header_id|>' + m.role "
+          "+ "
+          "'<|end_header_id|>\\n\\n' + m.content + '<|eot_id|>' }}{% endfor %}"
+          "{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}")),
+      HasSubstr("writes \"Cutting Knowledge Date: then\\n"));
+  EXPECT_THAT(Refusal(Llama3Checkpoint(
+                  "{% for m in messages %}{{ bos_token + '<|start_header_id|>' + m.role + "
+                  "'<|end_header_id|>\\n\\n' + m.content + '<|eot_id|>' }}{% endfor %}"
+                  "{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}")),
+              HasSubstr("begins every message with BOS"));
+}
+
+// What only tools reach says nothing of a plain conversation.
+TEST(ChatTemplate, PartsForToolsAreNoReason) {
+  const std::string source =
+      std::string("{%- if tools %}\n    {{- '# Tools' + (tools | tojson) }}\n{%- endif %}\n") +
+      "{%- for m in messages %}\n    {%- if m.role == 'tool' %}\n        {{- '<tool_response>' }}\n"
+      "    {%- elif m.tool_calls %}\n        {{- '<tool_call>' }}\n    {%- else %}\n        " +
+      "{{- '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}" +
+      "\n    {%- endif %}\n{%- endfor %}\n{%- if add_generation_prompt %}\n    " +
+      "{{- '<|im_start|>assistant\\n' }}\n{%- endif %}\n";
+  const Chat c = Make(ChatMlCheckpoint(source));
+  const std::vector<ChatMessage> user = {{"user", "U"}};
+  EXPECT_EQ(c.Show(*c.chat->Render(user, false, false)),
+            "<|im_start|>user\nU<|im_end|>\n<|im_start|>assistant\n");
+}
+
 TEST(ChatTemplate, MissingUnknownAndMangledTemplates) {
   const FakeCheckpoint none = GgufWithBpe("smollm");
   const auto tokenizer = Tokenizer::Create(none, 1024).value();
@@ -203,7 +357,12 @@ TEST(ChatTemplate, MissingUnknownAndMangledTemplates) {
     return ChatTemplate::Create(ChatMlCheckpoint(source), *tokenizer).status().code();
   };
   EXPECT_EQ(code("{{ messages }}"), absl::StatusCode::kUnimplemented);
-  EXPECT_EQ(code("<|start_header_id|><|eot_id|>"), absl::StatusCode::kInvalidArgument);
+  // Llama 3's way, without Llama 3's tokens.
+  EXPECT_EQ(code("{% for m in messages %}{{ '<|start_header_id|>' + m.role + "
+                 "'<|end_header_id|>\\n\\n' + m.content + '<|eot_id|>' }}{% endfor %}"
+                 "{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}"),
+            absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(code("<|im_start|><|im_end|>\xFF"), absl::StatusCode::kUnimplemented);
   const std::string whole = kSmolLm2;
   for (size_t size = 0; size <= whole.size(); ++size) {  // any truncation is read without harm
     (void)ChatTemplate::Create(ChatMlCheckpoint(whole.substr(0, size)), *tokenizer);
