@@ -63,6 +63,9 @@ void PrintModels(ServerCore& core) {
         model.name(), model.architecture(), static_cast<double>(model.parameters()) / 1e6,
         model.weight_type(), static_cast<double>(model.weight_bytes()) / 1e6,
         static_cast<double>(model.state_bytes()) / 1e6, model.state_formula());
+    if (!model.has_chat_template()) {
+      std::cout << "  takes no messages: " << model.chat_template_problem() << "\n";
+    }
   }
 }
 

@@ -136,7 +136,8 @@ class Chat {
           ". /help lists what you can do."));
     }
     if (raw_ && !flags_.raw) {
-      Say("This model has no chat template: your text is continued as it is.");
+      Say(absl::StrCat("This model takes no messages (", model->chat_template_problem(),
+                       "): your text is continued as it is."));
     }
     return absl::OkStatus();
   }

@@ -24,7 +24,7 @@ std::string Hint(const client::Error& error, const std::string& server) {
       {"SESSION_DAMAGED",
        "rewind it to a good snapshot: `mneme sessions snapshots SESSION`, then "
        "`mneme sessions rewind SESSION --to-snapshot ID`"},
-      {"NO_CHAT_TEMPLATE", "this model has no chat template: give plain text instead"},
+      {"NO_CHAT_TEMPLATE", "give plain text instead; `mneme models get MODEL` says why"},
       {"INPUT_TOO_LONG", "feed long texts with `mneme ingest FILE --session SESSION`"},
       {"DRAINING", "the server is shutting down: try again in a moment"},
       {"STORE_FULL", "the server's disk is full; deleting sessions still works"},

@@ -58,7 +58,8 @@ int Get(client::Client& client, const Context& context, const std::string& name)
     table.Add({"effective context", Tokens(m->effective_context_tokens())});
     table.Add({"state", absl::StrCat(HumanBytes(m->state_bytes()), ", constant")});
     table.Add({"state formula", m->state_formula()});
-    table.Add({"chat template", m->has_chat_template() ? "yes" : "no"});
+    table.Add({"chat template",
+               m->has_chat_template() ? "yes" : absl::StrCat("no: ", m->chat_template_problem())});
     table.Add({"fingerprint", m->fingerprint()});
     table.Add({"numerics", m->numerics_id()});
     table.Print(std::cout);

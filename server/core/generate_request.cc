@@ -243,10 +243,10 @@ absl::StatusOr<std::vector<engine::TokenId>> TokensOfMessages(const Model& model
                                                               engine::TokenId last_token) {
   const engine::ChatTemplate* chat = model.engine->chat_template();
   if (chat == nullptr) {
-    return Error(absl::StatusCode::kFailedPrecondition, reason::kNoChatTemplate,
-                 absl::StrCat("messages need a chat template that this server knows; send text or "
-                              "token_ids instead. ",
-                              model.engine->chat_template_problem()));
+    return Error(
+        absl::StatusCode::kFailedPrecondition, reason::kNoChatTemplate,
+        absl::StrCat("the model takes no messages: ", model.engine->chat_template_problem(),
+                     "; send text or token_ids instead"));
   }
   std::vector<engine::ChatMessage> list;
   for (const v1::Message& message : messages.messages()) {

@@ -62,6 +62,7 @@ v1::Model Describe(const Model& model) {
   out.set_state_formula(info.state_formula);
   out.set_weight_type(std::string(engine::Traits(info.weight_dtype).name));
   out.set_has_chat_template(model.engine->chat_template() != nullptr);
+  out.set_chat_template_problem(model.engine->chat_template_problem());
   return out;
 }
 

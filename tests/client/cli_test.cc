@@ -327,6 +327,19 @@ TEST_F(CliTest, ChatCommandsCallTheServer) {
   EXPECT_EQ(Run({"chat", "talk"}, "/nonsense\nOne\n").code, 2);
 }
 
+TEST_F(CliTest, ChatSaysWhyAModelTakesNoMessages) {
+  server_.models.on_GetModel = [](auto&, const auto& request, auto& model) {
+    model.set_name(request.name());
+    model.set_chat_template_problem("it writes a date");
+    return grpc::Status::OK;
+  };
+  Result r = Run({"chat", "talk"}, "Hi\n");
+  EXPECT_EQ(r.code, 0) << r.err;
+  EXPECT_NE(r.err.find("takes no messages (it writes a date)"), std::string::npos) << r.err;
+  EXPECT_EQ(requests_.Get().at(0).text(), "Hi");
+  EXPECT_NE(Run({"models", "get", "m"}).out.find("no: it writes a date"), std::string::npos);
+}
+
 TEST_F(CliTest, ChatInAScriptEndsWithTheFirstFailure) {
   server_.generation.on_Generate = [this](auto&, const auto&, auto&) {
     requests_.Update([](auto& requests) { requests.emplace_back(); });

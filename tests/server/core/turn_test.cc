@@ -388,26 +388,32 @@ TEST_F(TurnTest, StoreFailureLeavesTheSessionAsItWas) {
   EXPECT_EQ(Say("s", "", 4).tokens, std::vector<int32_t>(all.begin() + 4, all.end()));
 }
 
-TEST_F(TurnTest, ChatTemplateContinues) {
+TEST_F(TurnTest, MessagesGoThroughTheChatTemplate) {
   Start();
   CallContext context;
   v1::GetModelRequest get;
   get.set_name("models/tiny");
-  auto model = core->GetModel(context, get);
-  ASSERT_TRUE(model.ok());
   auto request = Request("", "", 4);
   auto* message = request.mutable_messages()->add_messages();
   message->set_role("user");
   message->set_content("hi");
+  EXPECT_TRUE(core->GetModel(context, get)->has_chat_template());
+  EXPECT_EQ(core->GetModel(context, get)->chat_template_problem(), "");
   CollectingSink sink;
-  const absl::Status status = Generate(request, sink);
-  if (model->has_chat_template()) {
-    EXPECT_TRUE(status.ok()) << status;
-    EXPECT_GT(sink.started.input_tokens(), 1);
-  } else {
-    EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
-    EXPECT_EQ(ReasonOf(status), reason::kNoChatTemplate);
-  }
+  ASSERT_TRUE(Generate(request, sink).ok());
+  EXPECT_GT(sink.started.input_tokens(), 1);
+
+  // A model without one says so, and refuses messages with the reason.
+  config.models[0].path = std::string(MNEME_TINY_DIR) + "/tiny-infini-linear";
+  Start();
+  auto model = core->GetModel(context, get);
+  EXPECT_FALSE(model->has_chat_template());
+  EXPECT_EQ(model->chat_template_problem(), "the checkpoint carries no chat template");
+  CollectingSink none;
+  const absl::Status status = Generate(request, none);
+  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(ReasonOf(status), reason::kNoChatTemplate);
+  EXPECT_NE(status.message().find(model->chat_template_problem()), std::string::npos) << status;
 }
 
 }  // namespace
