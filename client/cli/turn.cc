@@ -75,6 +75,9 @@ std::string TurnSummary(const v1::GenerateResponse::Final& final) {
                     usage.recomputed_tokens());
   }
   absl::StrAppend(&text, ", ", absl::AsciiStrToLower(v1::FinishReason_Name(final.finish_reason())));
+  if (final.held_bytes() > 0) {
+    absl::StrAppend(&text, ", held back ", final.held_bytes(), " bytes of a character");
+  }
   if (final.version() > 0) {
     absl::StrAppend(&text, final.committed() ? "; saved as version " : "; not saved, version ",
                     final.version(), ", position ", final.position_tokens());

@@ -9,6 +9,7 @@
 #include "server/core/sessions.h"
 #include "server/core/state_io.h"
 #include "server/core/transcript.h"
+#include "server/core/utf8_stream.h"
 
 namespace mneme::server {
 namespace {
@@ -162,6 +163,7 @@ absl::Status Rewind::ToPosition(int64_t position) {
   }
   target_.set_position_tokens(position);
   target_.set_last_token(position > 0 ? tokens.back() : -1);
+  target_.set_unfinished_character(UnfinishedCharacter(model->tokenizer(), "", tokens));
   *target_.mutable_transcript() = head.transcript();
   return TruncateTranscript(*target_.mutable_transcript(), position, Reader(), new_chunks_);
 }

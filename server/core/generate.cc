@@ -80,6 +80,7 @@ class Turn {
   bool committed_ = false;
   int64_t version_ = 0;
   int64_t position_ = 0;
+  size_t held_bytes_ = 0;
   int64_t recomputed_ = 0;
   double queue_seconds_ = 0;
   double commit_seconds_ = 0;
@@ -107,6 +108,7 @@ absl::Status Turn::Prepare() {
   MNEME_RETURN_IF_ERROR(errors.ToStatus());
   MNEME_RETURN_IF_ERROR(resolved);
   options_ = OptionsOf(request_, parts_.config.limits, context_.arrival);
+  options_.hold_unfinished = !stateless();
 
   if (!stateless()) {
     MNEME_ASSIGN_OR_RETURN(writer_,
@@ -141,6 +143,7 @@ absl::Status Turn::Hold() {
   parts_.metrics.request_queue.Observe(queue_seconds_);
   version_ = base_.data.head().version();
   position_ = base_.data.head().position_tokens();
+  held_bytes_ = base_.data.head().unfinished_character().size();
   return absl::OkStatus();
 }
 
@@ -210,6 +213,7 @@ absl::Status Turn::Commit() {
   commit_seconds_ = commit.seconds;
   version_ = commit.record.data.head().version();
   position_ = commit.record.data.head().position_tokens();
+  held_bytes_ = commit.record.data.head().unfinished_character().size();
   parts_.states->Keep(std::move(held_.slot), {CacheKey(name_), commit.record.data.uid(), version_},
                       std::move(held_.loaded));
   return absl::OkStatus();
@@ -222,6 +226,7 @@ void Turn::SendFinal() {
   final->set_committed(committed_);
   final->set_version(version_);
   final->set_position_tokens(position_);
+  final->set_held_bytes(static_cast<int32_t>(held_bytes_));
   auto* usage = final->mutable_usage();
   usage->set_input_tokens(result_.prefilled);
   usage->set_reused_input_tokens(base_.data.head().position_tokens());
@@ -246,8 +251,10 @@ absl::Status Turn::Run() {
   MNEME_RETURN_IF_ERROR(Hold());
   SendStarted();
 
-  auto sequence = std::make_shared<TurnSequence>(*model_, context_, parts_.metrics, held_.loaded,
-                                                 input_, options_);
+  auto sequence = std::make_shared<TurnSequence>(
+      *model_, context_, parts_.metrics, held_.loaded, input_,
+      UnfinishedCharacter(model_->tokenizer(), base_.data.head().unfinished_character(), input_),
+      options_);
   model_->scheduler->Add(sequence);
   Decode(*sequence);
   result_ = sequence->result();

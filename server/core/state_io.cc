@@ -9,6 +9,7 @@
 #include "server/core/errors.h"
 #include "server/core/scoped_cancel.h"
 #include "server/core/transcript.h"
+#include "server/core/utf8_stream.h"
 
 namespace mneme::server {
 namespace {
@@ -252,6 +253,8 @@ absl::StatusOr<CommitResult> CommitHead(Parts& parts, const Model& model, const 
     head.set_position_tokens(loaded.state.position);
     head.set_manifest(manifest);
     if (!new_tokens.empty()) head.set_last_token(new_tokens.back());
+    head.set_unfinished_character(
+        UnfinishedCharacter(model.tokenizer(), head.unfinished_character(), new_tokens));
     const int64_t now = NowMicros();
     data.set_update_time_us(now);
     data.set_last_used_time_us(now);

@@ -15,7 +15,7 @@ double Seconds(Clock::duration d) { return std::chrono::duration<double>(d).coun
 
 TurnSequence::TurnSequence(const Model& model, CallContext& context, Metrics& metrics,
                            LoadedState& loaded, const std::vector<engine::TokenId>& input,
-                           TurnOptions options)
+                           std::string begun, TurnOptions options)
     : model_(model),
       context_(context),
       metrics_(metrics),
@@ -24,6 +24,7 @@ TurnSequence::TurnSequence(const Model& model, CallContext& context, Metrics& me
       options_(std::move(options)),
       sampler_(options_.sampling),
       matcher_(options_.stop_sequences),
+      utf8_(std::move(begun)),
       started_(Clock::now()),
       prefill_end_(started_) {
   const size_t window = std::min<size_t>(input_.size(), options_.sampling.penalty_window_tokens);
@@ -101,7 +102,7 @@ void TurnSequence::Stop(v1::FinishReason reason, Cancel cause) {
 void TurnSequence::Finish(v1::FinishReason reason) {
   ending_ = true;
   result_.reason = reason;
-  std::string text = matcher_.Feed(utf8_.Flush());
+  std::string text = options_.hold_unfinished ? "" : matcher_.Feed(utf8_.Flush());
   text += matcher_.Flush();
   Emit(std::move(text));
 }
@@ -144,12 +145,13 @@ void TurnSequence::Sample(std::span<const float> logits) {
   result_.output.push_back(token);
   next_token_ = token;
 
-  std::string released;
-  if (reason == v1::FINISH_REASON_UNSPECIFIED) {
-    const std::string text = utf8_.Feed(model_.tokenizer().TokenBytes(token));
-    text_bytes_ += static_cast<int64_t>(text.size());
-    released = matcher_.Feed(text);
-  }
+  // A token that shows nothing, or must not be shown, ends a character that is not complete.
+  const std::string bytes = reason == v1::FINISH_REASON_UNSPECIFIED
+                                ? model_.tokenizer().TokenBytes(token)
+                                : std::string();
+  const std::string text = bytes.empty() ? utf8_.Flush() : utf8_.Feed(bytes);
+  text_bytes_ += static_cast<int64_t>(text.size());
+  std::string released = matcher_.Feed(text);
   // A token that ends inside a character is complete with the character.
   held.end = text_bytes_ + (utf8_.pending() ? 1 : 0);
   token_ends_.push_back(held.end);

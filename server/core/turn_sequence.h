@@ -31,6 +31,8 @@ struct TurnOptions {
   bool ignore_eos = false;
   bool drop = false;           // end_handling DROP
   bool keep_cancelled = true;  // commit_policy COMMIT_PARTIAL, on a session
+  // A character that is unfinished at the end is left to the session's next turn.
+  bool hold_unfinished = false;
   int64_t max_output_tokens = 0;
   CallContext::Clock::time_point end_time = CallContext::Clock::time_point::max();
   int logprobs = 0;
@@ -59,9 +61,9 @@ class TurnSequence final : public Sequence {
   static constexpr int64_t kMaxUnsentBytes = 256 << 10;
 
   // All references must outlive the sequence's removal. `input` may be empty if `loaded` has
-  // logits.
+  // logits. `begun`: UnfinishedCharacter() of everything up to the end of the input.
   TurnSequence(const Model& model, CallContext& context, Metrics& metrics, LoadedState& loaded,
-               const std::vector<engine::TokenId>& input, TurnOptions options);
+               const std::vector<engine::TokenId>& input, std::string begun, TurnOptions options);
 
   // Of the turn's thread.
   struct Output {
