@@ -1,11 +1,13 @@
 #include "engine/arch/llama/config.h"
 
+#include <algorithm>
 #include <cmath>
-#include <numbers>
+#include <optional>
 #include <string>
 
 #include "absl/strings/str_cat.h"
 #include "engine/arch/config_reader.h"
+#include "engine/arch/llama/rope_scaling.h"
 #include "engine/core/status_macros.h"
 
 namespace mneme::engine::llama {
@@ -70,6 +72,38 @@ absl::Status CheckShapes(const Checkpoint& checkpoint, const Config& config) {
                      ": expected an even number up to the head width ", config.head_dim));
   }
   return absl::OkStatus();
+}
+
+// Scores carry the magnitude of queries and of keys.
+absl::Status ApplyYarn(const Checkpoint& checkpoint, const YarnScaling& yarn, double base,
+                       double magnitude, Config* config) {
+  if (yarn.beta_fast <= yarn.beta_slow || base <= 1) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        checkpoint.path(), ": rope scaling 'yarn' with beta_fast ", yarn.beta_fast, ", beta_slow ",
+        yarn.beta_slow, " and base ", base, ", expected beta_fast above beta_slow, base above 1"));
+  }
+  ScaleYarn(yarn, base, config->theta);
+  config->attention_scale =
+      static_cast<float>(double{config->attention_scale} * magnitude * magnitude);
+  return absl::OkStatus();
+}
+
+absl::Status ApplyGgufYarn(const Checkpoint& checkpoint, double base, Config* config) {
+  const std::string prefix = "llama.rope.scaling.";
+  YarnScaling yarn;
+  MNEME_ASSIGN_OR_RETURN(yarn.factor,
+                         GetPositiveDouble(checkpoint, prefix + "factor", std::nullopt, 1e6));
+  MNEME_ASSIGN_OR_RETURN(const int64_t original,
+                         GetIntIn(checkpoint, prefix + "original_context_length", 1, kMaxContext,
+                                  config->trained_context));
+  yarn.original_context = static_cast<double>(original);
+  MNEME_ASSIGN_OR_RETURN(yarn.beta_fast, GetPositiveDouble(checkpoint, prefix + "yarn_beta_fast",
+                                                           yarn.beta_fast, 1e6));
+  MNEME_ASSIGN_OR_RETURN(yarn.beta_slow, GetPositiveDouble(checkpoint, prefix + "yarn_beta_slow",
+                                                           yarn.beta_slow, 1e6));
+  MNEME_ASSIGN_OR_RETURN(const double magnitude,
+                         GetPositiveDouble(checkpoint, prefix + "attn_factor", 1.0, 1e6));
+  return ApplyYarn(checkpoint, yarn, base, magnitude * YarnMagnitude(yarn.factor), config);
 }
 
 absl::StatusOr<Config> ParseGguf(const Checkpoint& checkpoint) {
@@ -147,6 +181,8 @@ absl::StatusOr<Config> ParseGguf(const Checkpoint& checkpoint) {
     MNEME_ASSIGN_OR_RETURN(const double factor,
                            GetPositiveDouble(checkpoint, "llama.rope.scaling.factor", 1.0, 1e6));
     for (double& theta : config.theta) theta /= factor;
+  } else if (scaling == "yarn") {
+    MNEME_RETURN_IF_ERROR(ApplyGgufYarn(checkpoint, base, &config));
   } else if (scaling != "none") {
     return UnknownScaling(checkpoint, "llama.rope.scaling.type", scaling);
   }
@@ -166,53 +202,105 @@ absl::StatusOr<Config> ParseGguf(const Checkpoint& checkpoint) {
   return config;
 }
 
+absl::Status ApplyHfLlama3(const Checkpoint& checkpoint, const std::string& prefix,
+                           Config* config) {
+  Llama3Scaling scaling;
+  MNEME_ASSIGN_OR_RETURN(scaling.factor,
+                         GetPositiveDouble(checkpoint, prefix + "factor", std::nullopt, 1e6));
+  MNEME_ASSIGN_OR_RETURN(
+      scaling.low_frequency_factor,
+      GetPositiveDouble(checkpoint, prefix + "low_freq_factor", std::nullopt, 1e6));
+  MNEME_ASSIGN_OR_RETURN(
+      scaling.high_frequency_factor,
+      GetPositiveDouble(checkpoint, prefix + "high_freq_factor", std::nullopt, 1e6));
+  MNEME_ASSIGN_OR_RETURN(
+      const int64_t original,
+      GetIntIn(checkpoint, prefix + "original_max_position_embeddings", 1, kMaxContext));
+  scaling.original_context = static_cast<double>(original);
+  if (scaling.high_frequency_factor <= scaling.low_frequency_factor) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(checkpoint.path(), ": key '", prefix, "high_freq_factor' is ",
+                     scaling.high_frequency_factor, ", expected more than low_freq_factor ",
+                     scaling.low_frequency_factor));
+  }
+  ScaleLlama3(scaling, config->theta);
+  return absl::OkStatus();
+}
+
+// A positive number that may be absent.
+absl::StatusOr<std::optional<double>> GetOptional(const Checkpoint& checkpoint,
+                                                  const std::string& key) {
+  if (!checkpoint.Has(key)) return std::nullopt;
+  MNEME_ASSIGN_OR_RETURN(const double value, GetPositiveDouble(checkpoint, key, std::nullopt, 1e6));
+  return value;
+}
+
+absl::Status ApplyHfYarn(const Checkpoint& checkpoint, const std::string& prefix, double base,
+                         Config* config) {
+  YarnScaling yarn;
+  MNEME_ASSIGN_OR_RETURN(const int64_t original,
+                         GetIntIn(checkpoint, prefix + "original_max_position_embeddings", 1,
+                                  kMaxContext, config->trained_context));
+  yarn.original_context = static_cast<double>(original);
+  MNEME_ASSIGN_OR_RETURN(
+      yarn.factor,
+      GetPositiveDouble(checkpoint, prefix + "factor",
+                        static_cast<double>(config->trained_context) / yarn.original_context, 1e6));
+  MNEME_ASSIGN_OR_RETURN(yarn.beta_fast,
+                         GetPositiveDouble(checkpoint, prefix + "beta_fast", yarn.beta_fast, 1e6));
+  MNEME_ASSIGN_OR_RETURN(yarn.beta_slow,
+                         GetPositiveDouble(checkpoint, prefix + "beta_slow", yarn.beta_slow, 1e6));
+  MNEME_ASSIGN_OR_RETURN(yarn.whole_pairs, checkpoint.GetBool(prefix + "truncate", true));
+  MNEME_ASSIGN_OR_RETURN(std::optional<double> magnitude,
+                         GetOptional(checkpoint, prefix + "attention_factor"));
+  if (!magnitude.has_value()) {
+    MNEME_ASSIGN_OR_RETURN(const std::optional<double> above,
+                           GetOptional(checkpoint, prefix + "mscale"));
+    MNEME_ASSIGN_OR_RETURN(const std::optional<double> below,
+                           GetOptional(checkpoint, prefix + "mscale_all_dim"));
+    magnitude = above.has_value() && below.has_value()
+                    ? YarnMagnitude(yarn.factor, *above) / YarnMagnitude(yarn.factor, *below)
+                    : YarnMagnitude(yarn.factor);
+  }
+  return ApplyYarn(checkpoint, yarn, base, *magnitude, config);
+}
+
 // Hugging Face keeps rope settings at the top level or, since version 5, in "rope_parameters".
-absl::Status ApplyHfRope(const Checkpoint& checkpoint, Config& config) {
+absl::Status ApplyHfRope(const Checkpoint& checkpoint, Config* config) {
   const bool nested = checkpoint.Has("rope_parameters.rope_theta");
   MNEME_ASSIGN_OR_RETURN(
       const double base,
       GetPositiveDouble(checkpoint, nested ? "rope_parameters.rope_theta" : "rope_theta", 10000.0,
                         1e12));
-  config.theta = RopeTheta(base, config.rotary_dim);
+  config->theta = RopeTheta(base, config->rotary_dim);
 
   std::string prefix = "rope_scaling.";
   if (checkpoint.Has("rope_parameters.rope_type")) prefix = "rope_parameters.";
   std::string type_key = prefix + "rope_type";
   if (!checkpoint.Has(type_key)) type_key = prefix + "type";  // the older spelling
   MNEME_ASSIGN_OR_RETURN(const std::string type, checkpoint.GetString(type_key, "default"));
-  if (type == "default") return absl::OkStatus();
-  if (type != "linear" && type != "llama3") return UnknownScaling(checkpoint, type_key, type);
+  // The dynamic base grows with a text beyond the trained context. Here no token sees so far, and
+  // within that context the angles are the plain ones.
+  if (type == "default" || type == "dynamic") return absl::OkStatus();
+  if (type == "llama3") return ApplyHfLlama3(checkpoint, prefix, config);
+  if (type == "yarn") return ApplyHfYarn(checkpoint, prefix, base, config);
+  if (type != "linear") return UnknownScaling(checkpoint, type_key, type);
   MNEME_ASSIGN_OR_RETURN(const double factor,
                          GetPositiveDouble(checkpoint, prefix + "factor", std::nullopt, 1e6));
-  if (type == "linear") {
-    for (double& theta : config.theta) theta /= factor;
-    return absl::OkStatus();
-  }
-  MNEME_ASSIGN_OR_RETURN(const double low, GetPositiveDouble(checkpoint, prefix + "low_freq_factor",
-                                                             std::nullopt, 1e6));
-  MNEME_ASSIGN_OR_RETURN(
-      const double high,
-      GetPositiveDouble(checkpoint, prefix + "high_freq_factor", std::nullopt, 1e6));
-  MNEME_ASSIGN_OR_RETURN(
-      const int64_t original,
-      GetIntIn(checkpoint, prefix + "original_max_position_embeddings", 1, kMaxContext));
-  if (high <= low) {
-    return absl::InvalidArgumentError(absl::StrCat(checkpoint.path(), ": key '", prefix,
-                                                   "high_freq_factor' is ", high,
-                                                   ", expected more than low_freq_factor ", low));
-  }
-  // Slow pairs are interpolated, fast ones left alone, those between blended.
-  for (double& theta : config.theta) {
-    const double wavelength = 2 * std::numbers::pi / theta;
-    if (wavelength < original / high) continue;
-    if (wavelength > original / low) {
-      theta /= factor;
-      continue;
-    }
-    const double m = (original / wavelength - low) / (high - low);
-    theta *= (1 - m) / factor + m;
-  }
+  for (double& theta : config->theta) theta /= factor;
   return absl::OkStatus();
+}
+
+// Whether config.json's only architecture is `name`; without any, whether its model_type is `type`.
+bool IsHfModel(const Checkpoint& checkpoint, std::string_view name, std::string_view type) {
+  const auto it = checkpoint.metadata().find("architectures");
+  if (it == checkpoint.metadata().end()) return HasModelType(checkpoint, {type});
+  const auto* names = std::get_if<std::vector<std::string>>(&it->second);
+  return names != nullptr && names->size() == 1 && names->front() == name;
+}
+
+bool IsMistral(const Checkpoint& checkpoint) {
+  return IsHfModel(checkpoint, "MistralForCausalLM", "mistral");
 }
 
 absl::StatusOr<Config> ParseHf(const Checkpoint& checkpoint) {
@@ -244,7 +332,7 @@ absl::StatusOr<Config> ParseHf(const Checkpoint& checkpoint) {
                          checkpoint.GetBool("attention_bias", false));
   MNEME_ASSIGN_OR_RETURN(config.may_have_mlp_bias, checkpoint.GetBool("mlp_bias", false));
   MNEME_ASSIGN_OR_RETURN(const std::string activation, checkpoint.GetString("hidden_act", "silu"));
-  if (activation != "silu") {
+  if (activation != "silu" && activation != "swish") {  // two names of one function
     return absl::UnimplementedError(absl::StrCat(checkpoint.path(), ": key 'hidden_act' is '",
                                                  activation, "', only 'silu' is supported"));
   }
@@ -254,7 +342,13 @@ absl::StatusOr<Config> ParseHf(const Checkpoint& checkpoint) {
         checkpoint.path(), ": key 'partial_rotary_factor' is ", partial, ", only 1 is supported"));
   }
   MNEME_RETURN_IF_ERROR(CheckShapes(checkpoint, config));
-  MNEME_RETURN_IF_ERROR(ApplyHfRope(checkpoint, config));
+  MNEME_RETURN_IF_ERROR(ApplyHfRope(checkpoint, &config));
+  // Mistral's first models see no further back than a window, whatever the positions.
+  if (IsMistral(checkpoint)) {
+    MNEME_ASSIGN_OR_RETURN(const int64_t window, GetIntIn(checkpoint, "sliding_window", 1,
+                                                          kMaxContext, config.trained_context));
+    config.trained_context = std::min(config.trained_context, window);
+  }
   MNEME_ASSIGN_OR_RETURN(config.pangu, ParsePanguOptions(checkpoint, config.width));
   return config;
 }
@@ -268,12 +362,9 @@ bool Matches(const Checkpoint& checkpoint) {
     const auto* name = it == metadata.end() ? nullptr : std::get_if<std::string>(&it->second);
     return name != nullptr && *name == "llama";
   }
-  auto it = metadata.find("architectures");
   // PanGu-pi has a name of its own (engine/arch/pangu_pi/).
   if (HasModelType(checkpoint, {"pangu_pi"})) return false;
-  if (it == metadata.end()) return HasModelType(checkpoint, {"llama"});
-  const auto* names = std::get_if<std::vector<std::string>>(&it->second);
-  return names != nullptr && names->size() == 1 && names->front() == "LlamaForCausalLM";
+  return IsHfModel(checkpoint, "LlamaForCausalLM", "llama") || IsMistral(checkpoint);
 }
 
 absl::StatusOr<Config> ParseConfig(const Checkpoint& checkpoint) {

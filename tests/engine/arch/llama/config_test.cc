@@ -151,11 +151,11 @@ TEST(LlamaConfigTest, RefusesWhatItDoesNotHaveByName) {
   c->Set("llama.expert_count", int64_t{8});
   ExpectRefused(*c, absl::StatusCode::kUnimplemented, "llama.expert_count");
   c = FakeGgufLlama();
-  c->Set("llama.rope.scaling.type", std::string("yarn"));
-  ExpectRefused(*c, absl::StatusCode::kUnimplemented, "'yarn'");
+  c->Set("llama.rope.scaling.type", std::string("longrope"));
+  ExpectRefused(*c, absl::StatusCode::kUnimplemented, "'longrope'");
   auto hf = FakeHfLlama();
-  hf->Set("rope_scaling.rope_type", std::string("dynamic"));
-  ExpectRefused(*hf, absl::StatusCode::kUnimplemented, "'dynamic'");
+  hf->Set("rope_scaling.rope_type", std::string("longrope"));
+  ExpectRefused(*hf, absl::StatusCode::kUnimplemented, "'longrope'");
   hf = FakeHfLlama();
   hf->Set("hidden_act", std::string("gelu"));
   ExpectRefused(*hf, absl::StatusCode::kUnimplemented, "hidden_act");
@@ -214,6 +214,105 @@ TEST(LlamaConfigTest, Llama3ScalingLeavesFastPairsAndSlowsSlowOnes) {
   EXPECT_GT(blended, 0);
   hf->Unset("rope_scaling.high_freq_factor");
   EXPECT_FALSE(ParseConfig(*hf).ok());
+}
+
+// theta and the magnitude of the published definition, computed by Python's math with the formulas
+// of transformers' modeling_rope_utils: def yarn(dim=16, base=10000, factor=4, original=2048).
+const std::vector<double> kYarnTheta = {1,       0.316227766017,   0.1,     0.0256935059889,
+                                        0.00625, 0.00138349647632, 0.00025, 7.90569415042e-05};
+constexpr double kYarnMagnitude = 1.138629436111989;
+
+void ExpectTheta(const std::vector<double>& theta, const std::vector<double>& expected) {
+  ASSERT_EQ(theta.size(), expected.size());
+  for (size_t j = 0; j < theta.size(); ++j) EXPECT_NEAR(theta[j] / expected[j], 1, 1e-11) << j;
+}
+
+std::shared_ptr<FakeCheckpoint> HfWithYarn() {
+  auto hf = FakeHfLlama();
+  hf->Set("head_dim", int64_t{16});
+  hf->Set("max_position_embeddings", int64_t{8192});
+  hf->Set("rope_scaling.rope_type", std::string("yarn"));
+  hf->Set("rope_scaling.factor", 4.0);
+  hf->Set("rope_scaling.original_max_position_embeddings", int64_t{2048});
+  return hf;
+}
+
+TEST(LlamaConfigTest, YarnSlowsSlowPairsAndGrowsScores) {
+  auto hf = HfWithYarn();
+  absl::StatusOr<Config> config = ParseConfig(*hf);
+  ASSERT_TRUE(config.ok()) << config.status();
+  ExpectTheta(config->theta, kYarnTheta);
+  EXPECT_NEAR(config->attention_scale, 0.25 * kYarnMagnitude * kYarnMagnitude, 1e-7);
+  hf->Unset("rope_scaling.factor");  // then it is 8192 / 2048
+  ExpectTheta(ParseConfig(*hf)->theta, kYarnTheta);
+
+  hf = HfWithYarn();
+  hf->Set("rope_scaling.truncate", false);
+  ExpectTheta(ParseConfig(*hf)->theta, {1, 0.316227766017, 0.1, 0.0238701923217, 0.00505697152113,
+                                        0.000811290381701, 0.00025, 7.90569415042e-05});
+  hf->Set("rope_scaling.attention_factor", 1.5);
+  EXPECT_NEAR(ParseConfig(*hf)->attention_scale, 0.25 * 1.5 * 1.5, 1e-7);
+
+  hf = HfWithYarn();
+  hf->Set("rope_theta", 1e6);
+  hf->Set("rope_scaling.factor", 8.0);
+  hf->Set("rope_scaling.original_max_position_embeddings", int64_t{4096});
+  hf->Set("rope_scaling.beta_fast", 16.0);
+  hf->Set("rope_scaling.beta_slow", 2.0);
+  hf->Set("rope_scaling.mscale", 0.7);
+  hf->Set("rope_scaling.mscale_all_dim", 1.2);
+  config = ParseConfig(*hf);
+  ExpectTheta(config->theta, {1, 0.177827941004, 0.0316227766017, 0.0031631699542, 0.000125,
+                              2.22284926255e-05, 3.95284707521e-06, 7.02926656488e-07});
+  EXPECT_NEAR(config->attention_scale, 0.25 * 0.9167912505456107 * 0.9167912505456107, 1e-7);
+
+  hf->Set("rope_scaling.beta_fast", 2.0);
+  ExpectRefused(*hf, absl::StatusCode::kInvalidArgument, "beta_fast");
+  hf = HfWithYarn();
+  hf->Set("rope_theta", 1.0);
+  ExpectRefused(*hf, absl::StatusCode::kInvalidArgument, "base 1");
+}
+
+TEST(LlamaConfigTest, YarnInGguf) {
+  auto c = FakeGgufLlama();
+  c->Set("llama.attention.key_length", int64_t{16});
+  c->Set("llama.rope.scaling.type", std::string("yarn"));
+  c->Set("llama.rope.scaling.factor", 4.0);
+  c->Set("llama.rope.scaling.original_context_length", int64_t{2048});
+  const absl::StatusOr<Config> config = ParseConfig(*c);
+  ASSERT_TRUE(config.ok()) << config.status();
+  ExpectTheta(config->theta, kYarnTheta);
+  EXPECT_NEAR(config->attention_scale, 0.25 * kYarnMagnitude * kYarnMagnitude, 1e-7);
+}
+
+TEST(LlamaConfigTest, DynamicScalingIsPlainWithinTheTrainedContext) {
+  auto hf = FakeHfLlama();
+  const std::vector<double> plain = ParseConfig(*hf)->theta;
+  hf->Set("rope_scaling.type", std::string("dynamic"));
+  hf->Set("rope_scaling.factor", 2.0);
+  EXPECT_EQ(ParseConfig(*hf)->theta, plain);
+}
+
+TEST(LlamaConfigTest, MistralIsLlamaWithAWindow) {
+  auto hf = FakeHfLlama();
+  hf->Set("architectures", std::vector<std::string>{"MistralForCausalLM"});
+  EXPECT_TRUE(Matches(*hf));
+  EXPECT_EQ(ParseConfig(*hf)->trained_context, 64);
+  hf->Set("sliding_window", int64_t{16});
+  EXPECT_EQ(ParseConfig(*hf)->trained_context, 16);
+  hf->Set("sliding_window", int64_t{4096});
+  EXPECT_EQ(ParseConfig(*hf)->trained_context, 64);
+  hf->Unset("architectures");
+  hf->Set("model_type", std::string("mistral"));
+  EXPECT_TRUE(Matches(*hf));
+  hf->Set("architectures", std::vector<std::string>{"Mistral3ForConditionalGeneration"});
+  EXPECT_FALSE(Matches(*hf));
+}
+
+TEST(LlamaConfigTest, SwishIsSilu) {
+  auto hf = FakeHfLlama();
+  hf->Set("hidden_act", std::string("swish"));
+  EXPECT_TRUE(ParseConfig(*hf).ok());
 }
 
 absl::Status LoadStatus(const Checkpoint& checkpoint) {
