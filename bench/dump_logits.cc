@@ -63,9 +63,7 @@ absl::Status GreedyAnswer(const Flags& flags, Engine& engine) {
     return absl::FailedPreconditionError(engine.chat_template_problem());
   }
   const ChatMessage message{.role = "user", .content = flags.chat};
-  absl::StatusOr<std::vector<TokenId>> prompt =
-      engine.chat_template()->Render({&message, 1}, /*continues=*/false,
-                                     /*after_end_of_turn=*/false);
+  absl::StatusOr<std::vector<TokenId>> prompt = engine.chat_template()->Render({&message, 1}, {});
   if (!prompt.ok()) return prompt.status();
   State state = engine.CreateState();
   std::vector<float> logits(engine.info().vocab_size);

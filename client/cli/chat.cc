@@ -11,6 +11,7 @@
 #include "client/cli/interrupt.h"
 #include "client/cli/json.h"
 #include "client/cli/line_reader.h"
+#include "client/cli/messages.h"
 #include "client/cli/output.h"
 #include "client/cli/turn.h"
 #include "client/cli/turn_flags.h"
@@ -25,6 +26,7 @@ constexpr char kHelp[] = R"(  /help                 this
   /rewind SNAPSHOT      go back to a snapshot; before-rewind undoes the last rewind
   /snapshots            the kept points of this session
   /regenerate           take the last answer back and ask for another
+  /continue             go on with an answer that was cut short
   /fork NAME            make a copy at this point; the conversation stays here
   /switch NAME          go on in session NAME, created if there is none
   /new [NAME]           go on in a new session
@@ -35,7 +37,7 @@ constexpr char kHelp[] = R"(  /help                 this
 )";
 
 struct ChatFlags {
-  std::string session, model, system;
+  std::string session, model, system, answer_start;
   bool raw = false, no_history = false;
   TurnFlags turn;
 };
@@ -125,6 +127,11 @@ class Chat {
     if (!session.ok()) return session.status();
     auto model = client_.GetModel(session->model());
     if (!model.ok()) return model.status();
+    if (!flags_.answer_start.empty() && !model->has_chat_template()) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("--answer-start needs a model that takes messages; of this one: ",
+                       model->chat_template_problem()));
+    }
     session_ = *session;
     points_.clear();
     raw_ = flags_.raw || !model->has_chat_template();
@@ -144,20 +151,24 @@ class Chat {
 
   int Turn(const std::string& text) {
     v1::GenerateRequest request;
-    request.set_session(session_.name());
     if (raw_) {
       request.set_text(text);
     } else {
-      auto& messages = *request.mutable_messages();
-      if (!flags_.system.empty() && session_.position_tokens() == 0) {
-        auto& m = *messages.add_messages();
-        m.set_role("system");
-        m.set_content(flags_.system);
-      }
-      auto& m = *messages.add_messages();
-      m.set_role("user");
-      m.set_content(text);
+      Fill({.system = session_.position_tokens() == 0 ? flags_.system : "",
+            .user = text,
+            .answer_start = flags_.answer_start},
+           request);
     }
+    return Send(std::move(request), text);
+  }
+
+  // A turn without input goes on from where the session is. It belongs to the last message, so that
+  // /rewind and /regenerate take both back.
+  int Continue() { return Send({}, std::nullopt); }
+
+  // `message`: what begins a turn of its own.
+  int Send(v1::GenerateRequest request, const std::optional<std::string>& message) {
+    request.set_session(session_.name());
     if (auto s = flags_.turn.Fill(request); !s.ok()) {
       return context_.FailUsage(std::string(s.message()));
     }
@@ -165,7 +176,7 @@ class Chat {
     if (!context_.json() && !result.ended_in_newline) std::cout << "\n" << std::flush;
     if (result.final) {
       if (result.final->committed()) {
-        points_.push_back({session_.position_tokens(), text});
+        if (message) points_.push_back({session_.position_tokens(), *message});
         session_.set_position_tokens(result.final->position_tokens());
         session_.set_version(result.final->version());
       }
@@ -205,6 +216,7 @@ class Chat {
     if (command == "/info") return Info();
     if (command == "/snapshots") return Snapshots();
     if (command == "/rewind") return Rewind(argument);
+    if (command == "/continue") return Continue();
     if (command == "/regenerate" || command == "/retry") return Regenerate();
     if (command == "/fork") return Fork(argument);
     if (command == "/save") {
@@ -376,7 +388,13 @@ void AddChat(CLI::App& app, Context& context) {
                       "Go on in this session, created if there is none; default: a new one");
   command->add_option("-m,--model", flags->model, "Model of a session that is created");
   command->add_option("--system", flags->system, "System message at the beginning of a session");
-  command->add_flag("--raw", flags->raw, "Send text as it is, without the model's chat template");
+  auto* raw = command->add_flag("--raw", flags->raw,
+                                "Send text as it is, without the model's chat template");
+  command
+      ->add_option("--answer-start", flags->answer_start,
+                   "Every answer begins with this, and the model goes on from there; the output "
+                   "does not repeat it")
+      ->excludes(raw);
   command->add_flag("--no-history", flags->no_history,
                     "Keep no history of typed lines (else ~/.local/state/mneme/history)");
   flags->turn.AddTo(*command);

@@ -2,6 +2,7 @@
 #include <iostream>
 
 #include "client/cli/context.h"
+#include "client/cli/messages.h"
 #include "client/cli/output.h"
 #include "client/cli/turn.h"
 #include "client/cli/turn_flags.h"
@@ -10,7 +11,7 @@ namespace mneme::cli {
 namespace {
 
 struct GenerateFlags {
-  std::string prompt, session, model, system;
+  std::string prompt, session, model, system, answer_start;
   bool chat = false, special = false;
   int logprobs = 0;
   int64_t expected_version = 0;
@@ -28,6 +29,10 @@ int Run(client::Client& client, const Context& context, GenerateFlags flags) {
     return context.FailUsage(
         "nothing to generate from: give a PROMPT, a pipe, or a --session to continue");
   }
+  if (text->empty() && !flags.answer_start.empty()) {
+    return context.FailUsage(
+        "--answer-start needs a PROMPT to answer; a --session alone goes on from where it is");
+  }
   v1::GenerateRequest request;
   request.set_session(flags.session);
   request.set_model(flags.model);
@@ -36,16 +41,9 @@ int Run(client::Client& client, const Context& context, GenerateFlags flags) {
   request.set_parse_special_tokens(flags.special);
   if (auto s = flags.turn.Fill(request); !s.ok())
     return context.FailUsage(std::string(s.message()));
-  if (!text->empty() && (flags.chat || !flags.system.empty())) {
-    auto& messages = *request.mutable_messages();
-    if (!flags.system.empty()) {
-      auto& m = *messages.add_messages();
-      m.set_role("system");
-      m.set_content(flags.system);
-    }
-    auto& m = *messages.add_messages();
-    m.set_role("user");
-    m.set_content(*text);
+  const bool chat = flags.chat || !flags.system.empty() || !flags.answer_start.empty();
+  if (!text->empty() && chat) {
+    Fill({.system = flags.system, .user = *text, .answer_start = flags.answer_start}, request);
   } else if (!text->empty()) {
     request.set_text(*text);
   }
@@ -71,6 +69,9 @@ void AddGenerate(CLI::App& app, Context& context) {
   command->add_flag("--chat", flags->chat,
                     "The prompt is a user's message, written through the model's chat template");
   command->add_option("--system", flags->system, "System message before it; implies --chat");
+  command->add_option("--answer-start", flags->answer_start,
+                      "The answer begins with this, and the model goes on from there; implies "
+                      "--chat. The output does not repeat it");
   command->add_flag("--parse-special-tokens", flags->special,
                     "Let the prompt contain control tokens such as <|im_end|>");
   command->add_option("--logprobs", flags->logprobs, "Alternatives a token, 0..20; with --json");
@@ -87,6 +88,7 @@ Examples:
   mneme generate --session diary --chat "What did I tell you yesterday?"
   mneme generate --session diary               # go on from where the session is
   git diff | mneme generate --chat - --system "Write a commit message"
+  mneme generate "Name three rivers." --answer-start "1. The Nile" --stop 4.
   mneme generate "Once" --json | jq -r 'select(.final) | .final.usage.output_tokens')");
   OnRun(command, context, [&context, flags](client::Client& c) { return Run(c, context, *flags); });
 }

@@ -37,6 +37,11 @@ std::string_view Trim(std::string_view text) {
   return text;
 }
 
+// A content as the template writes it.
+std::string_view Styled(std::string_view content, const FrameStyle& style) {
+  return style.trims ? Trim(content) : content;
+}
+
 absl::Status BadMessage(size_t index, std::string_view why) {
   return absl::InvalidArgumentError(absl::StrCat("message ", index, " ", std::string(why)));
 }
@@ -46,7 +51,8 @@ class TemplateBase : public ChatTemplate {
  protected:
   explicit TemplateBase(const Tokenizer& tokenizer) : tokenizer_(tokenizer) {}
 
-  static absl::Status CheckMessages(std::span<const ChatMessage> messages) {
+  static absl::Status CheckMessages(std::span<const ChatMessage> messages,
+                                    const RenderOptions& options) {
     if (messages.empty()) return absl::InvalidArgumentError("there are no messages");
     for (size_t i = 0; i < messages.size(); ++i) {
       const std::string& role = messages[i].role;
@@ -55,7 +61,24 @@ class TemplateBase : public ChatTemplate {
       }
       if (!IsValidUtf8(messages[i].content)) return BadMessage(i, "is not valid UTF-8");
     }
+    if (!options.continue_final_message) return absl::OkStatus();
+    if (messages.back().role != "assistant") {
+      return BadMessage(messages.size() - 1, "cannot be continued: it is not the assistant's");
+    }
+    if (Trim(messages.back().content).empty()) {
+      return BadMessage(messages.size() - 1, "cannot be continued: it is empty");
+    }
     return absl::OkStatus();
+  }
+
+  // The messages that are closed, and the content with which the assistant's begins that is not.
+  struct Conversation {
+    std::span<const ChatMessage> closed;
+    std::string_view open;
+  };
+  static Conversation Split(std::span<const ChatMessage> messages, const RenderOptions& options) {
+    if (!options.continue_final_message) return {messages, ""};
+    return {messages.first(messages.size() - 1), messages.back().content};
   }
 
   // The text between two control tokens, as one string: pieces may join across its parts.
@@ -101,12 +124,12 @@ class ChatMl final : public TemplateBase {
 
   std::string_view family() const override { return "chatml"; }
 
-  absl::StatusOr<std::vector<TokenId>> Render(std::span<const ChatMessage> messages, bool continues,
-                                              bool after_end_of_turn) const override {
-    MNEME_RETURN_IF_ERROR(CheckMessages(messages));
+  absl::StatusOr<std::vector<TokenId>> Render(std::span<const ChatMessage> messages,
+                                              const RenderOptions& options) const override {
+    MNEME_RETURN_IF_ERROR(CheckMessages(messages, options));
     std::vector<TokenId> ids;
-    if (continues) {
-      if (!after_end_of_turn) ids.push_back(end_);
+    if (options.continues) {
+      if (!options.after_end_of_turn) ids.push_back(end_);
       MNEME_RETURN_IF_ERROR(AppendText("\n", &ids));
     } else {
       if (style_.begins_with_bos) ids.push_back(tokenizer_.special().bos);
@@ -114,23 +137,25 @@ class ChatMl final : public TemplateBase {
         MNEME_RETURN_IF_ERROR(AppendMessage("system", *style_.default_system, &ids));
       }
     }
-    for (const ChatMessage& message : messages) {
-      MNEME_RETURN_IF_ERROR(AppendMessage(
-          message.role, style_.trims ? Trim(message.content) : std::string_view(message.content),
-          &ids));
+    const auto [closed, open] = Split(messages, options);
+    for (const ChatMessage& message : closed) {
+      MNEME_RETURN_IF_ERROR(AppendMessage(message.role, Styled(message.content, style_), &ids));
     }
-    ids.push_back(start_);
-    MNEME_RETURN_IF_ERROR(AppendText("assistant\n", &ids));
+    MNEME_RETURN_IF_ERROR(AppendOpen("assistant", Styled(open, style_), &ids));
     return ids;
   }
 
  private:
   using TemplateBase::TemplateBase;
 
+  absl::Status AppendOpen(const std::string& role, std::string_view content,
+                          std::vector<TokenId>* ids) const {
+    ids->push_back(start_);
+    return AppendText(absl::StrCat(role, "\n", std::string(content)), ids);
+  }
   absl::Status AppendMessage(const std::string& role, std::string_view content,
                              std::vector<TokenId>* ids) const {
-    ids->push_back(start_);
-    MNEME_RETURN_IF_ERROR(AppendText(absl::StrCat(role, "\n", std::string(content)), ids));
+    MNEME_RETURN_IF_ERROR(AppendOpen(role, content, ids));
     ids->push_back(end_);
     return AppendText("\n", ids);
   }
@@ -158,33 +183,33 @@ class Llama3 final : public TemplateBase {
 
   std::string_view family() const override { return "llama3"; }
 
-  absl::StatusOr<std::vector<TokenId>> Render(std::span<const ChatMessage> messages, bool continues,
-                                              bool after_end_of_turn) const override {
-    MNEME_RETURN_IF_ERROR(CheckMessages(messages));
+  absl::StatusOr<std::vector<TokenId>> Render(std::span<const ChatMessage> messages,
+                                              const RenderOptions& options) const override {
+    MNEME_RETURN_IF_ERROR(CheckMessages(messages, options));
     std::vector<TokenId> ids;
-    if (continues && !after_end_of_turn) ids.push_back(end_);
-    if (!continues) {
+    if (options.continues) {
+      if (!options.after_end_of_turn) ids.push_back(end_);
+    } else {
       if (style_.begins_with_bos) ids.push_back(tokenizer_.special().bos);
       if (style_.default_system.has_value() && messages.front().role != "system") {
-        MNEME_RETURN_IF_ERROR(AppendHeader("system", *style_.default_system, &ids));
+        MNEME_RETURN_IF_ERROR(AppendOpen("system", *style_.default_system, &ids));
         ids.push_back(end_);
       }
     }
-    for (const ChatMessage& message : messages) {
-      MNEME_RETURN_IF_ERROR(AppendHeader(
-          message.role, style_.trims ? Trim(message.content) : std::string_view(message.content),
-          &ids));
+    const auto [closed, open] = Split(messages, options);
+    for (const ChatMessage& message : closed) {
+      MNEME_RETURN_IF_ERROR(AppendOpen(message.role, Styled(message.content, style_), &ids));
       ids.push_back(end_);
     }
-    MNEME_RETURN_IF_ERROR(AppendHeader("assistant", "", &ids));
+    MNEME_RETURN_IF_ERROR(AppendOpen("assistant", Styled(open, style_), &ids));
     return ids;
   }
 
  private:
   using TemplateBase::TemplateBase;
 
-  absl::Status AppendHeader(const std::string& role, std::string_view content,
-                            std::vector<TokenId>* ids) const {
+  absl::Status AppendOpen(const std::string& role, std::string_view content,
+                          std::vector<TokenId>* ids) const {
     ids->push_back(header_);
     MNEME_RETURN_IF_ERROR(AppendText(role, ids));
     ids->push_back(header_end_);
@@ -224,19 +249,19 @@ class Llama2 final : public TemplateBase {
 
   std::string_view family() const override { return "llama2"; }
 
-  absl::StatusOr<std::vector<TokenId>> Render(std::span<const ChatMessage> messages, bool continues,
-                                              bool after_end_of_turn) const override {
-    MNEME_RETURN_IF_ERROR(CheckMessages(messages));
+  absl::StatusOr<std::vector<TokenId>> Render(std::span<const ChatMessage> messages,
+                                              const RenderOptions& options) const override {
+    MNEME_RETURN_IF_ERROR(CheckMessages(messages, options));
     const SpecialTokens& special = tokenizer_.special();
     std::vector<TokenId> ids;
-    if (continues && !after_end_of_turn) ids.push_back(special.eos);
+    if (options.continues && !options.after_end_of_turn) ids.push_back(special.eos);
     std::string pending;  // text since the last control token
     std::string system;
     bool user_is_due = true;
     for (size_t i = 0; i < messages.size(); ++i) {
       const ChatMessage& message = messages[i];
       if (message.role == "system") {
-        if (i != 0 || continues) {
+        if (i != 0 || options.continues) {
           return BadMessage(i, "is a system message, which can only start a conversation");
         }
         system = absl::StrCat("<<SYS>>\n", message.content, "\n<</SYS>>\n\n");
@@ -251,13 +276,14 @@ class Llama2 final : public TemplateBase {
         ids.push_back(special.bos);
         pending = absl::StrCat("[INST] ", std::string(Trim(content)), " [/INST]");
       } else {
-        absl::StrAppend(&pending, " ", std::string(Trim(message.content)), " ");
-        MNEME_RETURN_IF_ERROR(AppendText(pending, &ids));
+        absl::StrAppend(&pending, " ", std::string(Trim(message.content)));
+        if (options.continue_final_message && i + 1 == messages.size()) break;
+        MNEME_RETURN_IF_ERROR(AppendText(pending + " ", &ids));
         ids.push_back(special.eos);
         pending.clear();
       }
     }
-    if (user_is_due) {
+    if (user_is_due && !options.continue_final_message) {
       return BadMessage(messages.size() - 1, "leaves the assistant nothing to answer");
     }
     MNEME_RETURN_IF_ERROR(AppendText(pending, &ids));
@@ -303,14 +329,17 @@ class RwkvWorld final : public TemplateBase {
 
   std::string_view family() const override { return "rwkv-world"; }
 
-  absl::StatusOr<std::vector<TokenId>> Render(std::span<const ChatMessage> messages, bool continues,
-                                              bool after_end_of_turn) const override {
-    MNEME_RETURN_IF_ERROR(CheckMessages(messages));
+  absl::StatusOr<std::vector<TokenId>> Render(std::span<const ChatMessage> messages,
+                                              const RenderOptions& options) const override {
+    MNEME_RETURN_IF_ERROR(CheckMessages(messages, options));
     std::vector<TokenId> ids;
-    if (!continues && tokenizer_.special().bos >= 0) ids.push_back(tokenizer_.special().bos);
+    if (!options.continues && tokenizer_.special().bos >= 0) {
+      ids.push_back(tokenizer_.special().bos);
+    }
     std::string text;
-    if (continues && !after_end_of_turn) text = "\n\n";
-    for (const ChatMessage& message : messages) {
+    if (options.continues && !options.after_end_of_turn) text = "\n\n";
+    const auto [closed, open] = Split(messages, options);
+    for (const ChatMessage& message : closed) {
       const std::string_view name = message.role == "system" ? "System"
                                     : message.role == "user" ? "User"
                                                              : "Assistant";
@@ -319,6 +348,8 @@ class RwkvWorld final : public TemplateBase {
       absl::StrAppend(&text, std::string(name), ": ", WithoutBlankLines(content), "\n\n");
     }
     text += "Assistant:";
+    // The answer's own thoughts: it may be in the middle of them.
+    if (!open.empty()) absl::StrAppend(&text, " ", WithoutBlankLines(open));
     MNEME_RETURN_IF_ERROR(AppendText(text, &ids));
     return ids;
   }

@@ -22,6 +22,17 @@ struct ChatMessage {
   std::string content;
 };
 
+struct RenderOptions {
+  // The model has read earlier turns. False for the first messages of a conversation: the
+  // template's default system message may be inserted, and BOS is included where it has it.
+  bool continues = false;
+  // With `continues`: the last token read closed a turn. Where it did not (the answer was cut
+  // short), the turn is closed first.
+  bool after_end_of_turn = false;
+  // The last message, the assistant's, is not closed: the output goes on where its content ends.
+  bool continue_final_message = false;
+};
+
 class ChatTemplate {
  public:
   virtual ~ChatTemplate() = default;
@@ -33,16 +44,11 @@ class ChatTemplate {
 
   virtual std::string_view family() const = 0;  // "chatml", "llama2", "llama3", "rwkv-world"
 
-  // Token ids of `messages`, ending where the assistant is to speak. `continues` is false for the
-  // first messages of a conversation (the template's default system message may be inserted, BOS is
-  // included where the template has it) and true when the model has already read earlier turns;
-  // then `after_end_of_turn` says whether the last token read was the one that closes a turn. If it
-  // was not (the answer was cut off), the turn is closed first. Contents are never parsed for
-  // control tokens. INVALID_ARGUMENT names the message with a role or an order that the template
-  // refuses.
+  // Token ids of `messages`, ending where the assistant is to speak or to go on. Contents are never
+  // parsed for control tokens. INVALID_ARGUMENT names the message with a role or an order that the
+  // template refuses, or that cannot be continued: only an assistant's with content can.
   virtual absl::StatusOr<std::vector<TokenId>> Render(std::span<const ChatMessage> messages,
-                                                      bool continues,
-                                                      bool after_end_of_turn) const = 0;
+                                                      const RenderOptions& options) const = 0;
 };
 
 }  // namespace mneme::engine

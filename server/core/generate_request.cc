@@ -107,6 +107,12 @@ void CheckMessages(const v1::Messages& messages, FieldErrors& errors) {
   }
 }
 
+void CheckNoFinalMessage(bool continue_final_message, FieldErrors& errors) {
+  if (!continue_final_message) return;
+  errors.Add("continue_final_message",
+             "needs messages, the last of them the assistant's; a session goes on without input");
+}
+
 void CheckGenerateRequest(const GenerateRequest& request, const Model* model,
                           const Config::Limits& limits, FieldErrors& errors) {
   if (!request.session().empty() && !request.model().empty()) {
@@ -125,6 +131,7 @@ void CheckGenerateRequest(const GenerateRequest& request, const Model* model,
     case GenerateRequest::INPUT_NOT_SET:
       break;
   }
+  if (!request.has_messages()) CheckNoFinalMessage(request.continue_final_message(), errors);
   if (!GenerateRequest::AddBos_IsValid(request.add_bos())) {
     errors.Add("add_bos", "is not one of the values of AddBos");
   } else if (request.add_bos() == GenerateRequest::ADD_BOS_ALWAYS && model != nullptr &&
@@ -239,6 +246,7 @@ absl::StatusOr<std::vector<engine::TokenId>> TokensOfText(const Model& model,
 
 absl::StatusOr<std::vector<engine::TokenId>> TokensOfMessages(const Model& model,
                                                               const v1::Messages& messages,
+                                                              bool continue_final_message,
                                                               int64_t position,
                                                               engine::TokenId last_token) {
   const engine::ChatTemplate* chat = model.engine->chat_template();
@@ -253,7 +261,9 @@ absl::StatusOr<std::vector<engine::TokenId>> TokensOfMessages(const Model& model
     list.push_back({message.role(), message.content()});
   }
   auto tokens =
-      chat->Render(list, position > 0, position > 0 && model.IsEndOfGeneration(last_token));
+      chat->Render(list, {.continues = position > 0,
+                          .after_end_of_turn = position > 0 && model.IsEndOfGeneration(last_token),
+                          .continue_final_message = continue_final_message});
   if (!tokens.ok()) {
     FieldErrors errors;
     errors.Add("messages", absl::StrCat("are refused by the model's chat template: ",
@@ -284,7 +294,8 @@ absl::StatusOr<std::vector<engine::TokenId>> InputTokens(const Model& model,
       return ids;
     }
     case GenerateRequest::kMessages:
-      return TokensOfMessages(model, request.messages(), position, last_token);
+      return TokensOfMessages(model, request.messages(), request.continue_final_message(), position,
+                              last_token);
     case GenerateRequest::INPUT_NOT_SET:
       break;
   }

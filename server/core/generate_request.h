@@ -23,6 +23,8 @@ void CheckText(const std::string& text, std::string_view field, FieldErrors& err
 void CheckTokenIds(const v1::TokenIds& ids, std::string_view field, const Model* model,
                    FieldErrors& errors);
 void CheckMessages(const v1::Messages& messages, FieldErrors& errors);
+// Of an input that is not messages.
+void CheckNoFinalMessage(bool continue_final_message, FieldErrors& errors);
 
 // Of a valid request. Without a seed in it, a random one is chosen.
 TurnOptions OptionsOf(const v1::GenerateRequest& request, const Config::Limits& limits,
@@ -33,9 +35,11 @@ absl::StatusOr<std::vector<engine::TokenId>> TokensOfText(const Model& model,
                                                           const std::string& text,
                                                           bool parse_special, bool add_bos,
                                                           int64_t position);
-// FAILED_PRECONDITION NO_CHAT_TEMPLATE; INVALID_ARGUMENT for an order the template refuses.
+// FAILED_PRECONDITION NO_CHAT_TEMPLATE; INVALID_ARGUMENT for an order the template refuses, or a
+// final message that cannot be continued.
 absl::StatusOr<std::vector<engine::TokenId>> TokensOfMessages(const Model& model,
                                                               const v1::Messages& messages,
+                                                              bool continue_final_message,
                                                               int64_t position,
                                                               engine::TokenId last_token);
 // The input's tokens; may be empty. BOS by AUTO is added to text only: token ids are taken as they

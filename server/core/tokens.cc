@@ -34,6 +34,7 @@ absl::StatusOr<v1::TokenizeResponse> Tokenize(Parts& parts, CallContext& context
   switch (request.input_case()) {
     case v1::TokenizeRequest::kText:
       CheckText(request.text(), "text", errors);
+      CheckNoFinalMessage(request.continue_final_message(), errors);
       break;
     case v1::TokenizeRequest::kMessages:
       CheckMessages(request.messages(), errors);
@@ -54,7 +55,8 @@ absl::StatusOr<v1::TokenizeResponse> Tokenize(Parts& parts, CallContext& context
                            TokensOfText(**model, request.text(), request.parse_special_tokens(),
                                         request.add_bos(), 0));
   } else {
-    MNEME_ASSIGN_OR_RETURN(tokens, TokensOfMessages(**model, request.messages(), 0, -1));
+    MNEME_ASSIGN_OR_RETURN(tokens, TokensOfMessages(**model, request.messages(),
+                                                    request.continue_final_message(), 0, -1));
   }
   v1::TokenizeResponse response;
   for (engine::TokenId token : tokens) {

@@ -279,6 +279,29 @@ TEST_F(CliTest, GenerateJsonIsOneEventALine) {
   EXPECT_EQ(requests_.Get()[0].logprobs(), 2);
 }
 
+TEST_F(CliTest, GenerateGoesOnWithTheStartOfAnAnswer) {
+  EXPECT_EQ(Run({"generate", "Three rivers", "--answer-start", "1. The Nile"}).code, 0);
+  const v1::GenerateRequest request = requests_.Get().at(0);
+  ASSERT_EQ(request.messages().messages_size(), 2);
+  EXPECT_EQ(request.messages().messages(0).role(), "user");
+  EXPECT_EQ(request.messages().messages(1).role(), "assistant");
+  EXPECT_EQ(request.messages().messages(1).content(), "1. The Nile");
+  EXPECT_TRUE(request.continue_final_message());
+  EXPECT_EQ(Run({"generate", "-s", "diary", "--answer-start", "x"}).code, 2);
+  EXPECT_EQ(requests_.Get().size(), 1u);
+}
+
+TEST_F(CliTest, ChatGoesOnWithACutAnswerAndWithTheStartOfEach) {
+  const Result r = Run({"chat", "talk", "--answer-start", "Well,"}, "One\n/continue\n");
+  EXPECT_EQ(r.code, 0) << r.err;
+  ASSERT_EQ(requests_.Get().size(), 2u);
+  EXPECT_TRUE(requests_.Get()[0].continue_final_message());
+  EXPECT_EQ(requests_.Get()[0].messages().messages(1).content(), "Well,");
+  EXPECT_EQ(requests_.Get()[1].input_case(), v1::GenerateRequest::INPUT_NOT_SET);
+  EXPECT_EQ(requests_.Get()[1].session(), "tenants/default/sessions/talk");
+  EXPECT_EQ(Run({"chat", "talk", "--raw", "--answer-start", "Well,"}, "One\n").code, 2);
+}
+
 TEST_F(CliTest, GenerateOnASessionMayHaveNoInput) {
   EXPECT_EQ(Run({"generate", "-s", "diary"}).code, 0);
   EXPECT_EQ(requests_.Get().at(0).input_case(), v1::GenerateRequest::INPUT_NOT_SET);
@@ -337,6 +360,9 @@ TEST_F(CliTest, ChatSaysWhyAModelTakesNoMessages) {
   EXPECT_EQ(r.code, 0) << r.err;
   EXPECT_NE(r.err.find("takes no messages (it writes a date)"), std::string::npos) << r.err;
   EXPECT_EQ(requests_.Get().at(0).text(), "Hi");
+  r = Run({"chat", "talk", "--answer-start", "Well,"}, "Hi\n");
+  EXPECT_NE(r.code, 0);
+  EXPECT_NE(r.err.find("--answer-start needs"), std::string::npos) << r.err;
   EXPECT_NE(Run({"models", "get", "m"}).out.find("no: it writes a date"), std::string::npos);
 }
 

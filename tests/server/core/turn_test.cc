@@ -416,5 +416,68 @@ TEST_F(TurnTest, MessagesGoThroughTheChatTemplate) {
   EXPECT_NE(status.message().find(model->chat_template_problem()), std::string::npos) << status;
 }
 
+void AddMessage(v1::Messages* messages, const char* role, const char* content) {
+  v1::Message* message = messages->add_messages();
+  message->set_role(role);
+  message->set_content(content);
+}
+
+TEST_F(TurnTest, TheFinalMessageIsContinued) {
+  Start();
+  CallContext context;
+  v1::TokenizeRequest tokenize;
+  AddMessage(tokenize.mutable_messages(), "user", "hi");
+  AddMessage(tokenize.mutable_messages(), "assistant", "Sure, ");
+  tokenize.set_continue_final_message(true);
+  const auto tokens = core->Tokenize(context, tokenize);
+  ASSERT_TRUE(tokens.ok()) << tokens.status();
+  std::string text;
+  for (const std::string& piece : tokens->pieces()) text += piece;
+  EXPECT_TRUE(text.ends_with("Sure, ")) << text;
+
+  // The model reads exactly this, and its answer does not repeat it.
+  auto ids = Request("", "", 6);
+  *ids.mutable_token_ids()->mutable_ids() = tokens->token_ids();
+  const auto expected = MustGenerate(ids);
+  Create("s");
+  for (const char* id : {"", "s"}) {
+    auto request = Request(id, "", 6);
+    *request.mutable_messages() = tokenize.messages();
+    request.set_continue_final_message(true);
+    const auto turn = MustGenerate(request);
+    EXPECT_EQ(turn.started.input_tokens(), tokens->token_ids_size());
+    EXPECT_EQ(turn.tokens, expected.tokens);
+    EXPECT_EQ(turn.text, expected.text);
+  }
+}
+
+TEST_F(TurnTest, WhatCannotBeContinuedIsRefused) {
+  Start();
+  Create("s");
+  Say("s", "abc", 2);
+  const auto refused = [&](v1::GenerateRequest request) {
+    request.set_continue_final_message(true);
+    CollectingSink sink;
+    const absl::Status status = Generate(request, sink);
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << status;
+    return BadFields(status);
+  };
+  EXPECT_THAT(refused(Request("", "abc", 1)), ElementsAre("continue_final_message"));
+  EXPECT_THAT(refused(Request("s", "", 1)), ElementsAre("continue_final_message"));
+  for (const auto& [role, content] : {std::pair{"user", "hi"}, std::pair{"assistant", " "}}) {
+    auto request = Request("s", "", 1);
+    AddMessage(request.mutable_messages(), role, content);
+    EXPECT_THAT(refused(request), ElementsAre("messages"));
+  }
+  EXPECT_EQ(Get("s").version(), 1);
+
+  CallContext context;
+  v1::TokenizeRequest tokenize;
+  tokenize.set_text("abc");
+  tokenize.set_continue_final_message(true);
+  EXPECT_THAT(BadFields(core->Tokenize(context, tokenize).status()),
+              ElementsAre("continue_final_message"));
+}
+
 }  // namespace
 }  // namespace mneme::server
