@@ -1,12 +1,12 @@
 #include <algorithm>
 #include <array>
-#include <limits>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "engine/checkpoint/strict_json.h"
 #include "engine/core/status_macros.h"
 #include "engine/tokenizer/checkpoint_tokenizer.h"
+#include "engine/tokenizer/json_members.h"
 
 namespace mneme::engine {
 namespace {
@@ -19,24 +19,6 @@ absl::Status Bad(std::string_view what) {
 absl::Status Unsupported(std::string_view what) {
   return absl::UnimplementedError(
       absl::StrCat("tokenizer.json: ", std::string(what), " is not supported"));
-}
-
-// The member `key`, or null if `object` is no object or has no such member.
-const Json& Member(const Json& object, const char* key) {
-  static const Json* const kNull = new Json();
-  if (!object.is_object()) return *kNull;
-  const auto it = object.find(key);
-  return it == object.end() ? *kNull : *it;
-}
-
-std::string StringMember(const Json& object, const char* key) {
-  const Json& value = Member(object, key);
-  return value.is_string() ? value.get<std::string>() : std::string();
-}
-
-bool BoolMember(const Json& object, const char* key, bool fallback) {
-  const Json& value = Member(object, key);
-  return value.is_boolean() ? value.get<bool>() : fallback;
 }
 
 bool IsEmptyOrNull(const Json& value) {
@@ -116,8 +98,9 @@ absl::StatusOr<bool> ReadNormalizesNfc(const Json& normalizer) {
   return Unsupported(absl::StrCat("normalizer \"", type, "\""));
 }
 
+template <typename Vocabulary>
 absl::Status PutPiece(const Json& id_value, const std::string& piece, PieceType type,
-                      int64_t vocab_size, BpeVocabulary* vocabulary) {
+                      int64_t vocab_size, Vocabulary* vocabulary) {
   if (!id_value.is_number_unsigned() ||
       id_value.get<uint64_t>() >= static_cast<uint64_t>(vocab_size)) {
     return Bad(absl::StrCat("a piece has id ", id_value.dump(), "; ids are 0 to ", vocab_size - 1,
@@ -137,7 +120,8 @@ absl::Status PutPiece(const Json& id_value, const std::string& piece, PieceType 
   return absl::OkStatus();
 }
 
-absl::Status ReadMerges(const Json& merges, BpeVocabulary* vocabulary) {
+template <typename Vocabulary>
+absl::Status ReadMerges(const Json& merges, Vocabulary* vocabulary) {
   if (!merges.is_array()) return Bad("model.merges is missing or not an array");
   vocabulary->merges.reserve(merges.size());
   for (size_t i = 0; i < merges.size(); ++i) {
@@ -156,17 +140,15 @@ absl::Status ReadMerges(const Json& merges, BpeVocabulary* vocabulary) {
   return absl::OkStatus();
 }
 
-absl::Status ReadModel(const Json& model, int64_t vocab_size, BpeVocabulary* vocabulary) {
-  if (!model.is_object()) return Bad("model is missing");
+template <typename Vocabulary>
+absl::Status ReadModel(const Json& model, int64_t vocab_size, Vocabulary* vocabulary) {
   const std::string type = StringMember(model, "type");
   if (type != "BPE") return Unsupported(absl::StrCat("model type \"", type, "\""));
   for (const char* key : {"continuing_subword_prefix", "end_of_word_suffix"}) {
     if (!IsEmptyOrNull(Member(model, key))) return Unsupported(absl::StrCat("model.", key));
   }
-  if (BoolMember(model, "byte_fallback", false)) return Unsupported("model.byte_fallback");
   const Json& dropout = Member(model, "dropout");
   if (dropout.is_number() && dropout.get<double>() != 0) return Unsupported("model.dropout");
-  vocabulary->ignore_merges = BoolMember(model, "ignore_merges", false);
   const Json& vocab = Member(model, "vocab");
   if (!vocab.is_object() || vocab.empty()) return Bad("model.vocab is missing or empty");
   for (const auto& [piece, id] : vocab.items()) {
@@ -175,7 +157,8 @@ absl::Status ReadModel(const Json& model, int64_t vocab_size, BpeVocabulary* voc
   return ReadMerges(Member(model, "merges"), vocabulary);
 }
 
-absl::Status ReadAddedTokens(const Json& added, int64_t vocab_size, BpeVocabulary* vocabulary) {
+template <typename Vocabulary>
+absl::Status PutAddedTokens(const Json& added, int64_t vocab_size, Vocabulary* vocabulary) {
   if (added.is_null()) return absl::OkStatus();
   if (!added.is_array()) return Bad("added_tokens is not an array");
   for (size_t i = 0; i < added.size(); ++i) {
@@ -211,102 +194,117 @@ bool PostProcessorAddsBos(const Json& processor, const std::string& bos, int dep
          StringMember(Member(single[0], "SpecialToken"), "id") == bos;
 }
 
-// A token in tokenizer_config.json: its spelling, or an object that has it as "content".
-std::optional<std::string> TokenSpelling(const Json& config, const char* key) {
-  const Json& value = Member(config, key);
-  if (value.is_string()) return value.get<std::string>();
-  const Json& content = Member(value, "content");
-  if (content.is_string()) return content.get<std::string>();
-  return std::nullopt;
+absl::StatusOr<BpeVocabulary> ReadByteLevel(const Json& root, int64_t vocab_size) {
+  BpeVocabulary vocabulary;
+  const Json& model = Member(root, "model");
+  MNEME_RETURN_IF_ERROR(ReadModel(model, vocab_size, &vocabulary));
+  vocabulary.ignore_merges = BoolMember(model, "ignore_merges", false);
+  MNEME_ASSIGN_OR_RETURN(vocabulary.pre_tokenizer, ReadPreTokenizer(Member(root, "pre_tokenizer")));
+  MNEME_ASSIGN_OR_RETURN(vocabulary.normalize_nfc, ReadNormalizesNfc(Member(root, "normalizer")));
+  return vocabulary;
 }
 
-// The ids under `key` of config.json: one integer or several.
-absl::StatusOr<std::vector<TokenId>> ConfigIds(const Checkpoint& checkpoint, std::string_view key) {
-  const auto it = checkpoint.metadata().find(key);
-  if (it == checkpoint.metadata().end()) return std::vector<TokenId>();
-  std::vector<int64_t> ids;
-  if (const auto* one = std::get_if<int64_t>(&it->second)) {
-    ids.push_back(*one);
-  } else if (const auto* several = std::get_if<std::vector<int64_t>>(&it->second)) {
-    ids = *several;
-  } else {
-    return std::vector<TokenId>();  // null, or a list without entries
+// Where spaces become marks and a first one is put in front: a normaliser, or (newer files) the
+// pre-tokenizer Metaspace.
+absl::Status ReadSpaces(const Json& root, SpmVocabulary* vocabulary) {
+  const std::string mark(kSpaceMark);
+  const Json& normalizer = Member(root, "normalizer");
+  std::vector<Json> steps;
+  if (StringMember(normalizer, "type") == "Sequence") {
+    const Json& list = Member(normalizer, "normalizers");
+    if (!list.is_array()) return Bad("normalizer.normalizers is not an array");
+    steps.assign(list.begin(), list.end());
+  } else if (!normalizer.is_null()) {
+    steps.push_back(normalizer);
   }
-  std::vector<TokenId> out;
-  for (int64_t id : ids) {
-    if (id == -1) continue;  // some writers' "none"
-    if (id < 0 || id > std::numeric_limits<TokenId>::max()) {
-      return absl::InvalidArgumentError(absl::StrCat(checkpoint.path(), ": ", std::string(key),
-                                                     " is ", id, ", which is no token id"));
+  bool replaces = false;
+  vocabulary->add_space_prefix = false;
+  for (const Json& step : steps) {
+    const std::string type = StringMember(step, "type");
+    if (type == "Prepend" && StringMember(step, "prepend") == mark) {
+      vocabulary->add_space_prefix = true;
+    } else if (type == "Replace" && StringMember(step, "content") == mark &&
+               StringMember(Member(step, "pattern"), "String") == " ") {
+      replaces = true;
+    } else {
+      return Unsupported(absl::StrCat("normalizer \"", type, "\" with byte_fallback"));
     }
-    out.push_back(static_cast<TokenId>(id));
   }
-  return out;
+  const Json& pre = Member(root, "pre_tokenizer");
+  if (pre.is_null() && replaces) return absl::OkStatus();
+  if (StringMember(pre, "type") != "Metaspace" || !steps.empty() ||
+      StringMember(pre, "replacement") != mark || BoolMember(pre, "split", true)) {
+    return Unsupported("this pre_tokenizer with byte_fallback");
+  }
+  const std::string scheme = StringMember(pre, "prepend_scheme");
+  vocabulary->add_space_prefix = scheme != "never";
+  vocabulary->prefix_first_only = scheme == "first";
+  vocabulary->prefix_before_space = false;
+  return absl::OkStatus();
+}
+
+absl::StatusOr<SpmVocabulary> ReadByteFallback(const Json& root, int64_t vocab_size) {
+  SpmVocabulary vocabulary;
+  const Json& model = Member(root, "model");
+  if (BoolMember(model, "ignore_merges", false)) {
+    return Unsupported("model.ignore_merges with byte_fallback");
+  }
+  MNEME_RETURN_IF_ERROR(ReadModel(model, vocab_size, &vocabulary));
+  if (vocabulary.merges.empty()) return Bad("model.merges is empty");
+  MNEME_RETURN_IF_ERROR(ReadSpaces(root, &vocabulary));
+  const std::string unknown = StringMember(model, "unk_token");
+  for (size_t i = 0; i < vocabulary.pieces.size(); ++i) {
+    if (ByteOfPiece(vocabulary.pieces[i]) >= 0) vocabulary.types[i] = PieceType::kByte;
+    if (!unknown.empty() && vocabulary.pieces[i] == unknown) {
+      vocabulary.types[i] = PieceType::kUnknown;
+      vocabulary.special.unk = static_cast<TokenId>(i);
+    }
+  }
+  return vocabulary;
+}
+
+// What both kinds have besides the model.
+template <typename Vocabulary>
+absl::Status ReadTokens(const Json& root, const HfSpecials& specials, int64_t vocab_size,
+                        Vocabulary* vocabulary) {
+  MNEME_RETURN_IF_ERROR(PutAddedTokens(Member(root, "added_tokens"), vocab_size, vocabulary));
+  const std::vector<std::string>& pieces = vocabulary->pieces;
+  const TokenId unknown = vocabulary->special.unk;
+  SpecialTokens& special = vocabulary->special;
+  special = ResolveSpecials(specials, [&](std::string_view spelling) -> TokenId {
+    const auto it = std::ranges::find(pieces, spelling);
+    return it == pieces.end() ? -1 : static_cast<TokenId>(it - pieces.begin());
+  });
+  if (special.unk < 0) special.unk = unknown;
+  vocabulary->more_end_tokens = specials.more_end_tokens;
+  if (special.bos >= 0 && static_cast<size_t>(special.bos) < pieces.size()) {
+    special.add_bos = specials.add_bos.value_or(
+        PostProcessorAddsBos(Member(root, "post_processor"), pieces[special.bos]));
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace
 
-absl::StatusOr<Json> ReadTokenizerConfig(const Checkpoint& checkpoint) {
-  auto text = checkpoint.ReadSideFile("tokenizer_config.json", kMaxTokenizerConfigBytes);
-  if (absl::IsNotFound(text.status())) return Json::object();
-  if (!text.ok()) return text.status();
-  return ParseStrictJson(*text, "tokenizer_config.json", {.max_bytes = kMaxTokenizerConfigBytes});
-}
-
-absl::StatusOr<HfSpecials> ReadHfSpecials(const Checkpoint& checkpoint) {
-  HfSpecials specials;
-  MNEME_ASSIGN_OR_RETURN(const Json config, ReadTokenizerConfig(checkpoint));
-  specials.bos = TokenSpelling(config, "bos_token");
-  specials.eos = TokenSpelling(config, "eos_token");
-  specials.unk = TokenSpelling(config, "unk_token");
-  specials.pad = TokenSpelling(config, "pad_token");
-  if (const Json& add = Member(config, "add_bos_token"); add.is_boolean()) {
-    specials.add_bos = add.get<bool>();
-  }
-  const std::array<std::pair<const char*, TokenId*>, 3> ids = {{
-      {"bos_token_id", &specials.ids.bos},
-      {"eos_token_id", &specials.ids.eos},
-      {"pad_token_id", &specials.ids.pad},
-  }};
-  for (const auto& [key, slot] : ids) {
-    MNEME_ASSIGN_OR_RETURN(const std::vector<TokenId> values, ConfigIds(checkpoint, key));
-    if (values.empty()) continue;
-    *slot = values.front();
-    if (slot == &specials.ids.eos) specials.more_end_tokens = values;
-  }
-  return specials;
-}
-
-absl::StatusOr<BpeVocabulary> ReadTokenizerJson(std::string_view text, const HfSpecials& specials,
-                                                int64_t vocab_size) {
-  MNEME_ASSIGN_OR_RETURN(const Json root, ParseStrictJson(text, "tokenizer.json",
-                                                          {.max_bytes = kMaxTokenizerJsonBytes,
-                                                           .max_values = size_t{8} << 20}));
+absl::StatusOr<Json> ParseTokenizerJson(std::string_view text) {
+  MNEME_ASSIGN_OR_RETURN(Json root, ParseStrictJson(text, "tokenizer.json",
+                                                    {.max_bytes = kMaxTokenizerJsonBytes,
+                                                     .max_values = size_t{8} << 20}));
   if (!root.is_object()) return Bad("not an object");
-  BpeVocabulary vocabulary;
-  MNEME_RETURN_IF_ERROR(ReadModel(Member(root, "model"), vocab_size, &vocabulary));
-  MNEME_ASSIGN_OR_RETURN(vocabulary.pre_tokenizer, ReadPreTokenizer(Member(root, "pre_tokenizer")));
-  MNEME_ASSIGN_OR_RETURN(vocabulary.normalize_nfc, ReadNormalizesNfc(Member(root, "normalizer")));
-  MNEME_RETURN_IF_ERROR(ReadAddedTokens(Member(root, "added_tokens"), vocab_size, &vocabulary));
+  return root;
+}
 
-  auto resolve = [&](const std::optional<std::string>& spelling, TokenId id) -> TokenId {
-    if (spelling.has_value()) {
-      const auto it = std::ranges::find(vocabulary.pieces, *spelling);
-      if (it != vocabulary.pieces.end())
-        return static_cast<TokenId>(it - vocabulary.pieces.begin());
-    }
-    return id;
-  };
-  SpecialTokens& special = vocabulary.special;
-  special.bos = resolve(specials.bos, specials.ids.bos);
-  special.eos = resolve(specials.eos, specials.ids.eos);
-  special.unk = resolve(specials.unk, -1);
-  special.pad = resolve(specials.pad, specials.ids.pad);
-  vocabulary.more_end_tokens = specials.more_end_tokens;
-  if (special.bos >= 0 && static_cast<size_t>(special.bos) < vocabulary.pieces.size()) {
-    special.add_bos = specials.add_bos.value_or(
-        PostProcessorAddsBos(Member(root, "post_processor"), vocabulary.pieces[special.bos]));
+absl::StatusOr<HfVocabulary> ReadTokenizerJson(const Json& root, const HfSpecials& specials,
+                                               int64_t vocab_size) {
+  const Json& model = Member(root, "model");
+  if (!model.is_object()) return Bad("model is missing");
+  if (BoolMember(model, "byte_fallback", false)) {
+    MNEME_ASSIGN_OR_RETURN(SpmVocabulary vocabulary, ReadByteFallback(root, vocab_size));
+    MNEME_RETURN_IF_ERROR(ReadTokens(root, specials, vocab_size, &vocabulary));
+    return vocabulary;
   }
+  MNEME_ASSIGN_OR_RETURN(BpeVocabulary vocabulary, ReadByteLevel(root, vocab_size));
+  MNEME_RETURN_IF_ERROR(ReadTokens(root, specials, vocab_size, &vocabulary));
   return vocabulary;
 }
 

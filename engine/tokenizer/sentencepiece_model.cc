@@ -143,15 +143,15 @@ absl::StatusOr<SentencePieceOptions> ReadSentencePieceOptions(std::string_view m
 }
 
 absl::StatusOr<std::unique_ptr<const Tokenizer>> SentencePieceModel::Create(
-    std::string model, SpecialTokens special, std::vector<TokenId> more_end, int64_t vocab_size) {
+    std::string model, const HfSpecials& specials, std::span<const AddedToken> added,
+    int64_t vocab_size) {
   std::unique_ptr<SentencePieceModel> tokenizer(new SentencePieceModel());
-  MNEME_RETURN_IF_ERROR(
-      tokenizer->Init(std::move(model), std::move(special), std::move(more_end), vocab_size));
+  MNEME_RETURN_IF_ERROR(tokenizer->Init(std::move(model), specials, added, vocab_size));
   return tokenizer;
 }
 
-absl::Status SentencePieceModel::Init(std::string model, SpecialTokens special,
-                                      std::vector<TokenId> more_end, int64_t vocab_size) {
+absl::Status SentencePieceModel::Init(std::string model, const HfSpecials& specials,
+                                      std::span<const AddedToken> added, int64_t vocab_size) {
   if (model.size() > kMaxModelBytes) {
     return absl::InvalidArgumentError(absl::StrCat(
         "tokenizer.model has ", model.size(), " bytes; at most ", kMaxModelBytes, " are accepted"));
@@ -195,17 +195,49 @@ absl::Status SentencePieceModel::Init(std::string model, SpecialTokens special,
     piece_ids_.try_emplace(pieces_.back(), i);
     inner_space |= HasInnerSpaceMark(pieces_.back());
   }
-  special_ = std::move(special);
+  MNEME_RETURN_IF_ERROR(AddTokens(added));
+  PromoteFramingPieces(pieces_, types_);
+  special_ = ResolveSpecials(specials, [this](std::string_view piece) { return FindPiece(piece); });
+  special_.add_bos = specials.add_bos.value_or(true);
   if (special_.bos < 0) special_.bos = at_start_->bos_id();
   if (special_.eos < 0) special_.eos = at_start_->eos_id();
   if (special_.unk < 0) special_.unk = at_start_->unk_id();
   if (special_.pad < 0) special_.pad = at_start_->pad_id();
   if (special_.bos < 0) special_.add_bos = false;
-  MNEME_RETURN_IF_ERROR(FinishSpecialTokens(pieces_, num_pieces, more_end, &special_));
+  MNEME_RETURN_IF_ERROR(FinishSpecialTokens(pieces_, static_cast<int64_t>(pieces_.size()),
+                                            specials.more_end_tokens, &special_));
   MNEME_RETURN_IF_ERROR(matcher_.Init(pieces_, types_));
   can_split_ = options_.model_type == 2 && !options_.remove_extra_whitespaces &&
                options_.escape_whitespaces && !options_.treat_whitespace_as_suffix &&
                !inner_space && !matcher_.has_inner_space();
+  return absl::OkStatus();
+}
+
+absl::Status SentencePieceModel::AddTokens(std::span<const AddedToken> added) {
+  for (const AddedToken& token : added) {
+    if (token.id >= vocab_size_) continue;
+    const auto id = static_cast<size_t>(token.id);
+    if (id >= pieces_.size()) {
+      pieces_.resize(id + 1);
+      types_.resize(id + 1, PieceType::kUnused);
+      bytes_.resize(id + 1);
+    }
+    // A piece that the library may put out keeps its meaning.
+    const bool is_text = types_[id] == PieceType::kNormal || types_[id] == PieceType::kByte;
+    if (is_text && pieces_[id] != token.content) {
+      return absl::InvalidArgumentError(absl::StrCat("added token ", id, " is \"", token.content,
+                                                     "\", but tokenizer.model has the piece \"",
+                                                     pieces_[id], "\" there"));
+    }
+    if (!IsValidUtf8(token.content)) {
+      return absl::InvalidArgumentError(absl::StrCat("added token ", id, " is not valid UTF-8"));
+    }
+    pieces_[id] = token.content;
+    piece_ids_[token.content] = token.id;
+    if (types_[id] == PieceType::kUnknown || types_[id] == PieceType::kControl) continue;
+    types_[id] = token.special ? PieceType::kControl : PieceType::kUserDefined;
+    bytes_[id] = token.special ? "" : token.content;
+  }
   return absl::OkStatus();
 }
 

@@ -6,12 +6,14 @@
 #pragma once
 
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/statusor.h"
+#include "engine/tokenizer/hf_specials.h"
 #include "engine/tokenizer/sentencepiece_library.h"
 #include "engine/tokenizer/special_tokens.h"
 #include "engine/tokenizer/tokenizer.h"
@@ -36,10 +38,12 @@ class SentencePieceModel final : public Tokenizer {
  public:
   static constexpr size_t kMaxModelBytes = size_t{32} << 20;
 
-  // Special ids come from the model; `special` overrides those that are not -1.
+  // Special ids come from the model where `specials` has none. `added` are pieces behind the
+  // model's own, or new names for its control and unused ones; those without an embedding row are
+  // left out.
   static absl::StatusOr<std::unique_ptr<const Tokenizer>> Create(std::string model,
-                                                                 SpecialTokens special,
-                                                                 std::vector<TokenId> more_end,
+                                                                 const HfSpecials& specials,
+                                                                 std::span<const AddedToken> added,
                                                                  int64_t vocab_size);
 
   absl::StatusOr<std::vector<TokenId>> Encode(std::string_view text, bool parse_special,
@@ -58,8 +62,9 @@ class SentencePieceModel final : public Tokenizer {
 
  private:
   SentencePieceModel() = default;
-  absl::Status Init(std::string model, SpecialTokens special, std::vector<TokenId> more_end,
-                    int64_t vocab_size);
+  absl::Status Init(std::string model, const HfSpecials& specials,
+                    std::span<const AddedToken> added, int64_t vocab_size);
+  absl::Status AddTokens(std::span<const AddedToken> added);
 
   int64_t vocab_size_ = 0;
   SentencePieceOptions options_;

@@ -10,21 +10,6 @@
 namespace mneme::engine {
 namespace {
 
-// The byte of a piece spelled <0xHH>, or -1.
-int ByteOfPiece(std::string_view piece) {
-  if (piece.size() != 6 || piece.substr(0, 3) != "<0x" || piece[5] != '>') return -1;
-  int value = 0;
-  for (char c : piece.substr(3, 2)) {
-    const int digit = c >= '0' && c <= '9'   ? c - '0'
-                      : c >= 'A' && c <= 'F' ? c - 'A' + 10
-                      : c >= 'a' && c <= 'f' ? c - 'a' + 10
-                                             : -1;
-    if (digit < 0) return -1;
-    value = value * 16 + digit;
-  }
-  return value;
-}
-
 std::string Unescape(std::string_view piece) {
   std::string out;
   for (size_t i = 0; i < piece.size();) {
@@ -55,9 +40,30 @@ struct Candidate {
   }
 };
 
+// Ranks are kept in f32, which is exact up to here.
+constexpr size_t kMaxMerges = size_t{1} << 24;
+
 absl::string_view Key(std::string_view text) { return {text.data(), text.size()}; }
 
+uint64_t PairKey(TokenId left, TokenId right) {
+  return uint64_t{static_cast<uint32_t>(left)} << 32 | static_cast<uint32_t>(right);
+}
+
 }  // namespace
+
+int ByteOfPiece(std::string_view piece) {
+  if (piece.size() != 6 || piece.substr(0, 3) != "<0x" || piece[5] != '>') return -1;
+  int value = 0;
+  for (char c : piece.substr(3, 2)) {
+    const int digit = c >= '0' && c <= '9'   ? c - '0'
+                      : c >= 'A' && c <= 'F' ? c - 'A' + 10
+                      : c >= 'a' && c <= 'f' ? c - 'a' + 10
+                                             : -1;
+    if (digit < 0) return -1;
+    value = value * 16 + digit;
+  }
+  return value;
+}
 
 bool HasInnerSpaceMark(std::string_view piece) {
   for (size_t at = piece.find(kSpaceMark); at != piece.npos;
@@ -94,6 +100,7 @@ absl::Status SpmTokenizer::Init(SpmVocabulary vocabulary, int64_t vocab_size) {
                                                    " pieces, the model only ", vocab_size,
                                                    " embedding rows"));
   }
+  if (!vocabulary.merges.empty()) vocabulary.scores.resize(num_pieces);
   if (vocabulary.types.size() != vocabulary.pieces.size() ||
       vocabulary.scores.size() != vocabulary.pieces.size()) {
     return absl::InvalidArgumentError(absl::StrCat("the tokenizer has ", num_pieces, " pieces, ",
@@ -106,6 +113,8 @@ absl::Status SpmTokenizer::Init(SpmVocabulary vocabulary, int64_t vocab_size) {
   scores_ = std::move(vocabulary.scores);
   special_ = std::move(vocabulary.special);
   add_space_prefix_ = vocabulary.add_space_prefix;
+  prefix_first_only_ = vocabulary.prefix_first_only;
+  prefix_before_space_ = vocabulary.prefix_before_space;
   PromoteFramingPieces(pieces_, types_);
   MNEME_RETURN_IF_ERROR(
       FinishSpecialTokens(pieces_, num_pieces, vocabulary.more_end_tokens, &special_));
@@ -149,7 +158,46 @@ absl::Status SpmTokenizer::Init(SpmVocabulary vocabulary, int64_t vocab_size) {
         break;
     }
   }
+  return InitMerges(vocabulary.merges);
+}
+
+absl::Status SpmTokenizer::InitMerges(std::span<const std::pair<std::string, std::string>> merges) {
+  if (merges.size() > kMaxMerges) {
+    return absl::InvalidArgumentError("the tokenizer has too many merges");
+  }
+  merges_.reserve(merges.size());
+  for (size_t rank = 0; rank < merges.size(); ++rank) {
+    const auto& [left, right] = merges[rank];
+    for (const std::string& piece : {left, right, left + right}) {
+      if (FindPiece(piece) >= 0) continue;
+      return absl::InvalidArgumentError(absl::StrCat(
+          "merge ", rank, " joins or makes a piece that the vocabulary does not have"));
+    }
+    const auto left_id = merge_ids_.find(left);
+    const auto right_id = merge_ids_.find(right);
+    // Special pieces are cut out of a text before, and none is made of ordinary text.
+    if (left_id == merge_ids_.end() || right_id == merge_ids_.end() ||
+        !merge_ids_.contains(left + right)) {
+      continue;
+    }
+    merges_.try_emplace(PairKey(left_id->second, right_id->second), -static_cast<float>(rank));
+  }
   return absl::OkStatus();
+}
+
+std::optional<float> SpmTokenizer::JoinScore(std::string_view left, std::string_view right) const {
+  if (merges_.empty()) {
+    // The two lie side by side in one text.
+    const auto it = merge_ids_.find(absl::string_view(left.data(), left.size() + right.size()));
+    if (it == merge_ids_.end()) return std::nullopt;
+    return scores_[it->second];
+  }
+  const auto left_id = merge_ids_.find(Key(left));
+  const auto right_id = merge_ids_.find(Key(right));
+  if (left_id == merge_ids_.end() || right_id == merge_ids_.end()) return std::nullopt;
+  const auto it = merges_.find(PairKey(left_id->second, right_id->second));
+  if (it == merges_.end()) return std::nullopt;
+  return it->second;
 }
 
 void SpmTokenizer::EncodeEscaped(std::string_view text, std::vector<TokenId>* out) const {
@@ -168,9 +216,10 @@ void SpmTokenizer::EncodeEscaped(std::string_view text, std::vector<TokenId>* ou
     if (right >= count) return;
     const uint32_t size = symbols[left].size + symbols[right].size;
     if (size > longest_piece_bytes_) return;
-    const auto it = merge_ids_.find(Key(text.substr(symbols[left].begin, size)));
-    if (it == merge_ids_.end()) return;
-    heap.push_back({scores_[it->second], left, size});
+    const auto score = JoinScore(text.substr(symbols[left].begin, symbols[left].size),
+                                 text.substr(symbols[right].begin, symbols[right].size));
+    if (!score.has_value()) return;
+    heap.push_back({*score, left, size});
     std::push_heap(heap.begin(), heap.end());
   };
   for (uint32_t i = 0; i + 1 < count; ++i) push(i);
@@ -215,12 +264,15 @@ absl::StatusOr<std::vector<TokenId>> SpmTokenizer::Encode(std::string_view text,
   for (const Fragment& fragment : matcher_.Cut(text, parse_special)) {
     if (fragment.id >= 0) {
       ids.push_back(fragment.id);
-      prefix_due = true;
+      prefix_due = !prefix_first_only_;
       continue;
     }
     std::string escaped;
     escaped.reserve(fragment.text.size() * 3 / 2);
-    if (prefix_due && add_space_prefix_) escaped.append(kSpaceMark);
+    const bool has_prefix = fragment.text.starts_with(' ') || fragment.text.starts_with(kSpaceMark);
+    if (prefix_due && add_space_prefix_ && (prefix_before_space_ || !has_prefix)) {
+      escaped.append(kSpaceMark);
+    }
     for (char c : fragment.text) {
       if (c == ' ') {
         escaped.append(kSpaceMark);

@@ -1,5 +1,6 @@
 // SentencePiece's byte-pair encoding (Kudo and Richardson 2018, arXiv:1808.06226) from the pieces
-// and scores of a GGUF file (tokenizer.ggml.model = "llama").
+// and scores of a GGUF file (tokenizer.ggml.model = "llama"), or the pieces and merges of a
+// tokenizer.json with byte_fallback.
 //
 // Spaces become U+2581; code points are merged, highest score of the joined piece first, leftmost
 // of equals; a code point that is no piece becomes its bytes' <0xHH> pieces, or the unknown token
@@ -7,7 +8,10 @@
 #pragma once
 
 #include <memory>
+#include <optional>
+#include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
@@ -21,8 +25,12 @@ namespace mneme::engine {
 struct SpmVocabulary {
   std::vector<std::string> pieces;
   std::vector<PieceType> types;
-  std::vector<float> scores;
+  std::vector<float> scores;  // as long as `pieces`; unless there are merges
+  // By rank: then two pieces are joined by the pair's rank instead of the result's score.
+  std::vector<std::pair<std::string, std::string>> merges;
   bool add_space_prefix = true;
+  bool prefix_first_only = false;   // and not again after a special piece
+  bool prefix_before_space = true;  // also where the text begins with a space
   SpecialTokens special;
   std::vector<TokenId> more_end_tokens;
 };
@@ -31,7 +39,7 @@ struct SpmVocabulary {
 class SpmTokenizer final : public Tokenizer {
  public:
   // INVALID_ARGUMENT if the arrays differ in length, there are more pieces than `vocab_size`, a
-  // score is not finite or an id lies outside.
+  // score is not finite, an id lies outside, or a merge names or makes an unknown piece.
   static absl::StatusOr<std::unique_ptr<const Tokenizer>> Create(SpmVocabulary vocabulary,
                                                                  int64_t vocab_size);
 
@@ -51,6 +59,9 @@ class SpmTokenizer final : public Tokenizer {
  private:
   SpmTokenizer() = default;
   absl::Status Init(SpmVocabulary vocabulary, int64_t vocab_size);
+  absl::Status InitMerges(std::span<const std::pair<std::string, std::string>> merges);
+  // How early two neighbours are joined, the highest first; nothing if never.
+  std::optional<float> JoinScore(std::string_view left, std::string_view right) const;
   // `text` already has U+2581 for spaces.
   void EncodeEscaped(std::string_view text, std::vector<TokenId>* out) const;
 
@@ -61,13 +72,19 @@ class SpmTokenizer final : public Tokenizer {
   std::vector<std::string> bytes_;                       // what each piece stands for
   absl::flat_hash_map<std::string, TokenId> piece_ids_;  // all
   absl::flat_hash_map<std::string, TokenId> merge_ids_;  // those that ordinary text can become
-  size_t longest_piece_bytes_ = 0;                       // in merge_ids_
-  TokenId byte_ids_[256];                                // -1: no such piece
+  absl::flat_hash_map<uint64_t, float> merges_;  // left << 32 | right -> -rank; may be empty
+  size_t longest_piece_bytes_ = 0;               // in merge_ids_
+  TokenId byte_ids_[256];                        // -1: no such piece
   bool add_space_prefix_ = true;
+  bool prefix_first_only_ = false;
+  bool prefix_before_space_ = true;
   bool has_inner_space_ = false;
   SpecialMatcher matcher_;
   SpecialTokens special_;
 };
+
+// The byte of a piece spelled <0xHH>, or -1.
+int ByteOfPiece(std::string_view piece);
 
 // U+2581, which stands for a space inside pieces.
 inline constexpr std::string_view kSpaceMark = "\xE2\x96\x81";

@@ -1,6 +1,8 @@
 #include "engine/tokenizer/tokenizer.h"
 
+#include <optional>
 #include <utility>
+#include <variant>
 
 #include "absl/strings/str_cat.h"
 #include "engine/checkpoint/checkpoint.h"
@@ -53,7 +55,7 @@ absl::StatusOr<std::unique_ptr<const Tokenizer>> CreateWorld(std::string_view te
 
 absl::StatusOr<std::unique_ptr<const Tokenizer>> CreateFromFolder(const Checkpoint& checkpoint,
                                                                   int64_t vocab_size) {
-  MNEME_ASSIGN_OR_RETURN(HfSpecials specials, ReadHfSpecials(checkpoint));
+  MNEME_ASSIGN_OR_RETURN(const HfSpecials specials, ReadHfSpecials(checkpoint));
   if (checkpoint.Has("tokenizer")) {
     MNEME_ASSIGN_OR_RETURN(const std::string name, checkpoint.GetString("tokenizer"));
     if (name != "bytes") {
@@ -72,22 +74,30 @@ absl::StatusOr<std::unique_ptr<const Tokenizer>> CreateFromFolder(const Checkpoi
   if (world.ok()) return CreateWorld(*world, specials, vocab_size);
   if (!absl::IsNotFound(world.status())) return world.status();
   auto json = checkpoint.ReadSideFile("tokenizer.json", kMaxTokenizerJsonBytes);
+  if (!json.ok() && !absl::IsNotFound(json.status())) return json.status();
+  nlohmann::json root;  // null if there is none
+  std::optional<SpmVocabulary> spm;
   if (json.ok()) {
-    auto vocabulary = ReadTokenizerJson(*json, specials, vocab_size);
-    if (vocabulary.ok()) return BpeTokenizer::Create(*std::move(vocabulary), vocab_size);
-    failure = vocabulary.status();
-    if (!absl::IsUnimplemented(failure)) return failure;
-  } else if (!absl::IsNotFound(json.status())) {
-    return json.status();
+    MNEME_ASSIGN_OR_RETURN(root, ParseTokenizerJson(*json));
+    auto vocabulary = ReadTokenizerJson(root, specials, vocab_size);
+    if (!vocabulary.ok()) {
+      failure = vocabulary.status();
+      if (!absl::IsUnimplemented(failure)) return failure;
+    } else if (auto* bpe = std::get_if<BpeVocabulary>(&*vocabulary)) {
+      return BpeTokenizer::Create(std::move(*bpe), vocab_size);
+    } else {
+      spm = std::get<SpmVocabulary>(*std::move(vocabulary));
+    }
   }
-  // Llama 2's tokenizer.json is a conversion of the tokenizer.model beside it.
+  // Such a tokenizer.json is a conversion of the tokenizer.model beside it, if there is one.
   auto model = checkpoint.ReadSideFile("tokenizer.model", SentencePieceModel::kMaxModelBytes);
-  if (absl::IsNotFound(model.status())) return failure;
+  if (absl::IsNotFound(model.status())) {
+    if (!spm.has_value()) return failure;
+    return SpmTokenizer::Create(*std::move(spm), vocab_size);
+  }
   if (!model.ok()) return model.status();
-  SpecialTokens special = specials.ids;
-  special.add_bos = specials.add_bos.value_or(true);
-  return SentencePieceModel::Create(*std::move(model), std::move(special),
-                                    std::move(specials.more_end_tokens), vocab_size);
+  MNEME_ASSIGN_OR_RETURN(const std::vector<AddedToken> added, ReadAddedTokens(checkpoint, root));
+  return SentencePieceModel::Create(*std::move(model), specials, added, vocab_size);
 }
 
 }  // namespace

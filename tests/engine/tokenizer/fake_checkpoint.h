@@ -1,11 +1,13 @@
 // A checkpoint made of metadata and side files in memory, for tests of what reads tokenizers.
 #pragma once
 
+#include <algorithm>
 #include <fstream>
 #include <iterator>
 #include <map>
 #include <memory>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -180,6 +182,74 @@ inline FakeCheckpoint GgufWithWorld() {
       .Set("tokenizer.ggml.tokens", std::move(tokens))
       .Set("tokenizer.ggml.token_type", std::move(types))
       .Set("tokenizer.ggml.eot_token_id", int64_t{261});
+  return checkpoint;
+}
+
+// The SentencePiece vocabulary as transformers converts it: byte-pair merges in the order of the
+// results' scores, and `spaces` (normalizer, pre_tokenizer) put in place of its normaliser.
+inline nlohmann::json ByteFallbackJson(const nlohmann::json& normalizer,
+                                       const nlohmann::json& pre_tokenizer) {
+  struct Merge {
+    double score;
+    int64_t left, right;
+    nlohmann::json pair;
+  };
+  const nlohmann::json pieces = ReadGoldenJson("spm.pieces.json");
+  std::map<std::string, int64_t> ids;  // of ordinary pieces
+  nlohmann::json vocabulary = nlohmann::json::object(), added = nlohmann::json::array();
+  for (size_t i = 0; i < pieces.size(); ++i) {
+    vocabulary[pieces[i]["piece"].get<std::string>()] = i;
+    if (pieces[i]["type"] == 1) ids[pieces[i]["piece"]] = static_cast<int64_t>(i);
+    if (pieces[i]["type"] == 2 || pieces[i]["type"] == 3) {
+      added.push_back({{"id", i}, {"content", pieces[i]["piece"]}, {"special", true}});
+    }
+  }
+  std::vector<Merge> merges;
+  for (const auto& [piece, id] : ids) {
+    for (size_t cut = 1; cut < piece.size(); ++cut) {
+      const auto left = ids.find(piece.substr(0, cut));
+      const auto right = ids.find(piece.substr(cut));
+      if (left == ids.end() || right == ids.end()) continue;
+      merges.push_back(
+          {pieces[id]["score"], left->second, right->second, {left->first, right->first}});
+    }
+  }
+  std::sort(merges.begin(), merges.end(), [](const Merge& a, const Merge& b) {
+    return std::tie(b.score, a.left, a.right) < std::tie(a.score, b.left, b.right);
+  });
+  nlohmann::json pairs = nlohmann::json::array();
+  for (const Merge& merge : merges) pairs.push_back(merge.pair);
+  return {{"added_tokens", added},
+          {"normalizer", normalizer},
+          {"pre_tokenizer", pre_tokenizer},
+          {"model",
+           {{"type", "BPE"},
+            {"unk_token", "<unk>"},
+            {"byte_fallback", true},
+            {"vocab", vocabulary},
+            {"merges", pairs}}}};
+}
+
+// Of Llama 2's first conversions.
+inline nlohmann::json PrependAndReplace() {
+  return {{"type", "Sequence"},
+          {"normalizers",
+           {{{"type", "Prepend"}, {"prepend", "\u2581"}},
+            {{"type", "Replace"}, {"pattern", {{"String", " "}}}, {"content", "\u2581"}}}}};
+}
+
+// Of later ones; `scheme` is "first", "always" or "never".
+inline nlohmann::json Metaspace(const std::string& scheme) {
+  return {{"type", "Metaspace"},
+          {"replacement", "\u2581"},
+          {"prepend_scheme", scheme},
+          {"split", false}};
+}
+
+inline FakeCheckpoint FolderWithByteFallback(const nlohmann::json& tokenizer_json) {
+  FakeCheckpoint checkpoint(Checkpoint::Format::kSafetensors);
+  checkpoint.SetFile("tokenizer.json", tokenizer_json.dump())
+      .SetFile("tokenizer_config.json", R"({"bos_token": "<s>", "eos_token": "</s>"})");
   return checkpoint;
 }
 

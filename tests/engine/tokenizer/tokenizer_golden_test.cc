@@ -126,6 +126,98 @@ TEST(SpmGolden, GgufAndLibrary) {
   }
 }
 
+TEST(SpmGolden, TokenizerJsonWithByteFallback) {
+  const auto tokenizer = Make(FolderWithByteFallback(ByteFallbackJson(PrependAndReplace(), {})));
+  ASSERT_NE(tokenizer, nullptr);
+  EXPECT_EQ(tokenizer->kind(), "spm");
+  for (const auto& c : ReadGoldenJson("spm.cases.json")) {
+    const Ids expected = c["ids"].get<Ids>();
+    ExpectIds(*tokenizer, c["text"], false, expected);
+    EXPECT_EQ(tokenizer->Decode(expected), c["decoded"].get<std::string>());
+  }
+  EXPECT_EQ(tokenizer->special().bos, 1);
+  EXPECT_EQ(tokenizer->special().eos, 2);
+  EXPECT_EQ(tokenizer->special().unk, 0);
+}
+
+// The ids are those that the PyPI package tokenizers gives for the same JSON.
+TEST(SpmGolden, WhereASpaceIsPutInFront) {
+  struct Case {
+    nlohmann::json normalizer, pre_tokenizer;
+    Ids plain, spaced, after_control, mixed;
+  };
+  const Ids joined = {431}, pieces = {274, 565, 278};  // "river" with and without a space
+  const std::vector<Case> cases = {
+      {PrependAndReplace(),
+       {},
+       joined,
+       {259, 274, 565, 278},
+       {1, 431},
+       {262, 1, 259, 274, 565, 278, 1, 431}},
+      {{}, Metaspace("always"), joined, joined, {1, 431}, {262, 1, 431, 1, 431}},
+      {{}, Metaspace("first"), joined, joined, {1, 274, 565, 278}, {262, 1, 431, 1, 274, 565, 278}},
+      {{},
+       Metaspace("never"),
+       pieces,
+       joined,
+       {1, 274, 565, 278},
+       {542, 1, 431, 1, 274, 565, 278}}};
+  for (const Case& c : cases) {
+    const auto tokenizer =
+        Make(FolderWithByteFallback(ByteFallbackJson(c.normalizer, c.pre_tokenizer)));
+    ASSERT_NE(tokenizer, nullptr);
+    ExpectIds(*tokenizer, "river", true, c.plain);
+    ExpectIds(*tokenizer, " river", true, c.spaced);
+    ExpectIds(*tokenizer, "<s>river", true, c.after_control);
+    ExpectIds(*tokenizer, "a<s> river<s>river", true, c.mixed);
+  }
+}
+
+// Fine-tuned models put tokens behind those of tokenizer.model.
+TEST(SpmGolden, AddedTokens) {
+  const auto plain = Make(FolderWithSentencePiece());
+  ASSERT_NE(plain, nullptr);
+  const TokenId start = 600, end = 601, word = 602;  // the model has 600 pieces
+  const std::string config = R"({"eos_token": "<|im_end|>", "additional_special_tokens":
+                                 ["<|im_start|>"])";
+  FakeCheckpoint decoder = FolderWithSentencePiece();
+  decoder.SetFile("tokenizer_config.json", config + R"(, "added_tokens_decoder": {
+      "1": {"content": "<s>", "special": true},
+      "600": {"content": "<|im_start|>", "special": true},
+      "601": {"content": "<|im_end|>", "special": true}, "602": {"content": "<word>"}}})");
+  FakeCheckpoint ids = FolderWithSentencePiece();
+  ids.SetFile("tokenizer_config.json", config + "}")
+      .SetFile("added_tokens.json",
+               R"({"<|im_start|>": 600, "<|im_end|>": 601, "<word>": 602, "<no row>": 1024})");
+  FakeCheckpoint json = FolderWithSentencePiece();
+  json.SetFile("tokenizer_config.json", config + "}")
+      .SetFile("tokenizer.json", R"({"model": {"type": "Unigram"}, "added_tokens": [
+          {"id": 600, "content": "<|im_start|>", "special": true},
+          {"id": 601, "content": "<|im_end|>", "special": true},
+          {"id": 602, "content": "<word>", "special": false}]})");
+  for (FakeCheckpoint* folder : {&decoder, &ids, &json}) {
+    folder->Set("eos_token_id", int64_t{2});  // the configuration's name wins, and both end a turn
+    const auto tokenizer = Make(*folder);
+    ASSERT_NE(tokenizer, nullptr);
+    EXPECT_EQ(tokenizer->special().bos, 1);
+    EXPECT_EQ(tokenizer->special().eos, end);
+    EXPECT_THAT(tokenizer->special().end_of_generation, testing::ElementsAre(2, end));
+    const Ids river = plain->Encode("river", false, true).value();
+    Ids expected = {start};
+    expected.insert(expected.end(), river.begin(), river.end());
+    expected.push_back(end);
+    ExpectIds(*tokenizer, "<|im_start|>river<|im_end|>", true, expected);
+    ExpectIds(*tokenizer, "<|im_start|>", false,
+              plain->Encode("<|im_start|>", false, true).value());
+    expected = {word};
+    ExpectIds(*tokenizer, "<word>", false, expected);
+    EXPECT_EQ(tokenizer->TokenBytes(word), "<word>");
+    EXPECT_EQ(tokenizer->TokenBytes(end), "");
+    EXPECT_EQ(tokenizer->TokenBytes(end, true), "<|im_end|>");
+    EXPECT_EQ(tokenizer->FindPiece("<no row>"), -1);
+  }
+}
+
 TEST(SpmGolden, SpecialTokens) {
   for (const FakeCheckpoint& checkpoint : {GgufWithSpm(), FolderWithSentencePiece()}) {
     const auto tokenizer = Make(checkpoint);

@@ -3,6 +3,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "engine/tokenizer/sentencepiece_model.h"
 #include "engine/tokenizer/tokenizer.h"
 #include "gmock/gmock.h"
@@ -265,6 +266,53 @@ TEST(HostileFolder, SpecialsComeFromTheConfiguration) {
   EXPECT_THAT((*tokenizer)->special().end_of_generation, testing::ElementsAre(0, 2));
   ExpectRefused(c.Set("eos_token_id", int64_t{100000}), kInvalid, "eos");
   ExpectRefused(c.SetFile("tokenizer_config.json", "{"), kInvalid, "tokenizer_config.json");
+}
+
+TEST(HostileFolder, AddedTokens) {
+  auto with = [](const char* file, const std::string& text) {
+    FakeCheckpoint c = FolderWithSentencePiece();
+    c.SetFile(file, text);
+    return c;
+  };
+  ExpectRefused(with("added_tokens.json", "[]"), kInvalid, "added_tokens.json");
+  ExpectRefused(with("added_tokens.json", R"({"x": -1})"), kInvalid, "added_tokens.json");
+  ExpectRefused(with("added_tokens.json", R"({"x": 99999999999})"), kInvalid, "99999999999");
+  ExpectRefused(with("added_tokens.json", R"({"": 600})"), kInvalid, "no content");
+  ExpectRefused(with("added_tokens.json", R"({"x": 400})"), kInvalid, "added token 400");
+  ExpectRefused(with("added_tokens.json", absl::StrCat("{\"", std::string(300, 'x'), "\": 600}")),
+                kInvalid, "300 bytes");
+  const char* config = "tokenizer_config.json";
+  ExpectRefused(with(config, R"({"added_tokens_decoder": {"x": {"content": "y"}}})"), kInvalid,
+                "added_tokens_decoder");
+  ExpectRefused(with(config, R"({"added_tokens_decoder": {"600": {}}})"), kInvalid, "no content");
+  ExpectRefused(
+      with(config, R"({"added_tokens_decoder": {"600": {"content": "y", "rstrip": true}}})"),
+      kUnimplemented, "rstrip");
+  FakeCheckpoint two = with("added_tokens.json", R"({"x": 600})");
+  two.SetFile(config, R"({"added_tokens_decoder": {"600": {"content": "y"}}})");
+  ExpectRefused(two, kInvalid, "elsewhere");
+  // An end beyond all pieces, named by nobody.
+  FakeCheckpoint end = FolderWithSentencePiece();
+  ExpectRefused(end.Set("eos_token_id", int64_t{700}), kInvalid, "eos token id is 700");
+}
+
+TEST(HostileFolder, ByteFallback) {
+  const nlohmann::json good = ByteFallbackJson(PrependAndReplace(), {});
+  auto with = [&](const char* pointer, const nlohmann::json& value) {
+    nlohmann::json json = good;
+    json[nlohmann::json::json_pointer(pointer)] = value;
+    return FolderWithByteFallback(json);
+  };
+  ExpectRefused(with("/model/merges", nlohmann::json::array()), kInvalid, "model.merges");
+  ExpectRefused(with("/model/merges/3", {"no such", "pair"}), kInvalid, "merge 3");
+  ExpectRefused(with("/model/ignore_merges", true), kUnimplemented, "ignore_merges");
+  ExpectRefused(with("/normalizer", {{"type", "NFKC"}}), kUnimplemented, "NFKC");
+  ExpectRefused(with("/normalizer", nullptr), kUnimplemented, "pre_tokenizer");
+  ExpectRefused(with("/pre_tokenizer", Metaspace("first")), kUnimplemented, "pre_tokenizer");
+  nlohmann::json splits = Metaspace("first");
+  splits["split"] = true;
+  ExpectRefused(FolderWithByteFallback(ByteFallbackJson({}, splits)), kUnimplemented,
+                "pre_tokenizer");
 }
 
 TEST(HostileFolder, SentencePieceModel) {

@@ -38,6 +38,8 @@ std::vector<Named> All() {
   // U+2581 becomes a space.
   add("spm.gguf", GgufWithSpm(), false);
   add("spm.model", FolderWithSentencePiece(), false);
+  add("spm.json", FolderWithByteFallback(ByteFallbackJson(PrependAndReplace(), {})), false);
+  add("spm.metaspace", FolderWithByteFallback(ByteFallbackJson({}, Metaspace("never"))), false);
   FakeCheckpoint bytes;
   bytes.Set("tokenizer.ggml.model", std::string("bytes"));
   add("bytes", bytes, true);
