@@ -20,7 +20,7 @@
 #include "bench/mixer_kernels.h"
 #include "bench/recurrent_kernels.h"
 #include "bench/roofline.h"
-#include "engine/kernels/exec.h"
+#include "engine/kernels/host.h"
 #include "engine/kernels/kernels.h"
 #include "tests/engine/kernels/kernel_setup.h"
 
@@ -51,7 +51,7 @@ struct MatMulCase {
 double TimeMatMul(const Kernels& kernels, int threads, double budget, const MatMulCase& c,
                   const std::vector<Weight>& weights, const std::vector<float>& x,
                   std::vector<float>* y) {
-  Exec exec(kernels, c.contract, threads);
+  HostExec exec(kernels, c.contract, threads);
   const double seconds = bench::BestSeconds(budget, [&] {
     for (const Weight& weight : weights) {
       const MatMulTask task = {weight, y->data(), c.N, false};
@@ -118,7 +118,7 @@ void RunAttention(int64_t depth, int64_t T, int threads, double budget,
   for (float& v : q) v = static_cast<float>(random()) * 0x1p-33f - 0.25f;
   for (float& v : k) v = static_cast<float>(random()) * 0x1p-33f - 0.25f;
   const Kernels& cpu = *FindBackend("cpu");
-  Exec exec(cpu, Contract::kInt8, threads);
+  HostExec exec(cpu, Contract::kInt8, threads);
   size_t layer = 0;
   const double seconds = bench::BestSeconds(budget, [&] {
     AttentionArgs args;

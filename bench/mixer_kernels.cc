@@ -11,7 +11,7 @@
 #include "bench/aligned_floats.h"
 #include "bench/best_seconds.h"
 #include "engine/core/half.h"
-#include "engine/kernels/exec.h"
+#include "engine/kernels/host.h"
 #include "engine/kernels/kernels.h"
 
 namespace mneme::engine {
@@ -34,8 +34,8 @@ struct Row {
 };
 
 bool Run(const Row& row, double budget) {
-  Exec reference(*FindBackend("reference"), Contract::kF32, 1);
-  Exec cpu(*FindBackend("cpu"), Contract::kF32, 1);
+  HostExec reference(*FindBackend("reference"), Contract::kF32, 1);
+  HostExec cpu(*FindBackend("cpu"), Contract::kF32, 1);
   AlignedFloats expected, actual;
   row.run(reference, &expected);
   row.run(cpu, &actual);

@@ -10,7 +10,7 @@
 #include "bench/aligned_floats.h"
 #include "bench/best_seconds.h"
 #include "bench/stream_roofline.h"
-#include "engine/kernels/exec.h"
+#include "engine/kernels/host.h"
 #include "engine/kernels/kernels.h"
 
 namespace mneme::engine {
@@ -201,7 +201,7 @@ constexpr RecurrentCase kRecurrentCases[] = {
 bool RunRecurrent(const RecurrentCase& c, int64_t T, int threads, double budget) {
   const Kernels& reference = *FindBackend("reference");
   const Kernels& cpu = *FindBackend("cpu");
-  Exec plain(reference, Contract::kF32, 1), exec(cpu, Contract::kF32, threads);
+  HostExec plain(reference, Contract::kF32, 1), exec(cpu, Contract::kF32, threads);
   Operands expected(T, 4), actual(T, 4);
   // Decays of wkv4 are negative; the keys of wkv7_prepare stay as they are however often it runs.
   for (Operands* o : {&expected, &actual}) {

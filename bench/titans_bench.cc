@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "bench/best_seconds.h"
-#include "engine/kernels/exec.h"
+#include "engine/kernels/host.h"
 #include "engine/kernels/kernels.h"
 
 namespace mneme::engine {
@@ -94,8 +94,8 @@ bool Agree(const std::vector<float>& a, const std::vector<float>& b) {
 
 int Main(int argc, char** argv) {
   const double budget = argc > 1 ? std::atof(argv[1]) : 0.2;
-  Exec slow_exec(*FindBackend("reference"), Contract::kF32, 1);
-  Exec fast_exec(*FindBackend("cpu"), Contract::kF32, 1);
+  HostExec slow_exec(*FindBackend("reference"), Contract::kF32, 1);
+  HostExec fast_exec(*FindBackend("cpu"), Contract::kF32, 1);
   std::printf("simd target %s\n", fast_exec.kernels().simd_target().c_str());
   std::printf("%-10s %5s %5s %5s %12s %12s %9s %7s\n", "use", "e", "h", "rows", "reference us",
               "cpu us", "GFLOP/s", "ratio");

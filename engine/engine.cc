@@ -1,21 +1,19 @@
 #include "engine/engine.h"
 
-#include <sched.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <fstream>
-#include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "engine/core/status_macros.h"
+#include "engine/core/thread_pool.h"
+#include "engine/device/raw.h"
 #include "engine/kernels/exec.h"
 #include "engine/kernels/kernels.h"
 #include "engine/kernels/ops.h"
-#include "engine/kernels/raw.h"
-#include "engine/state/initial_state.h"
 
 namespace mneme::engine {
 namespace {
@@ -23,12 +21,6 @@ namespace {
 // Tokens that go through the layers at once. Bounds activations (SmolLM2-135M: 21 MB) whatever a
 // caller feeds; more would not make the products faster. Changes no bits.
 constexpr int64_t kMaxPassTokens = 512;
-
-int AvailableProcessors() {
-  cpu_set_t set;
-  if (sched_getaffinity(0, sizeof(set), &set) == 0) return std::max(1, CPU_COUNT(&set));
-  return std::max(1u, std::thread::hardware_concurrency());
-}
 
 std::string CompilerId() {
 #if defined(__clang__)
@@ -74,7 +66,7 @@ class Pass {
     // Of the token whose logits come first in slice.logits.
     const int64_t first_wanted = static_cast<int64_t>(slice.tokens.size()) - slice.num_logits;
     const int64_t wanted = std::clamp<int64_t>(begin + count - first_wanted, 0, count);
-    batch_.Add(SlotAt(slice.state->block.data()), slice.state->position,
+    batch_.Add(SlotAt(slice.state->block.address()), slice.state->position,
                slice.tokens.subspan(begin, count), wanted);
     for (int64_t i = count - wanted; i < count; ++i) {
       targets_.push_back({index, slice.logits + (begin + i - first_wanted) * vocab_size_});
@@ -85,22 +77,25 @@ class Pass {
   // Clears the pass. finite[index] becomes 0 for slices with a logit that is no number.
   void Run(Arch& arch, Exec& exec, std::span<uint8_t> finite) {
     if (batch_.runs.empty()) return;
+    Memory& memory = exec.device().memory();
     const auto wanted = static_cast<int64_t>(targets_.size());
-    float* logits = wanted == 0 ? nullptr : targets_[0].logits;
-    if (!InPlace()) {
-      logits_.resize(wanted * vocab_size_);
-      logits = logits_.data();
+    const size_t row_bytes = vocab_size_ * sizeof(float);
+    const bool in_place = memory.OnHost() && LieInOrder();
+    float* at = wanted == 0 ? nullptr : targets_[0].logits;
+    if (!in_place) {
+      if (logits_.size() < wanted * row_bytes) logits_ = memory.Allocate(wanted * row_bytes);
+      at = reinterpret_cast<float*>(logits_.address());
     }
-    const Rows rows = RowsAt(logits, wanted, vocab_size_);
+    const Rows rows = RowsAt(at, wanted, vocab_size_);
     arch.Forward(exec, batch_, rows);
     finite_.resize(wanted);
     ops::FiniteRows(exec, rows, finite_);
     for (int64_t i = 0; i < wanted; ++i) {
       const Target& target = targets_[i];
       finite[target.index] &= finite_[i];
-      if (logits == logits_.data()) {
-        std::copy_n(logits + i * vocab_size_, vocab_size_, target.logits);
-      }
+      if (in_place) continue;
+      memory.Read(logits_, i * row_bytes,
+                  std::as_writable_bytes(std::span(target.logits, vocab_size_)));
     }
     for (const auto& [state, count] : advances_) state->position += count;
     batch_ = Batch();
@@ -114,8 +109,8 @@ class Pass {
     float* logits;
   };
 
-  // Whether the rows lie behind each other where they are wanted.
-  bool InPlace() const {
+  // Whether the rows are wanted one behind the other.
+  bool LieInOrder() const {
     for (size_t i = 1; i < targets_.size(); ++i) {
       if (targets_[i].logits != targets_[i - 1].logits + vocab_size_) return false;
     }
@@ -126,7 +121,7 @@ class Pass {
   Batch batch_;
   std::vector<Target> targets_;
   std::vector<std::pair<State*, int64_t>> advances_;
-  std::vector<float> logits_;
+  Block logits_;  // of rows that cannot be written where they are wanted
   std::vector<uint8_t> finite_;
 };
 
@@ -134,54 +129,55 @@ class Pass {
 
 class Engine::Impl {
  public:
-  Impl(const Kernels& kernels, Contract contract, int num_threads)
-      : exec(kernels, contract, num_threads) {}
+  Impl(std::shared_ptr<Device> device, Contract contract,
+       std::shared_ptr<const Checkpoint> checkpoint, std::unique_ptr<Arch> arch)
+      : device(std::move(device)),
+        checkpoint(std::move(checkpoint)),
+        arch(std::move(arch)),
+        states(this->device->memory(), this->arch->schema()),
+        exec(*this->device, contract) {}
 
-  std::shared_ptr<const Checkpoint> checkpoint;
-  std::unique_ptr<Arch> arch;
-  InitialState initial;
+  const std::shared_ptr<Device> device;
+  const std::shared_ptr<const Checkpoint> checkpoint;
+  const std::unique_ptr<Arch> arch;
+  StatePool states;
+  Exec exec;
   std::unique_ptr<const Tokenizer> tokenizer;
   std::unique_ptr<const ChatTemplate> chat_template;
   std::string chat_template_problem;
   std::string model_name;
   std::string fingerprint;
   std::string numerics_id;
-  Exec exec;
-  int num_threads = 1;
 
+  void MakeInitialState();
   absl::Status Validate(std::span<const EngineSlice> slices) const;
 };
+
+void Engine::Impl::MakeInitialState() {
+  const Turns::Hold turn(device->turns());
+  State initial = states.Blank();
+  arch->InitState(exec, SlotAt(initial.block.address()));
+  states.SetInitial(std::move(initial));
+}
 
 Engine::Engine(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Engine::~Engine() = default;
 
 absl::StatusOr<std::unique_ptr<Engine>> Engine::Load(const EngineOptions& options) {
-  const Kernels* kernels = FindBackend(options.backend);
-  if (kernels == nullptr) {
-    std::vector<std::string> names;
-    for (const Kernels* backend : AllBackends()) names.emplace_back(backend->name);
-    return absl::InvalidArgumentError(
-        absl::StrCat("no backend '", options.backend, "'; there are ", absl::StrJoin(names, ", ")));
+  std::shared_ptr<Device> device = options.device;
+  if (device == nullptr) {
+    MNEME_ASSIGN_OR_RETURN(device, CreateDevice(options.backend, options.num_threads));
   }
-  if (options.num_threads < 0) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("num_threads is ", options.num_threads, ", expected 0 or more"));
-  }
-  const int num_threads = options.num_threads > 0 ? options.num_threads : AvailableProcessors();
-
   MNEME_ASSIGN_OR_RETURN(std::shared_ptr<const Checkpoint> checkpoint,
                          Checkpoint::Open(options.checkpoint_path));
-  MNEME_ASSIGN_OR_RETURN(std::unique_ptr<Arch> arch, CreateArch(checkpoint, options.arch));
+  ArchOptions arch_options = options.arch;
+  arch_options.memory = &device->memory();
+  MNEME_ASSIGN_OR_RETURN(std::unique_ptr<Arch> arch, CreateArch(checkpoint, arch_options));
   // Without quantised weights both contracts are the same arithmetic: say so.
   const Contract contract = arch->info().has_quantized_weights ? options.contract : Contract::kF32;
 
-  auto impl = std::make_unique<Impl>(*kernels, contract, num_threads);
-  impl->num_threads = num_threads;
-  impl->checkpoint = checkpoint;
-  impl->arch = std::move(arch);
-  State initial{.block = AlignedBuffer(impl->arch->schema().size_bytes())};
-  impl->arch->InitState(impl->exec, SlotAt(initial.block.data()));
-  impl->initial = InitialState(impl->arch->schema(), std::move(initial));
+  auto impl = std::make_unique<Impl>(device, contract, checkpoint, std::move(arch));
+  impl->MakeInitialState();
   MNEME_ASSIGN_OR_RETURN(impl->tokenizer,
                          Tokenizer::Create(*checkpoint, impl->arch->info().vocab_size));
   absl::StatusOr<std::unique_ptr<const ChatTemplate>> chat_template =
@@ -197,8 +193,8 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Load(const EngineOptions& option
   impl->model_name = ModelName(*checkpoint);
   impl->fingerprint = checkpoint->Fingerprint();
   impl->numerics_id =
-      absl::StrCat(MNEME_VERSION, "+", CompilerId(), "/", std::string(kernels->name), "/",
-                   kernels->simd_target(), "/", contract == Contract::kF32 ? "f32" : "int8", "/kv-",
+      absl::StrCat(MNEME_VERSION, "+", CompilerId(), "/", std::string(device->name()), "/",
+                   device->numerics(), "/", contract == Contract::kF32 ? "f32" : "int8", "/kv-",
                    options.arch.kv_dtype == DType::kF32 ? "f32" : "f16");
   return std::unique_ptr<Engine>(new Engine(std::move(impl)));
 }
@@ -208,7 +204,7 @@ const std::string& Engine::model_name() const { return impl_->model_name; }
 const std::string& Engine::model_fingerprint() const { return impl_->fingerprint; }
 const std::string& Engine::numerics_id() const { return impl_->numerics_id; }
 const StateSchema& Engine::schema() const { return impl_->arch->schema(); }
-int Engine::num_threads() const { return impl_->num_threads; }
+const StatePool& Engine::states() const { return impl_->states; }
 const Tokenizer& Engine::tokenizer() const { return *impl_->tokenizer; }
 const ChatTemplate* Engine::chat_template() const { return impl_->chat_template.get(); }
 const std::string& Engine::chat_template_problem() const { return impl_->chat_template_problem; }
@@ -219,7 +215,7 @@ SnapshotIdentity Engine::snapshot_identity() const {
           .numerics_id = impl_->numerics_id};
 }
 
-State Engine::CreateState() const { return impl_->initial.Copy(); }
+State Engine::CreateState() const { return impl_->states.New(); }
 
 absl::Status Engine::Impl::Validate(std::span<const EngineSlice> slices) const {
   const int64_t vocab_size = arch->info().vocab_size;
@@ -227,7 +223,7 @@ absl::Status Engine::Impl::Validate(std::span<const EngineSlice> slices) const {
   for (size_t i = 0; i < slices.size(); ++i) {
     const EngineSlice& slice = slices[i];
     if (slice.state == nullptr || slice.state->block.size() != arch->schema().size_bytes() ||
-        slice.state->position < 0) {
+        slice.state->block.memory() != &device->memory() || slice.state->position < 0) {
       return absl::InvalidArgumentError(
           absl::StrCat("slice ", i, ": its state is not one of this engine's"));
     }
@@ -257,6 +253,7 @@ absl::Status Engine::Impl::Validate(std::span<const EngineSlice> slices) const {
 
 absl::Status Engine::Step(std::span<const EngineSlice> slices, std::vector<int>* non_finite) {
   MNEME_RETURN_IF_ERROR(impl_->Validate(slices));
+  const Turns::Hold turn(impl_->device->turns());
   std::vector<uint8_t> finite(slices.size(), 1);
 
   // Whole slices where they fit, pieces of the long ones otherwise.
@@ -271,6 +268,7 @@ absl::Status Engine::Step(std::span<const EngineSlice> slices, std::vector<int>*
     }
   }
   pass.Run(*impl_->arch, impl_->exec, finite);
+  MNEME_RETURN_IF_ERROR(impl_->device->Wait());
 
   std::vector<int> bad;
   for (size_t i = 0; i < slices.size(); ++i) {

@@ -20,9 +20,11 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "engine/arch/arch.h"
+#include "engine/device/device.h"
 #include "engine/kernels/contract.h"
 #include "engine/state/schema.h"
 #include "engine/state/snapshot.h"
+#include "engine/state/state_pool.h"
 #include "engine/tokenizer/chat_template.h"
 #include "engine/tokenizer/tokenizer.h"
 
@@ -31,6 +33,9 @@ namespace mneme::engine {
 struct EngineOptions {
   std::string checkpoint_path;
   std::string backend = "cpu";  // a name of AllBackends()
+  // The device to load on, which other engines may share: then one pass runs at a time, and they
+  // take turns. Null: one of this engine alone, of `backend` and `num_threads`.
+  std::shared_ptr<Device> device;
   // kInt8 is the default of the cpu backend for quantised weights.
   Contract contract = Contract::kInt8;
   ArchOptions arch;
@@ -59,7 +64,7 @@ class Engine {
       const;  // "0.1.0/cpu/avx2/int8/..."; equal ids promise equal bits
   SnapshotIdentity snapshot_identity() const;
   const StateSchema& schema() const;
-  int num_threads() const;
+  const StatePool& states() const;
 
   const Tokenizer& tokenizer() const;
   // nullptr if the checkpoint has none or one of no known family; chat_template_problem() then says

@@ -13,6 +13,7 @@
 #include "engine/checkpoint/checkpoint.h"
 #include "engine/core/dtype.h"
 #include "engine/core/rows.h"
+#include "engine/device/memory.h"
 #include "engine/kernels/batch.h"
 #include "engine/state/schema.h"
 #include "engine/tokenizer/tokenizer.h"
@@ -26,7 +27,8 @@ struct ArchOptions {
   int64_t window_tokens =
       0;  // attention window R + sinks S in total; 0: the model's trained context
   int64_t sink_tokens = 4;
-  DType kv_dtype = DType::kF16;  // kF16 or kF32
+  DType kv_dtype = DType::kF16;    // kF16 or kF32
+  Memory* memory = &HostMemory();  // for weights and activations; of the device that will run it
 };
 
 struct ArchInfo {

@@ -22,7 +22,7 @@ void Expand(Exec& exec, const LowRank& map, Rows x, Rows y) {
 }
 
 RwkvArch::RwkvArch(std::shared_ptr<const Checkpoint> checkpoint, Model model, std::string name)
-    : checkpoint_(std::move(checkpoint)), model_(std::move(model)) {
+    : checkpoint_(std::move(checkpoint)), model_(std::move(model)), arena_(model_.store.memory()) {
   const int64_t L = config().num_layers, C = config().width;
   const int64_t H = config().heads, N = config().head_size;
   Describe(std::move(name),
@@ -32,11 +32,11 @@ RwkvArch::RwkvArch(std::shared_ptr<const Checkpoint> checkpoint, Model model, st
 }
 
 RwkvArch::RwkvArch(std::shared_ptr<const Checkpoint> checkpoint, Model model, std::string name,
-                   std::initializer_list<const char*> memory)
-    : checkpoint_(std::move(checkpoint)), model_(std::move(model)) {
+                   std::initializer_list<const char*> vectors)
+    : checkpoint_(std::move(checkpoint)), model_(std::move(model)), arena_(model_.store.memory()) {
   const int64_t L = config().num_layers, C = config().width;
   std::vector<StateTensor> tensors;
-  for (const char* vector : memory) tensors.push_back({.name = vector, .shape = {C}});
+  for (const char* vector : vectors) tensors.push_back({.name = vector, .shape = {C}});
   const int64_t bytes = 4 * (kNumShifts + static_cast<int64_t>(tensors.size()));
   Describe(
       std::move(name),
@@ -64,7 +64,7 @@ void RwkvArch::Describe(std::string name, std::string state_formula,
   schema_ = StateSchema(std::move(tensors));
 }
 
-StateField RwkvArch::Memory(int64_t layer, int64_t index) const {
+StateField RwkvArch::MemoryField(int64_t layer, int64_t index) const {
   return schema_.Field(layer * tensors_per_layer_ + kNumShifts + index);
 }
 
@@ -126,7 +126,7 @@ void RwkvArch::ChannelMix(Exec& exec, const Pass& pass, const Block& block) {
 void RwkvArch::MixHeads(Exec& exec, const Pass& pass, int64_t layer, const HeadMix& mix) {
   const Config& config = model_.config;
   ops::Scan(exec, pass.runs,
-            ops::Wkv6{.state = Memory(layer, 0),
+            ops::Wkv6{.state = MemoryField(layer, 0),
                       .heads = config.heads,
                       .r = mix.r,
                       .k = mix.k,

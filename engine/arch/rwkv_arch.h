@@ -28,7 +28,7 @@ class RwkvArch : public Arch {
   RwkvArch(std::shared_ptr<const Checkpoint> checkpoint, Model model, std::string name);
   // Others: vectors [C] of these names.
   RwkvArch(std::shared_ptr<const Checkpoint> checkpoint, Model model, std::string name,
-           std::initializer_list<const char*> memory);
+           std::initializer_list<const char*> vectors);
 
   // One pass over T tokens.
   struct Pass {
@@ -46,7 +46,7 @@ class RwkvArch : public Arch {
 
   const Config& config() const { return model_.config; }
   // Tensor `index` of the memory of `layer`.
-  StateField Memory(int64_t layer, int64_t index) const;
+  StateField MemoryField(int64_t layer, int64_t index) const;
   Vector Place(std::span<const float> values) { return model_.store.Place(values); }
 
   // pass.mixed = z + delta * (mu + dynamic); dynamic [T, C] may be empty.

@@ -1,4 +1,4 @@
-// An owned, 64-byte aligned block of bytes: states, scratch and activations.
+// 64-byte aligned blocks of bytes in the host's memory.
 #pragma once
 
 #include <sys/mman.h>
@@ -22,32 +22,58 @@
 
 namespace mneme::engine {
 
+inline constexpr size_t kBlockAlignment = 64;  // a cache line, and the widest vector register
+
+#if defined(MNEME_RED_ZONES)
+inline constexpr size_t kMapFromBytes = SIZE_MAX;
+#else
+inline constexpr size_t kMapFromBytes = size_t{1} << 20;
+#endif
+
+// Zeroed: a slot never shows what another sequence left behind. Large blocks come from the kernel a
+// page at a time, when they are first written: a state is as large as its window, and a short
+// session neither waits for nor occupies the rows it never reads. Throws std::bad_alloc.
+inline std::byte* AllocateAligned(size_t size_bytes) {
+  if (size_bytes >= kMapFromBytes) {
+    void* mapped = mmap(nullptr, size_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
+                        -1, /*offset=*/0);
+    if (mapped == MAP_FAILED) throw std::bad_alloc();
+    return static_cast<std::byte*>(mapped);
+  }
+  const size_t rounded = (size_bytes + kBlockAlignment - 1) / kBlockAlignment * kBlockAlignment;
+  auto* block = static_cast<std::byte*>(
+      std::aligned_alloc(kBlockAlignment, rounded ? rounded : kBlockAlignment));
+  if (block == nullptr) throw std::bad_alloc();
+  std::memset(block, 0, rounded);
+  return block;
+}
+
+// What AllocateAligned returned for this size.
+inline void FreeAligned(std::byte* block, size_t size_bytes) {
+  if (size_bytes >= kMapFromBytes) {
+    munmap(block, size_bytes);
+  } else {
+    std::free(block);
+  }
+}
+
+struct ReleaseAligned {
+  size_t size_bytes = 0;
+  void operator()(std::byte* block) const { FreeAligned(block, size_bytes); }
+};
+
+// Owns one such block.
 class AlignedBuffer {
  public:
-  static constexpr size_t kAlignment = 64;  // a cache line, and the widest vector register
+  static constexpr size_t kAlignment = kBlockAlignment;
 
   AlignedBuffer() = default;
-  // Zeroed: a slot never shows what another sequence left behind. Large blocks come from the kernel
-  // a page at a time, when they are first written: a state is as large as its window, and a short
-  // session neither waits for nor occupies the rows it never reads. Throws std::bad_alloc.
-  explicit AlignedBuffer(size_t size_bytes) : size_(size_bytes) {
-    if (size_bytes >= kMapFromBytes) {
-      void* mapped = mmap(nullptr, size_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
-                          -1, /*offset=*/0);
-      if (mapped == MAP_FAILED) throw std::bad_alloc();
-      data_ = {static_cast<std::byte*>(mapped), Release{size_bytes}};
-      return;
-    }
-    const size_t rounded = (size_bytes + kAlignment - 1) / kAlignment * kAlignment;
-    data_.reset(
-        static_cast<std::byte*>(std::aligned_alloc(kAlignment, rounded ? rounded : kAlignment)));
-    if (!data_) throw std::bad_alloc();
-    std::memset(data_.get(), 0, rounded);
-  }
+  explicit AlignedBuffer(size_t size_bytes)
+      : data_(AllocateAligned(size_bytes), ReleaseAligned{size_bytes}) {}
 
   std::byte* data() { return data_.get(); }
   const std::byte* data() const { return data_.get(); }
-  size_t size() const { return size_; }
+  size_t size() const { return data_.get_deleter().size_bytes; }
   template <typename T>
   T* as(size_t offset_bytes = 0) {
     return reinterpret_cast<T*>(data_.get() + offset_bytes);
@@ -58,24 +84,7 @@ class AlignedBuffer {
   }
 
  private:
-#if defined(MNEME_RED_ZONES)
-  static constexpr size_t kMapFromBytes = SIZE_MAX;
-#else
-  static constexpr size_t kMapFromBytes = size_t{1} << 20;
-#endif
-
-  struct Release {
-    size_t mapped_bytes;  // 0: from the heap
-    void operator()(std::byte* p) const {
-      if (mapped_bytes > 0) {
-        munmap(p, mapped_bytes);
-      } else {
-        std::free(p);
-      }
-    }
-  };
-  std::unique_ptr<std::byte, Release> data_;
-  size_t size_ = 0;
+  std::unique_ptr<std::byte, ReleaseAligned> data_;
 };
 
 }  // namespace mneme::engine

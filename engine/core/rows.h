@@ -1,5 +1,5 @@
 // Where numbers lie in a device's memory. Architectures cut these and hand them on; only kernels
-// look through them (engine/kernels/raw.h).
+// look through them (engine/device/raw.h).
 #pragma once
 
 #include <cassert>

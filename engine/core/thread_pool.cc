@@ -1,5 +1,7 @@
 #include "engine/core/thread_pool.h"
 
+#include <sched.h>
+
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -146,6 +148,12 @@ class ThreadPool::Impl {
   CondVar wake_;
   std::vector<std::thread> threads_;
 };
+
+int AvailableProcessors() {
+  cpu_set_t set;
+  if (sched_getaffinity(0, sizeof(set), &set) == 0) return std::max(1, CPU_COUNT(&set));
+  return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+}
 
 ThreadPool::ThreadPool(int num_threads) : impl_(std::make_unique<Impl>(num_threads)) {}
 ThreadPool::~ThreadPool() = default;

@@ -11,6 +11,9 @@
 
 namespace mneme::engine {
 
+// Those that this process may use.
+int AvailableProcessors();
+
 class ThreadPool {
  public:
   // `num_threads` >= 1 counts the caller: 1 starts no thread.

@@ -4,14 +4,16 @@
 #include <cstdint>
 #include <span>
 
-#include "engine/core/aligned_buffer.h"
 #include "engine/core/rows.h"
+#include "engine/device/memory.h"
 
 namespace mneme::engine {
 
 // Arrays in one block that grows to the largest pass and stays; each starts on a cache line.
 class Arena {
  public:
+  explicit Arena(Memory& memory) : memory_(memory) {}
+
   struct Part {
     Rows* rows;
     int64_t count;
@@ -22,7 +24,8 @@ class Arena {
   void Reserve(std::span<const Part> parts);
 
  private:
-  AlignedBuffer block_;
+  Memory& memory_;
+  Block block_;
 };
 
 }  // namespace mneme::engine

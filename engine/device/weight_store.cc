@@ -1,15 +1,13 @@
 #include "engine/device/weight_store.h"
 
-#include <cstring>
-
-#include "engine/kernels/raw.h"
+#include "engine/device/raw.h"
 
 namespace mneme::engine {
 
 const float* WeightStore::Add(std::span<const float> values) {
-  AlignedBuffer& block = blocks_.emplace_back(values.size_bytes());
-  if (!values.empty()) std::memcpy(block.data(), values.data(), values.size_bytes());
-  return block.as<float>();
+  Block& block = blocks_.emplace_back(memory_->Allocate(values.size_bytes()));
+  memory_->Write(block, 0, std::as_bytes(values));
+  return reinterpret_cast<const float*>(block.address());
 }
 
 Vector WeightStore::Place(std::span<const float> values) {
@@ -20,6 +18,11 @@ Matrix WeightStore::PlaceMatrix(std::span<const float> values, int64_t rows, int
   return MatrixAt({DType::kF32, rows, columns, reinterpret_cast<const std::byte*>(Add(values))});
 }
 
-Matrix WeightStore::Map(const Weight& weight) const { return MatrixAt(weight); }
+Matrix WeightStore::Map(Weight weight) {
+  Block copy;
+  weight.data = memory_->Map({weight.data, weight.size_bytes()}, copy);
+  if (copy) blocks_.push_back(std::move(copy));
+  return MatrixAt(weight);
+}
 
 }  // namespace mneme::engine

@@ -5,8 +5,8 @@
 #include <span>
 #include <vector>
 
-#include "engine/core/aligned_buffer.h"
 #include "engine/core/rows.h"
+#include "engine/device/memory.h"
 
 namespace mneme::engine {
 
@@ -14,16 +14,21 @@ namespace mneme::engine {
 // outlived by the mapping.
 class WeightStore {
  public:
+  WeightStore() = default;  // of no model
+  explicit WeightStore(Memory& memory) : memory_(&memory) {}
+
+  Memory& memory() const { return *memory_; }
   Vector Place(std::span<const float> values);
   // f32 [rows, columns].
   Matrix PlaceMatrix(std::span<const float> values, int64_t rows, int64_t columns);
-  // Where it lies.
-  Matrix Map(const Weight& weight) const;
+  // A file's matrix: where it lies, if kernels can read it there.
+  Matrix Map(Weight weight);
 
  private:
   const float* Add(std::span<const float> values);
 
-  std::vector<AlignedBuffer> blocks_;
+  Memory* memory_ = nullptr;
+  std::vector<Block> blocks_;
 };
 
 }  // namespace mneme::engine

@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <span>
 
-#include "engine/kernels/exec.h"
+#include "engine/kernels/host.h"
 #include "engine/kernels/infini_memory.h"
 
 namespace mneme::engine {
@@ -72,12 +72,13 @@ void MixInfini(Exec& exec, const InfiniMixShape& shape, std::span<const InfiniMi
   if (shape.delta) {
     for (const InfiniMixArgs& args : batch) longest = std::max(longest, args.rows);
   }
-  const auto updates = exec.WorkerScratch(Exec::kInfiniUpdates, longest * shape.value_dim);
-  exec.pool().Run(static_cast<int64_t>(batch.size()) * shape.kv_heads,
-                  [&](int64_t task, int worker) {
-                    MixInfiniHead<Ops>(shape, batch[task / shape.kv_heads], task % shape.kv_heads,
-                                       updates.Of(worker));
-                  });
+  const auto updates =
+      Host(exec).WorkerScratch(HostDevice::kInfiniUpdates, longest * shape.value_dim);
+  Host(exec).pool().Run(static_cast<int64_t>(batch.size()) * shape.kv_heads,
+                        [&](int64_t task, int worker) {
+                          MixInfiniHead<Ops>(shape, batch[task / shape.kv_heads],
+                                             task % shape.kv_heads, updates.Of(worker));
+                        });
 }
 
 }  // namespace mneme::engine

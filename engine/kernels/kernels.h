@@ -1,15 +1,19 @@
 // The table of kernels a backend provides, and the list of backends.
 //
-// A backend is a folder here with a `const Kernels& XKernels()` and one line in backend_list.inc.
+// A backend is a folder here with a `const Kernels& x_kernels()`, a
+// `std::unique_ptr<Device> x_device(int num_threads)` and one line in backend_list.inc.
 // `reference` is scalar, readable and always there; `cpu` is SIMD through Highway's run-time
 // dispatch.
 #pragma once
 
+#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "absl/status/statusor.h"
+#include "engine/device/device.h"
 #include "engine/kernels/activation.h"
 #include "engine/kernels/attention.h"
 #include "engine/kernels/block_attention.h"
@@ -67,6 +71,12 @@ struct Kernels {
 std::span<const Kernels* const> AllBackends();
 // nullptr if there is none of that name.
 const Kernels* FindBackend(std::string_view name);
+// "reference, cpu": for people.
+std::string BackendNames();
+
+// A device of the backend. `num_threads`: of the host's processors that may work for it; 0: all
+// that this process may use. INVALID_ARGUMENT names the backends there are.
+absl::StatusOr<std::unique_ptr<Device>> CreateDevice(std::string_view backend, int num_threads);
 
 // Restricts the cpu backend to one SIMD target by name, so that replicas on unlike machines agree
 // bit for bit. "" lifts it. False if this machine or build does not have the target. Not

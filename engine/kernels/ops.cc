@@ -4,9 +4,9 @@
 #include <array>
 #include <cassert>
 
+#include "engine/device/raw.h"
 #include "engine/kernels/exec.h"
 #include "engine/kernels/kernels.h"
-#include "engine/kernels/raw.h"
 
 namespace mneme::engine::ops {
 namespace {

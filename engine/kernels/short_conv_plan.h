@@ -6,7 +6,7 @@
 #include <cstring>
 #include <span>
 
-#include "engine/kernels/exec.h"
+#include "engine/kernels/host.h"
 #include "engine/kernels/short_conv.h"
 
 namespace mneme::engine {
@@ -37,8 +37,8 @@ void RunShortConv(Exec& exec, std::span<const ShortConvArgs> batch) {
     taps = std::max(taps, args.num_taps);
   }
   static_assert(sizeof(const float*) <= 2 * sizeof(float));
-  const auto workers = exec.WorkerScratch(Exec::kShortConvWorkers, 2 * taps);
-  exec.pool().Run(tasks, [&](int64_t task, int worker) {
+  const auto workers = Host(exec).WorkerScratch(HostDevice::kShortConvWorkers, 2 * taps);
+  Host(exec).pool().Run(tasks, [&](int64_t task, int worker) {
     const ShortConvArgs* args = batch.data();
     for (; task >= num_tasks(*args); ++args) task -= num_tasks(*args);
     auto** rows = reinterpret_cast<const float**>(workers.Of(worker));

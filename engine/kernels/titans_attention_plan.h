@@ -7,7 +7,7 @@
 #include <cstdint>
 #include <span>
 
-#include "engine/kernels/exec.h"
+#include "engine/kernels/host.h"
 #include "engine/kernels/titans_attention.h"
 
 namespace mneme::engine {
@@ -171,11 +171,12 @@ void RunTitansAttention(Exec& exec, const TitansAttentionLayer& layer,
   for (const TitansAttentionArgs& args : batch) {
     elements = std::max(elements, TitansAttentionHead<Ops>::WorkerElements(layer, args));
   }
-  const auto workers = exec.WorkerScratch(Exec::kTitansAttentionWorkers, elements);
-  exec.pool().Run(static_cast<int64_t>(batch.size()) * layer.heads, [&](int64_t task, int worker) {
-    const TitansAttentionArgs& args = batch[task / layer.heads];
-    TitansAttentionHead<Ops>(layer, args, task % layer.heads, workers.Of(worker)).Run();
-  });
+  const auto workers = Host(exec).WorkerScratch(HostDevice::kTitansAttentionWorkers, elements);
+  Host(exec).pool().Run(
+      static_cast<int64_t>(batch.size()) * layer.heads, [&](int64_t task, int worker) {
+        const TitansAttentionArgs& args = batch[task / layer.heads];
+        TitansAttentionHead<Ops>(layer, args, task % layer.heads, workers.Of(worker)).Run();
+      });
 }
 
 }  // namespace mneme::engine

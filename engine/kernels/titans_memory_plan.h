@@ -10,7 +10,7 @@
 #include <utility>
 #include <vector>
 
-#include "engine/kernels/exec.h"
+#include "engine/kernels/host.h"
 #include "engine/kernels/titans_memory.h"
 
 namespace mneme::engine {
@@ -287,11 +287,12 @@ void RunTitansMemory(Exec& exec, const TitansMemoryLayer& layer,
   for (const TitansMemoryArgs& args : batch) {
     elements = std::max(elements, TitansHead<Ops>::WorkerElements(layer, args));
   }
-  const auto workers = exec.WorkerScratch(Exec::kTitansMemoryWorkers, elements);
-  exec.pool().Run(static_cast<int64_t>(batch.size()) * layer.heads, [&](int64_t task, int worker) {
-    const TitansMemoryArgs& args = batch[task / layer.heads];
-    TitansHead<Ops>(layer, args, task % layer.heads, workers.Of(worker)).Run();
-  });
+  const auto workers = Host(exec).WorkerScratch(HostDevice::kTitansMemoryWorkers, elements);
+  Host(exec).pool().Run(
+      static_cast<int64_t>(batch.size()) * layer.heads, [&](int64_t task, int worker) {
+        const TitansMemoryArgs& args = batch[task / layer.heads];
+        TitansHead<Ops>(layer, args, task % layer.heads, workers.Of(worker)).Run();
+      });
 }
 
 // The rates from the gates' sigmoids, in place.

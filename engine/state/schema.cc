@@ -2,9 +2,8 @@
 
 #include <openssl/sha.h>
 
-#include <cstring>
-
 #include "absl/strings/str_cat.h"
+#include "engine/core/aligned_buffer.h"
 
 namespace mneme::engine {
 
@@ -16,7 +15,7 @@ StateSchema::StateSchema(std::vector<StateTensor> tensors) : tensors_(std::move(
     for (int64_t dim : tensor.shape) elements *= dim;
     tensor.size_bytes = RowBytes(tensor.dtype, elements);
     tensor.offset_bytes = size_bytes_;
-    const size_t alignment = AlignedBuffer::kAlignment;
+    const size_t alignment = kBlockAlignment;
     size_bytes_ += (tensor.size_bytes + alignment - 1) / alignment * alignment;
 
     const std::string_view dtype = Traits(tensor.dtype).name;
@@ -42,8 +41,8 @@ const StateTensor* StateSchema::Find(int32_t layer, std::string_view name) const
 
 State State::Clone() const {
   State copy;
-  copy.block = AlignedBuffer(block.size());
-  std::memcpy(copy.block.data(), block.data(), block.size());
+  copy.block = block.memory()->Allocate(block.size());
+  block.memory()->Copy(block, 0, block.size(), copy.block);
   copy.position = position;
   return copy;
 }

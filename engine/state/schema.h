@@ -5,9 +5,9 @@
 #include <string>
 #include <vector>
 
-#include "engine/core/aligned_buffer.h"
 #include "engine/core/dtype.h"
 #include "engine/core/rows.h"
+#include "engine/device/memory.h"
 
 namespace mneme::engine {
 
@@ -31,7 +31,7 @@ struct StateTensor {
   int64_t window = 0;  // kRing only
 
   // Derived by StateSchema:
-  size_t offset_bytes = 0;  // multiple of AlignedBuffer::kAlignment
+  size_t offset_bytes = 0;  // multiple of kBlockAlignment
   size_t size_bytes = 0;
 
   int64_t rows() const { return shape.empty() ? 1 : shape[0]; }
@@ -66,7 +66,7 @@ class StateSchema {
 
 // One sequence's state: the block and how many tokens it has read. Movable; copying is explicit.
 struct State {
-  AlignedBuffer block;
+  Block block;
   int64_t position = 0;  // tokens fed since the start
 
   State Clone() const;

@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "engine/core/status_macros.h"
+#include "engine/device/block_reader.h"
 #include "engine/state/crc32c.h"
 #include "engine/state/state_layout.h"
 
@@ -57,13 +58,13 @@ class Encoder {
  public:
   Encoder(const StateLayout& layout, const State& state, EncodedSnapshot& out,
           const SnapshotManifest* base)
-      : layout_(layout), state_(state), out_(out), base_(base) {}
+      : layout_(layout), state_(state), reader_(state.block), out_(out), base_(base) {}
 
   absl::Status Fixed() {
     std::string all;
     all.reserve(layout_.fixed_bytes);
     for (const StateTensor* tensor : layout_.fixed) {
-      const char* data = state_.block.as<char>(tensor->offset_bytes);
+      const char* data = Bytes(*tensor, 0, tensor->size_bytes);
       if (!AllFinite(data, tensor->size_bytes, tensor->dtype)) return NotFinite(*tensor);
       all.append(data, tensor->size_bytes);
     }
@@ -89,6 +90,11 @@ class Encoder {
   }
 
  private:
+  // Valid until the next call.
+  const char* Bytes(const StateTensor& tensor, size_t at, size_t size_bytes) {
+    return reinterpret_cast<const char*>(reader_.Read(tensor.offset_bytes + at, size_bytes).data());
+  }
+
   absl::Status NotFinite(const StateTensor& tensor) const {
     return absl::InternalError(
         absl::StrCat("state tensor ", tensor.name, " of layer ", tensor.layer, " is not finite"));
@@ -126,8 +132,8 @@ class Encoder {
     bytes.reserve((need.end - covered) * ring.position_bytes);
     for (const StateTensor* tensor : ring.tensors) {
       for (int64_t position = covered; position < need.end; ++position) {
-        const char* row = state_.block.as<char>(tensor->offset_bytes) +
-                          ring.RowOf(position) * tensor->row_bytes();
+        const char* row =
+            Bytes(*tensor, ring.RowOf(position) * tensor->row_bytes(), tensor->row_bytes());
         if (!AllFinite(row, tensor->row_bytes(), tensor->dtype)) return NotFinite(*tensor);
         bytes.append(row, tensor->row_bytes());
       }
@@ -161,6 +167,7 @@ class Encoder {
 
   const StateLayout& layout_;
   const State& state_;
+  BlockReader reader_;
   EncodedSnapshot& out_;
   const SnapshotManifest* base_;
 };
@@ -202,8 +209,7 @@ class Decoder {
         return absl::InvalidArgumentError(absl::StrCat(
             "snapshot tensor ", tensor->name, " of layer ", tensor->layer, " is not finite"));
       }
-      std::memcpy(out_.state.block.data() + tensor->offset_bytes, all.data() + at,
-                  tensor->size_bytes);
+      Write(*tensor, 0, all.data() + at, tensor->size_bytes);
       at += tensor->size_bytes;
     }
     return absl::OkStatus();
@@ -284,12 +290,16 @@ class Decoder {
       for (int64_t position = chunk.first; position < chunk.end; ++position, from += row_bytes) {
         // An older piece may hold rows that have left the window since; their place is taken.
         if (position >= ring.sinks && position < n - ring.window) continue;
-        std::memcpy(
-            out_.state.block.data() + tensor->offset_bytes + ring.RowOf(position) * row_bytes, from,
-            row_bytes);
+        Write(*tensor, ring.RowOf(position) * row_bytes, from, row_bytes);
       }
     }
     return absl::OkStatus();
+  }
+
+  void Write(const StateTensor& tensor, size_t at, const char* bytes, size_t size_bytes) {
+    Block& block = out_.state.block;
+    block.memory()->Write(block, tensor.offset_bytes + at,
+                          std::as_bytes(std::span(bytes, size_bytes)));
   }
 
   const StateLayout& layout_;
@@ -322,10 +332,11 @@ absl::StatusOr<EncodedSnapshot> EncodeSnapshot(const StateSchema& schema, const 
   return out;
 }
 
-absl::StatusOr<DecodedSnapshot> DecodeSnapshot(const StateSchema& schema,
+absl::StatusOr<DecodedSnapshot> DecodeSnapshot(const StatePool& states,
                                                const SnapshotIdentity& expected,
                                                const SnapshotManifest& manifest,
                                                const ChunkReader& read_chunk) {
+  const StateSchema& schema = states.schema();
   if (manifest.identity.architecture != expected.architecture) {
     return absl::FailedPreconditionError(absl::StrCat("snapshot is of architecture ",
                                                       manifest.identity.architecture,
@@ -352,7 +363,7 @@ absl::StatusOr<DecodedSnapshot> DecodeSnapshot(const StateSchema& schema,
     }
   }
   DecodedSnapshot out;
-  out.state.block = AlignedBuffer(schema.size_bytes());
+  out.state = states.Blank();
   out.state.position = manifest.position;
   Decoder decoder(layout, manifest, read_chunk, out);
   MNEME_RETURN_IF_ERROR(decoder.Fixed());

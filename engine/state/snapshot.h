@@ -18,6 +18,7 @@
 
 #include "absl/status/statusor.h"
 #include "engine/state/schema.h"
+#include "engine/state/state_pool.h"
 
 namespace mneme::engine {
 
@@ -88,11 +89,11 @@ struct DecodedSnapshot {
   std::vector<float> logits;  // empty at position 0
 };
 
-// Fills a new block from the manifest's chunks. Rows that the snapshot does not hold are zero.
-// Checks identity (FAILED_PRECONDITION "model fingerprint ..."), schema hash, chunk grid, sizes,
-// checksums and that every float is finite (INVALID_ARGUMENT, naming chunk and field) before
+// Fills a new state of the pool from the manifest's chunks. Rows that the snapshot does not hold
+// are zero. Checks identity (FAILED_PRECONDITION "model fingerprint ..."), schema hash, chunk grid,
+// sizes, checksums and that every float is finite (INVALID_ARGUMENT, naming chunk and field) before
 // anything is returned. numerics_id may differ.
-absl::StatusOr<DecodedSnapshot> DecodeSnapshot(const StateSchema& schema,
+absl::StatusOr<DecodedSnapshot> DecodeSnapshot(const StatePool& states,
                                                const SnapshotIdentity& expected,
                                                const SnapshotManifest& manifest,
                                                const ChunkReader& read_chunk);

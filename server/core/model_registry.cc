@@ -5,6 +5,7 @@
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "engine/kernels/kernels.h"
 #include "server/core/errors.h"
 
 namespace mneme::server {
@@ -21,10 +22,11 @@ absl::Status At(const ModelConfig& model, const absl::Status& status) {
   return {status.code(), absl::StrCat("model ", model.name, ": ", status.message())};
 }
 
-absl::StatusOr<engine::EngineOptions> OptionsFor(const Config& config, const ModelConfig& model) {
+absl::StatusOr<engine::EngineOptions> OptionsFor(const Config& config, const ModelConfig& model,
+                                                 std::shared_ptr<engine::Device> device) {
   engine::EngineOptions options;
   options.checkpoint_path = model.path;
-  options.backend = config.engine.backend;
+  options.device = std::move(device);
   if (config.engine.contract == "int8") {
     options.contract = engine::Contract::kInt8;
   } else if (config.engine.contract == "f32") {
@@ -41,7 +43,6 @@ absl::StatusOr<engine::EngineOptions> OptionsFor(const Config& config, const Mod
   }
   options.arch.window_tokens = config.engine.window_tokens;
   options.arch.sink_tokens = config.engine.sink_tokens;
-  options.num_threads = config.engine.threads;
   return options;
 }
 
@@ -86,12 +87,16 @@ bool Model::IsEndOfGeneration(engine::TokenId token) const {
 absl::StatusOr<std::unique_ptr<ModelRegistry>> ModelRegistry::Load(const Config& config,
                                                                    Metrics& metrics) {
   auto registry = std::make_unique<ModelRegistry>();
+  // One for all models: its threads and scratch are shared, and their passes take turns.
+  auto made = engine::CreateDevice(config.engine.backend, config.engine.threads);
+  if (!made.ok()) return made.status();
+  const std::shared_ptr<engine::Device> device = *std::move(made);
   for (const ModelConfig& entry : config.models) {
     if (!IsValidModelId(entry.name)) {
       return absl::InvalidArgumentError(absl::StrCat(
           "model name \"", entry.name, "\" must be 1 to 63 letters, digits, '-', '_' or '.'"));
     }
-    auto options = OptionsFor(config, entry);
+    auto options = OptionsFor(config, entry, device);
     if (!options.ok()) return options.status();
     auto model = std::make_unique<Model>();
     model->name = absl::StrCat("models/", entry.name);

@@ -134,7 +134,7 @@ absl::StatusOr<LoadedState> RestorePoint(Parts& parts, const Model& model,
                    "kv_dtype); start the server with those");
     }
     absl::Status store_error;
-    auto decoded = engine::DecodeSnapshot(model.engine->schema(), model.engine->snapshot_identity(),
+    auto decoded = engine::DecodeSnapshot(model.engine->states(), model.engine->snapshot_identity(),
                                           *manifest, [&](const engine::ChunkHash& hash) {
                                             auto bytes = parts.sessions->ReadChunk(tenant, hash);
                                             if (!bytes.ok()) store_error = bytes.status();

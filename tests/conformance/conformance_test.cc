@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "engine/arch/arch.h"
+#include "engine/core/aligned_buffer.h"
 #include "engine/engine.h"
 #include "engine/kernels/kernels.h"
 #include "engine/state/snapshot.h"
@@ -310,7 +311,7 @@ TEST_P(ConformanceTest, SaveRestoreContinueEqualsNeverStopping) {
       ASSERT_TRUE(manifest.ok()) << manifest.status();
       base = *manifest;
       auto decoded = DecodeSnapshot(
-          engine.schema(), engine.snapshot_identity(), *manifest,
+          engine.states(), engine.snapshot_identity(), *manifest,
           [&](const ChunkHash& hash) -> absl::StatusOr<std::string> { return store.at(hash); });
       ASSERT_TRUE(decoded.ok()) << decoded.status();
       EXPECT_TRUE(SameBits(decoded->logits, std::span(run.logits).last(V)));
@@ -365,7 +366,7 @@ TEST_P(ConformanceTest, StateBytesAreConstantAndEqualToTheFormula) {
     EXPECT_EQ(sum, promised) << formula;
     EXPECT_GE(engine.schema().size_bytes(), sum);
     EXPECT_LT(engine.schema().size_bytes() - sum,
-              AlignedBuffer::kAlignment * (engine.schema().tensors().size() + 1));
+              kBlockAlignment * (engine.schema().tensors().size() + 1));
 
     State state = engine.CreateState();
     const std::byte* block = state.block.data();

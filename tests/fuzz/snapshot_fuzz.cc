@@ -59,7 +59,7 @@ void Decode(SnapshotManifest manifest) {
     stored[chunk.hash] = std::move(bytes);
   }
   auto decoded = DecodeSnapshot(
-      Schema(), Identity(), manifest,
+      StatePool(HostMemory(), Schema()), Identity(), manifest,
       [&](const ChunkHash& hash) -> absl::StatusOr<std::string> { return stored[hash]; });
   if (!decoded.ok()) return;
   auto again = EncodeSnapshot(Schema(), decoded->state, decoded->logits, Identity(), nullptr);

@@ -137,7 +137,7 @@ TEST_P(GoldenTest, LogitsAfterEveryTokenAndState) {
   std::map<ChunkHash, std::string> store;
   for (auto& chunk : encoded->new_chunks) store[chunk.hash] = std::move(chunk.bytes);
   auto decoded = DecodeSnapshot(
-      (*engine)->schema(), (*engine)->snapshot_identity(), encoded->manifest,
+      (*engine)->states(), (*engine)->snapshot_identity(), encoded->manifest,
       [&](const ChunkHash& hash) -> absl::StatusOr<std::string> { return store.at(hash); });
   ASSERT_TRUE(decoded.ok()) << decoded.status();
   state = std::move(decoded->state);

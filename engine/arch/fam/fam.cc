@@ -66,11 +66,11 @@ struct Fam::Activations {
 
 absl::StatusOr<std::unique_ptr<Arch>> Fam::Create(std::shared_ptr<const Checkpoint> checkpoint,
                                                   const ArchOptions& options) {
-  std::unique_ptr<Fam> arch(new Fam);
+  std::unique_ptr<Fam> arch(new Fam(*options.memory));
   MNEME_ASSIGN_OR_RETURN(arch->config_, ParseConfig(*checkpoint));
   const Config& config = arch->config_;
   ArchInfo& info = arch->info_;
-  MNEME_ASSIGN_OR_RETURN(arch->weights_, LoadWeights(*checkpoint, config, &info));
+  MNEME_ASSIGN_OR_RETURN(arch->weights_, LoadWeights(*checkpoint, config, *options.memory, &info));
   MNEME_RETURN_IF_ERROR(CheckKvDtype(options.kv_dtype));
   const int64_t L = config.num_layers, f = config.fam_tokens, D = config.width;
   const int64_t Hk = config.kv_heads, dk = config.head_dim;

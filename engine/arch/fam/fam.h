@@ -32,7 +32,7 @@ class Fam final : public Arch {
   void Forward(Exec& exec, const Batch& batch, Rows logits) override;
 
  private:
-  Fam() = default;
+  explicit Fam(Memory& memory) : arena_(memory), memory_arena_(memory) {}
 
   struct Activations;
 

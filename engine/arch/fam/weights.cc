@@ -8,7 +8,7 @@
 namespace mneme::engine::fam {
 
 absl::StatusOr<Weights> LoadWeights(const Checkpoint& checkpoint, const Config& config,
-                                    ArchInfo* info) {
+                                    Memory& memory, ArchInfo* info) {
   const DecoderNames& names = kHfDecoderNames;
   const int64_t q_width = config.heads * config.head_dim;
   const int64_t kv_width = config.kv_heads * config.head_dim;
@@ -20,6 +20,7 @@ absl::StatusOr<Weights> LoadWeights(const Checkpoint& checkpoint, const Config& 
                               .ffn_width = config.ffn_width,
                               .vocab_size = config.vocab_size};
   Weights weights;
+  weights.store = WeightStore(memory);
   WeightReader reader(checkpoint, "fam", weights.store);
   if (config.fam_tokens > 0) {
     MNEME_ASSIGN_OR_RETURN(weights.prompt,

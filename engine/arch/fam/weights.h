@@ -20,6 +20,6 @@ struct Weights : DecoderEnds {
 // INVALID_ARGUMENT or NOT_FOUND names the tensor that is missing, has another shape or is not part
 // of this architecture. Fills the size fields of `info`.
 absl::StatusOr<Weights> LoadWeights(const Checkpoint& checkpoint, const Config& config,
-                                    ArchInfo* info);
+                                    Memory& memory, ArchInfo* info);
 
 }  // namespace mneme::engine::fam

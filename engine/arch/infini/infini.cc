@@ -63,11 +63,11 @@ struct Infini::Activations {
 
 absl::StatusOr<std::unique_ptr<Arch>> Infini::Create(std::shared_ptr<const Checkpoint> checkpoint,
                                                      const ArchOptions& options) {
-  std::unique_ptr<Infini> arch(new Infini);
+  std::unique_ptr<Infini> arch(new Infini(*options.memory));
   MNEME_ASSIGN_OR_RETURN(arch->config_, ParseConfig(*checkpoint));
   const Config& config = arch->config_;
   ArchInfo& info = arch->info_;
-  MNEME_ASSIGN_OR_RETURN(arch->weights_, LoadWeights(*checkpoint, config, &info));
+  MNEME_ASSIGN_OR_RETURN(arch->weights_, LoadWeights(*checkpoint, config, *options.memory, &info));
 
   MNEME_RETURN_IF_ERROR(CheckKvDtype(options.kv_dtype));
   const int64_t L = config.num_layers, Hk = config.kv_heads, N = config.segment_tokens;

@@ -30,7 +30,7 @@ class Infini final : public Arch {
   void Forward(Exec& exec, const Batch& batch, Rows logits) override;
 
  private:
-  Infini() = default;
+  explicit Infini(Memory& memory) : arena_(memory) {}
 
   struct Activations;
   // Sizes the activations for T tokens.

@@ -9,7 +9,7 @@
 namespace mneme::engine::infini {
 
 absl::StatusOr<Weights> LoadWeights(const Checkpoint& checkpoint, const Config& config,
-                                    ArchInfo* info) {
+                                    Memory& memory, ArchInfo* info) {
   const DecoderNames& names = kHfDecoderNames;
   const DecoderShape shape = {.width = config.width,
                               .q_width = config.heads * config.head_dim,
@@ -19,6 +19,7 @@ absl::StatusOr<Weights> LoadWeights(const Checkpoint& checkpoint, const Config& 
                               .ffn_width = config.ffn_width,
                               .vocab_size = config.vocab_size};
   Weights weights;
+  weights.store = WeightStore(memory);
   WeightReader reader(checkpoint, "infini", weights.store);
   weights.layers.reserve(std::min<int64_t>(config.num_layers, checkpoint.tensors().size()));
   for (int64_t i = 0; i < config.num_layers; ++i) {

@@ -34,11 +34,11 @@ struct Llama::Activations {
 
 absl::StatusOr<std::unique_ptr<Arch>> Llama::Create(std::shared_ptr<const Checkpoint> checkpoint,
                                                     const ArchOptions& options) {
-  std::unique_ptr<Llama> arch(new Llama);
+  std::unique_ptr<Llama> arch(new Llama(*options.memory));
   MNEME_ASSIGN_OR_RETURN(arch->config_, ParseConfig(*checkpoint));
   const Config& config = arch->config_;
   ArchInfo& info = arch->info_;
-  MNEME_ASSIGN_OR_RETURN(arch->weights_, LoadWeights(*checkpoint, config, &info));
+  MNEME_ASSIGN_OR_RETURN(arch->weights_, LoadWeights(*checkpoint, config, *options.memory, &info));
 
   MNEME_RETURN_IF_ERROR(CheckKvDtype(options.kv_dtype));
   const int64_t total = options.window_tokens == 0 ? config.trained_context : options.window_tokens;

@@ -31,7 +31,7 @@ class Llama final : public Arch {
   void Forward(Exec& exec, const Batch& batch, Rows logits) override;
 
  private:
-  Llama() = default;
+  explicit Llama(Memory& memory) : arena_(memory) {}
 
   struct Activations;
   // Sizes the activations for T tokens.

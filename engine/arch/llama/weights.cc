@@ -63,7 +63,7 @@ absl::Status LoadPangu(WeightReader& reader, const Config& config, const std::st
 }  // namespace
 
 absl::StatusOr<Weights> LoadWeights(const Checkpoint& checkpoint, const Config& config,
-                                    ArchInfo* info) {
+                                    Memory& memory, ArchInfo* info) {
   const bool gguf = checkpoint.format() == Checkpoint::Format::kGguf;
   const DecoderNames& names = gguf ? kGgufDecoderNames : kHfDecoderNames;
   const int64_t q_width = config.heads * config.head_dim;
@@ -79,6 +79,7 @@ absl::StatusOr<Weights> LoadWeights(const Checkpoint& checkpoint, const Config& 
                               .may_have_mlp_bias = config.may_have_mlp_bias};
 
   Weights weights;
+  weights.store = WeightStore(memory);
   WeightReader reader(checkpoint, config.architecture, weights.store);
   weights.layers.reserve(std::min<int64_t>(config.num_layers, checkpoint.tensors().size()));
   for (int64_t i = 0; i < config.num_layers; ++i) {

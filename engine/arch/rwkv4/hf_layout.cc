@@ -30,8 +30,9 @@ absl::StatusOr<TimeMix> LoadTimeMix(WeightReader& reader, int64_t index,
 
 }  // namespace
 
-absl::StatusOr<Weights> LoadHf(const Checkpoint& checkpoint) {
+absl::StatusOr<Weights> LoadHf(const Checkpoint& checkpoint, Memory& memory) {
   Weights weights;
+  weights.model.store = WeightStore(memory);
   WeightReader reader(checkpoint, "rwkv4", weights.model.store);
   rwkv::Config& config = weights.model.config;
   MNEME_ASSIGN_OR_RETURN(config, rwkv::ParseHfConfig(checkpoint, "rwkv", reader));

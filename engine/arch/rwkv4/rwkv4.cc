@@ -22,7 +22,7 @@ Rwkv4::Rwkv4(std::shared_ptr<const Checkpoint> checkpoint, Weights weights)
 
 void Rwkv4::InitState(Exec& exec, StateSlot state) {
   for (int64_t i = 0; i < config().num_layers; ++i) {
-    ops::WriteState(exec, state, exponent_, Memory(i, kExponent));
+    ops::WriteState(exec, state, exponent_, MemoryField(i, kExponent));
   }
 }
 
@@ -42,9 +42,9 @@ void Rwkv4::TimeMix(Exec& exec, const Pass& pass, int64_t index) {
   Blend(exec, pass, layer.mu_v);
   ops::MatMul(exec, pass.mixed, {layer.v, v_});
   ops::Scan(exec, pass.runs,
-            ops::Wkv4{.numerator = Memory(index, kNumerator),
-                      .denominator = Memory(index, kDenominator),
-                      .exponent = Memory(index, kExponent),
+            ops::Wkv4{.numerator = MemoryField(index, kNumerator),
+                      .denominator = MemoryField(index, kDenominator),
+                      .exponent = MemoryField(index, kExponent),
                       .decay = layer.decay,
                       .bonus = layer.bonus,
                       .k = k_,
@@ -56,7 +56,7 @@ void Rwkv4::TimeMix(Exec& exec, const Pass& pass, int64_t index) {
 
 absl::StatusOr<std::unique_ptr<Arch>> Create(std::shared_ptr<const Checkpoint> checkpoint,
                                              const ArchOptions& options) {
-  MNEME_ASSIGN_OR_RETURN(Weights weights, LoadHf(*checkpoint));
+  MNEME_ASSIGN_OR_RETURN(Weights weights, LoadHf(*checkpoint, *options.memory));
   return std::make_unique<Rwkv4>(std::move(checkpoint), std::move(weights));
 }
 

@@ -44,7 +44,7 @@ void Rwkv5::TimeMix(Exec& exec, const Pass& pass, int64_t index) {
 
 absl::StatusOr<std::unique_ptr<Arch>> Create(std::shared_ptr<const Checkpoint> checkpoint,
                                              const ArchOptions& options) {
-  MNEME_ASSIGN_OR_RETURN(Weights weights, LoadHf(*checkpoint));
+  MNEME_ASSIGN_OR_RETURN(Weights weights, LoadHf(*checkpoint, *options.memory));
   return std::make_unique<Rwkv5>(std::move(checkpoint), std::move(weights));
 }
 

@@ -27,6 +27,6 @@ struct Weights {
 };
 
 // The layout of the Hugging Face `RWKV/*` checkpoints. Failures name the key or tensor.
-absl::StatusOr<Weights> LoadHf(const Checkpoint& checkpoint);
+absl::StatusOr<Weights> LoadHf(const Checkpoint& checkpoint, Memory& memory);
 
 }  // namespace mneme::engine::rwkv5

@@ -65,7 +65,7 @@ void Rwkv6::TimeMix(Exec& exec, const Pass& pass, int64_t index) {
 
 absl::StatusOr<std::unique_ptr<Arch>> Create(std::shared_ptr<const Checkpoint> checkpoint,
                                              const ArchOptions& options) {
-  MNEME_ASSIGN_OR_RETURN(Weights weights, LoadHf(*checkpoint));
+  MNEME_ASSIGN_OR_RETURN(Weights weights, LoadHf(*checkpoint, *options.memory));
   return std::make_unique<Rwkv6>(std::move(checkpoint), std::move(weights));
 }
 

@@ -143,8 +143,9 @@ absl::StatusOr<Block> LoadBlock(WeightReader& reader, int64_t index, const Confi
 
 }  // namespace
 
-absl::StatusOr<Weights> LoadFla(const Checkpoint& checkpoint) {
+absl::StatusOr<Weights> LoadFla(const Checkpoint& checkpoint, Memory& memory) {
   Weights weights;
+  weights.model.store = WeightStore(memory);
   Config& config = weights.model.config;
   MNEME_ASSIGN_OR_RETURN(config, ParseConfig(checkpoint));
   MNEME_RETURN_IF_ERROR(RefuseExtensions(checkpoint));

@@ -67,7 +67,7 @@ void Rwkv7::TimeMix(Exec& exec, const Pass& pass, int64_t index) {
                       .k_k = layer.k_k,
                       .k_a = layer.k_a});
   ops::Scan(exec, pass.runs,
-            ops::Wkv7{.state = Memory(index, 0),
+            ops::Wkv7{.state = MemoryField(index, 0),
                       .heads = heads,
                       .r = r_,
                       .decay = w_,
@@ -83,7 +83,7 @@ void Rwkv7::TimeMix(Exec& exec, const Pass& pass, int64_t index) {
 
 absl::StatusOr<std::unique_ptr<Arch>> Create(std::shared_ptr<const Checkpoint> checkpoint,
                                              const ArchOptions& options) {
-  MNEME_ASSIGN_OR_RETURN(Weights weights, LoadFla(*checkpoint));
+  MNEME_ASSIGN_OR_RETURN(Weights weights, LoadFla(*checkpoint, *options.memory));
   return std::make_unique<Rwkv7>(std::move(checkpoint), std::move(weights));
 }
 

@@ -25,6 +25,6 @@ struct Weights {
 };
 
 // The layout of the flash-linear-attention checkpoints. Failures name the key or tensor.
-absl::StatusOr<Weights> LoadFla(const Checkpoint& checkpoint);
+absl::StatusOr<Weights> LoadFla(const Checkpoint& checkpoint, Memory& memory);
 
 }  // namespace mneme::engine::rwkv7

@@ -30,10 +30,11 @@ struct Titans::Activations {
 
 absl::StatusOr<std::unique_ptr<Arch>> Titans::Create(std::shared_ptr<const Checkpoint> checkpoint,
                                                      const ArchOptions& options) {
-  std::unique_ptr<Titans> arch(new Titans);
+  std::unique_ptr<Titans> arch(new Titans(*options.memory));
   MNEME_ASSIGN_OR_RETURN(arch->config_, ParseConfig(*checkpoint));
   ArchInfo& info = arch->info_;
-  MNEME_ASSIGN_OR_RETURN(arch->weights_, LoadWeights(*checkpoint, arch->config_, &info));
+  MNEME_ASSIGN_OR_RETURN(arch->weights_,
+                         LoadWeights(*checkpoint, arch->config_, *options.memory, &info));
   MNEME_RETURN_IF_ERROR(CheckKvDtype(options.kv_dtype));
   absl::StatusOr<StateMap> states = StateMap::Create(arch->config_, options.kv_dtype);
   if (!states.ok()) {

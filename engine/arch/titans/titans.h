@@ -34,7 +34,11 @@ class Titans final : public Arch {
   void Forward(Exec& exec, const Batch& batch, Rows logits) override;
 
  private:
-  Titans() : memory_(config_, states_), attention_(config_, states_) {}
+  explicit Titans(Memory& memory)
+      : memory_(config_, states_),
+        attention_(config_, states_),
+        arena_(memory),
+        segment_arena_(memory) {}
 
   struct Activations;
   Activations Reserve(int64_t T, Arena& arena) const;

@@ -152,8 +152,9 @@ absl::StatusOr<Layer> Loader::ReadLayer(int64_t index) {
 }  // namespace
 
 absl::StatusOr<Weights> LoadWeights(const Checkpoint& checkpoint, const Config& config,
-                                    ArchInfo* info) {
+                                    Memory& memory, ArchInfo* info) {
   Weights weights;
+  weights.store = WeightStore(memory);
   Loader loader(checkpoint, config, weights.store);
   // A hostile number of layers must not reserve more than the file could fill.
   weights.layers.reserve(

@@ -7,7 +7,7 @@
 #include "engine/kernels/attention_plan.h"
 #include "engine/kernels/cpu/attention_block.h"
 #include "engine/kernels/cpu/cpu.h"
-#include "engine/kernels/exec.h"
+#include "engine/kernels/host.h"
 
 namespace mneme::engine::cpu {
 namespace {
@@ -46,9 +46,9 @@ class Round {
         stride_(kPartialValues + padded_) {
     worker_floats_ = RoundUp(
         3 * kAttentionTile * padded_ + 3 * kAttentionTile + 2 * kBlock * group_ * stride_, 16);
-    const size_t bytes = worker_floats_ * sizeof(float) * exec.pool().num_threads();
-    workers_ = reinterpret_cast<float*>(exec.Scratch(Exec::kAttentionWorkers, bytes));
-    for (int worker = 0; worker < exec.pool().num_threads(); ++worker) {
+    const size_t bytes = worker_floats_ * sizeof(float) * Host(exec).pool().num_threads();
+    workers_ = reinterpret_cast<float*>(Host(exec).Scratch(HostDevice::kAttentionWorkers, bytes));
+    for (int worker = 0; worker < Host(exec).pool().num_threads(); ++worker) {
       // Padding columns must be zero; another head width may have left something there.
       if (padded_ != batch[0].head_dim) {
         std::memset(workers_ + worker * worker_floats_, 0,
@@ -69,7 +69,8 @@ class Round {
       floats += Floats(share);
     }
     if (units == 0) return false;
-    std::byte* buffer = exec_.Scratch(Exec::kAttention, plan_bytes + floats * sizeof(float));
+    std::byte* buffer =
+        Host(exec_).Scratch(HostDevice::kAttention, plan_bytes + floats * sizeof(float));
     shares_ = reinterpret_cast<Share*>(buffer);
     partials_ = reinterpret_cast<float*>(buffer + plan_bytes);
     units = floats = 0;
@@ -81,12 +82,12 @@ class Round {
       cut_by_keys |= shares_[i].by_keys;
     }
 
-    exec_.pool().Run(units, [&](int64_t unit, int worker) { Attend(unit, worker); });
+    Host(exec_).pool().Run(units, [&](int64_t unit, int worker) { Attend(unit, worker); });
     const int64_t heads = static_cast<int64_t>(batch_.size()) * kv_heads_;
     if (cut_by_keys) {
       // A fork pays from about a hundred thousand merged values.
       if (floats > (1 << 15)) {
-        exec_.pool().Run(heads, [&](int64_t i, int) { Merge(i / kv_heads_, i % kv_heads_); });
+        Host(exec_).pool().Run(heads, [&](int64_t i, int) { Merge(i / kv_heads_, i % kv_heads_); });
       } else {
         for (int64_t i = 0; i < heads; ++i) Merge(i / kv_heads_, i % kv_heads_);
       }
@@ -206,7 +207,7 @@ class Round {
       const int64_t width = args.kv_heads * args.head_dim;
       const int64_t row_bytes = width * (args.ring_dtype == DType::kF16 ? 2 : 4);
       constexpr int64_t kRows = 64;
-      exec_.pool().Run((share.count + kRows - 1) / kRows, [&](int64_t piece, int) {
+      Host(exec_).pool().Run((share.count + kRows - 1) / kRows, [&](int64_t piece, int) {
         const int64_t end = share.first + std::min(share.count, (piece + 1) * kRows);
         for (int64_t t = share.first + piece * kRows; t < end; ++t) {
           const int64_t row = RingRow(args.sinks, args.window, args.position + t);

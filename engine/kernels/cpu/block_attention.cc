@@ -13,7 +13,7 @@
 #include "engine/kernels/cpu/cpu.h"
 #include "engine/kernels/cpu/simd_target.h"
 #include "engine/kernels/cpu/stored_row-inl.h"
-#include "engine/kernels/exec.h"
+#include "engine/kernels/host.h"
 #include "hwy/highway.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -103,9 +103,9 @@ void BlockAttention(Exec& exec, std::span<const BlockAttentionArgs> batch) {
   const int64_t row_floats = kAttentionTile * (2 * key_padded + value_padded);
   const int64_t worker_floats = RoundUp(
       row_floats + 3 * kAttentionTile + kChunk * group * (kPartialValues + value_padded), 16);
-  const int threads = exec.pool().num_threads();
+  const int threads = Host(exec).pool().num_threads();
   auto* workers = reinterpret_cast<float*>(
-      exec.Scratch(Exec::kAttentionWorkers, worker_floats * sizeof(float) * threads));
+      Host(exec).Scratch(HostDevice::kAttentionWorkers, worker_floats * sizeof(float) * threads));
   if (key_padded != batch[0].key_dim || value_padded != batch[0].value_dim) {
     // Padding columns must be zero; another call may have left something there.
     for (int worker = 0; worker < threads; ++worker) {
@@ -116,7 +116,7 @@ void BlockAttention(Exec& exec, std::span<const BlockAttentionArgs> batch) {
   for (const BlockAttentionArgs& args : batch) longest = std::max(longest, args.T);
   const int64_t chunks = (longest + kChunk - 1) / kChunk;
   const int64_t units = static_cast<int64_t>(batch.size()) * Hk;
-  exec.pool().Run(units * chunks, [&](int64_t task, int worker) {
+  Host(exec).pool().Run(units * chunks, [&](int64_t task, int worker) {
     // Later queries see more keys: hand them out first.
     const int64_t t0 = (chunks - 1 - task / units) * kChunk;
     const BlockAttentionArgs& args = batch[task % units / Hk];

@@ -13,6 +13,7 @@
 #include "engine/kernels/cpu/partial_vector-inl.h"
 #include "engine/kernels/cpu/row_pieces.h"
 #include "engine/kernels/cpu/simd_target.h"
+#include "engine/kernels/host.h"
 #include "engine/kernels/infini_memory_plan.h"
 #include "hwy/highway.h"
 
@@ -213,7 +214,7 @@ void InfiniFeatureMap(Exec& exec, const float* x, int64_t n, float* y) {
   CurrentSimdTarget();  // before the first dispatch: it may be pinned
   const auto range = HWY_DYNAMIC_DISPATCH(FeatureMapRange);
   constexpr int64_t kPiece = kElementsPerPiece / 4;  // an exponential each
-  exec.pool().Run((n + kPiece - 1) / kPiece, [&](int64_t piece, int) {
+  Host(exec).pool().Run((n + kPiece - 1) / kPiece, [&](int64_t piece, int) {
     const int64_t i = piece * kPiece;
     range(x + i, std::min(kPiece, n - i), y + i);
   });

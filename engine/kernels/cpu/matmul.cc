@@ -10,7 +10,7 @@
 #include "engine/kernels/cpu/matmul_micro.h"
 #include "engine/kernels/cpu/simd_target.h"
 #include "engine/kernels/dequantize.h"
-#include "engine/kernels/exec.h"
+#include "engine/kernels/host.h"
 
 namespace mneme::engine::cpu {
 namespace {
@@ -74,7 +74,7 @@ int64_t RowsPerPiece(const MatMulTask& task, int64_t tokens, int64_t total_bytes
 void MatMulSome(Exec& exec, std::span<const MatMulTask> tasks, const float* x, int64_t x_stride,
                 int64_t T) {
   const MatMulMicro& micro = CurrentMicro();
-  ThreadPool& pool = exec.pool();
+  ThreadPool& pool = Host(exec).pool();
   const int64_t K = tasks[0].weight.columns;
   const auto is_int8 = [&](const MatMulTask& task) {
     return exec.contract() == Contract::kInt8 && IsQuantized(task.weight.dtype);
@@ -82,7 +82,8 @@ void MatMulSome(Exec& exec, std::span<const MatMulTask> tasks, const float* x, i
 
   QuantizedRows quantized;
   if (std::ranges::any_of(tasks, is_int8)) {
-    quantized = LayOut(exec.Scratch(Exec::kMatMulActivations, QuantizedBytes(T, K)), T, K);
+    quantized =
+        LayOut(Host(exec).Scratch(HostDevice::kMatMulActivations, QuantizedBytes(T, K)), T, K);
     constexpr int64_t kTokensPerPiece = 16;
     pool.Run((T + kTokensPerPiece - 1) / kTokensPerPiece, [&](int64_t piece, int) {
       const int64_t end = std::min(T, (piece + 1) * kTokensPerPiece);
@@ -118,7 +119,7 @@ void MatMulSome(Exec& exec, std::span<const MatMulTask> tasks, const float* x, i
   // reads one stretch of each weight from end to end, and none waits for a slow one.
   const int threads = pool.num_threads();
   const size_t scratch_bytes = RoundUp(MicroScratchBytes(K), 64) + sizeof(Range);
-  std::byte* scratch = exec.Scratch(Exec::kMatMulWorkers, scratch_bytes * threads);
+  std::byte* scratch = Host(exec).Scratch(HostDevice::kMatMulWorkers, scratch_bytes * threads);
   const auto range_of = [&](int i) {
     return reinterpret_cast<Range*>(scratch + i * scratch_bytes);
   };
@@ -191,7 +192,7 @@ void EmbedRows(Exec& exec, const Weight& table, std::span<const int32_t> rows, f
                   y + t * table.columns);
   };
   constexpr size_t kRowsPerPiece = 16;
-  exec.pool().Run((rows.size() + kRowsPerPiece - 1) / kRowsPerPiece, [&](int64_t piece, int) {
+  Host(exec).pool().Run((rows.size() + kRowsPerPiece - 1) / kRowsPerPiece, [&](int64_t piece, int) {
     const size_t end = std::min(rows.size(), (piece + 1) * kRowsPerPiece);
     for (size_t t = piece * kRowsPerPiece; t < end; ++t) embed(t);
   });

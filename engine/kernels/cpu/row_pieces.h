@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "engine/kernels/exec.h"
+#include "engine/kernels/host.h"
 
 namespace mneme::engine::cpu {
 
@@ -21,7 +21,7 @@ void ForEachRowPiece(Exec& exec, int64_t rows, int64_t width, int64_t elements_p
     return;
   }
   const int64_t per_piece = std::max<int64_t>(1, elements_per_piece / width);
-  exec.pool().Run((rows + per_piece - 1) / per_piece, [&](int64_t piece, int) {
+  Host(exec).pool().Run((rows + per_piece - 1) / per_piece, [&](int64_t piece, int) {
     fn(piece * per_piece, std::min(rows, (piece + 1) * per_piece));
   });
 }

@@ -13,7 +13,7 @@
 #include "engine/kernels/cpu/recurrent.h"
 #include "engine/kernels/cpu/row_pieces.h"
 #include "engine/kernels/cpu/simd_target.h"
-#include "engine/kernels/exec.h"
+#include "engine/kernels/host.h"
 #include "hwy/highway.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -149,7 +149,7 @@ void SiluMul(Exec& exec, const float* gate, const float* up, int64_t n, float* y
   CurrentSimdTarget();
   const auto range = HWY_DYNAMIC_DISPATCH(SiluMulRange);
   constexpr int64_t kPiece = kElementsPerPiece / 4;  // an exponential each
-  exec.pool().Run((n + kPiece - 1) / kPiece, [&](int64_t piece, int) {
+  Host(exec).pool().Run((n + kPiece - 1) / kPiece, [&](int64_t piece, int) {
     const int64_t i = piece * kPiece;
     range(gate + i, up + i, std::min(kPiece, n - i), y + i);
   });
@@ -158,7 +158,7 @@ void SiluMul(Exec& exec, const float* gate, const float* up, int64_t n, float* y
 void Add(Exec& exec, const float* x, int64_t n, float* y) {
   CurrentSimdTarget();
   const auto range = HWY_DYNAMIC_DISPATCH(AddRange);
-  exec.pool().Run((n + kElementsPerPiece - 1) / kElementsPerPiece, [&](int64_t piece, int) {
+  Host(exec).pool().Run((n + kElementsPerPiece - 1) / kElementsPerPiece, [&](int64_t piece, int) {
     const int64_t i = piece * kElementsPerPiece;
     range(x + i, std::min(kElementsPerPiece, n - i), y + i);
   });
@@ -176,7 +176,8 @@ void RmsNorm(Exec& exec, const float* x, const float* w, float eps, int64_t T, i
 void Rope(Exec& exec, const RopeArgs& args) {
   CurrentSimdTarget();
   const auto rotate = HWY_DYNAMIC_DISPATCH(RotateHead);
-  const RopeTables::Table& table = exec.rope_tables().Get(exec.pool(), args.positions, args.theta);
+  const RopeTables::Table& table =
+      Host(exec).rope_tables().Get(Host(exec).pool(), args.positions, args.theta);
   const int64_t T = static_cast<int64_t>(args.positions.size());
   const int64_t pairs = args.rotary_dim / 2;
   const bool half = args.layout == RopeLayout::kHalf;
@@ -228,6 +229,11 @@ const Kernels& cpu_kernels() {
       .simd_target = cpu::SimdTargetName,
   };
   return kKernels;
+}
+
+std::unique_ptr<Device> cpu_device(int num_threads) {
+  const Kernels& kernels = cpu_kernels();
+  return std::make_unique<HostDevice>(kernels.name, kernels.simd_target, kernels, num_threads);
 }
 
 }  // namespace mneme::engine

@@ -12,7 +12,7 @@
 #include "engine/kernels/cpu/recurrent.h"
 #include "engine/kernels/cpu/row_pieces.h"
 #include "engine/kernels/cpu/simd_target.h"
-#include "engine/kernels/exec.h"
+#include "engine/kernels/host.h"
 #include "hwy/highway.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -264,7 +264,7 @@ void Wkv4(Exec& exec, std::span<const Wkv4Args> batch) {
   const auto channels = HWY_DYNAMIC_DISPATCH(Wkv4Channels);
   const int64_t C = batch[0].C;
   const int64_t pieces = (C + kChannelsPerPiece - 1) / kChannelsPerPiece;
-  exec.pool().Run(static_cast<int64_t>(batch.size()) * pieces, [&](int64_t task, int) {
+  Host(exec).pool().Run(static_cast<int64_t>(batch.size()) * pieces, [&](int64_t task, int) {
     const int64_t begin = task % pieces * kChannelsPerPiece;
     channels(batch[task / pieces], begin, std::min(C, begin + kChannelsPerPiece));
   });
@@ -275,8 +275,8 @@ void Wkv6(Exec& exec, std::span<const Wkv6Args> batch) {
   CurrentSimdTarget();
   const auto head = HWY_DYNAMIC_DISPATCH(Wkv6Head);
   const int64_t heads = batch[0].heads;
-  exec.pool().Run(static_cast<int64_t>(batch.size()) * heads,
-                  [&](int64_t task, int) { head(batch[task / heads], task % heads); });
+  Host(exec).pool().Run(static_cast<int64_t>(batch.size()) * heads,
+                        [&](int64_t task, int) { head(batch[task / heads], task % heads); });
 }
 
 void Wkv7(Exec& exec, std::span<const Wkv7Args> batch) {
@@ -284,8 +284,8 @@ void Wkv7(Exec& exec, std::span<const Wkv7Args> batch) {
   CurrentSimdTarget();
   const auto head = HWY_DYNAMIC_DISPATCH(Wkv7Head);
   const int64_t heads = batch[0].heads;
-  exec.pool().Run(static_cast<int64_t>(batch.size()) * heads,
-                  [&](int64_t task, int) { head(batch[task / heads], task % heads); });
+  Host(exec).pool().Run(static_cast<int64_t>(batch.size()) * heads,
+                        [&](int64_t task, int) { head(batch[task / heads], task % heads); });
 }
 
 void Wkv7Prepare(Exec& exec, const Wkv7PrepareArgs& args) {

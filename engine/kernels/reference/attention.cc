@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "engine/kernels/attention_plan.h"
-#include "engine/kernels/exec.h"
+#include "engine/kernels/host.h"
 #include "engine/kernels/reference/reference.h"
 #include "engine/kernels/reference/stored_element.h"
 
@@ -139,7 +139,7 @@ void Attention(Exec& exec, std::span<const AttentionArgs> batch) {
     ForEachPiece(
         args,
         [&](int64_t first, int64_t count) {
-          exec.pool().Run(count * args.query_heads, [&](int64_t task, int) {
+          Host(exec).pool().Run(count * args.query_heads, [&](int64_t task, int) {
             sequence.Attend(first + task / args.query_heads, first, task % args.query_heads);
           });
         },

@@ -5,7 +5,7 @@
 #include <limits>
 #include <vector>
 
-#include "engine/kernels/exec.h"
+#include "engine/kernels/host.h"
 #include "engine/kernels/reference/reference.h"
 #include "engine/kernels/reference/stored_element.h"
 
@@ -55,7 +55,7 @@ void Attend(const BlockAttentionArgs& args, int64_t t, int64_t h) {
 
 void BlockAttention(Exec& exec, std::span<const BlockAttentionArgs> batch) {
   for (const BlockAttentionArgs& args : batch) {
-    exec.pool().Run(args.T * args.query_heads, [&](int64_t task, int) {
+    Host(exec).pool().Run(args.T * args.query_heads, [&](int64_t task, int) {
       Attend(args, task / args.query_heads, task % args.query_heads);
     });
   }

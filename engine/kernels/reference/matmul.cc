@@ -7,7 +7,7 @@
 #include <limits>
 
 #include "engine/kernels/dequantize.h"
-#include "engine/kernels/exec.h"
+#include "engine/kernels/host.h"
 #include "engine/kernels/reference/reference.h"
 
 namespace mneme::engine::reference {
@@ -91,7 +91,7 @@ void MatMul(Exec& exec, std::span<const MatMulTask> tasks, const float* x, int64
   const int64_t K = tasks[0].weight.columns;
   const int64_t blocks = (K + kCodeBlock - 1) / kCodeBlock;
   auto* quantized = reinterpret_cast<ActivationBlock*>(
-      exec.Scratch(Exec::kMatMulActivations, T * blocks * sizeof(ActivationBlock)));
+      Host(exec).Scratch(HostDevice::kMatMulActivations, T * blocks * sizeof(ActivationBlock)));
   if (exec.contract() == Contract::kInt8 && K % kCodeBlock == 0) {
     for (int64_t t = 0; t < T; ++t) {
       for (int64_t b = 0; b < blocks; ++b) {
@@ -99,11 +99,12 @@ void MatMul(Exec& exec, std::span<const MatMulTask> tasks, const float* x, int64
       }
     }
   }
-  float* rows = reinterpret_cast<float*>(exec.Scratch(
-      Exec::kMatMulWorkers, exec.pool().num_threads() * static_cast<size_t>(K) * sizeof(float)));
+  float* rows = reinterpret_cast<float*>(
+      Host(exec).Scratch(HostDevice::kMatMulWorkers,
+                         Host(exec).pool().num_threads() * static_cast<size_t>(K) * sizeof(float)));
   for (const MatMulTask& task : tasks) {
     const bool int8 = exec.contract() == Contract::kInt8 && IsQuantized(task.weight.dtype);
-    exec.pool().Run(task.weight.rows, [&](int64_t n, int worker) {
+    Host(exec).pool().Run(task.weight.rows, [&](int64_t n, int worker) {
       if (int8) {
         for (int64_t t = 0; t < T; ++t) {
           Store(task, t, n, DotInt8(task.weight, n, quantized + t * blocks));

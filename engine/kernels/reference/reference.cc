@@ -4,7 +4,7 @@
 #include <cmath>
 
 #include "engine/kernels/dequantize.h"
-#include "engine/kernels/exec.h"
+#include "engine/kernels/host.h"
 #include "engine/kernels/reference/recurrent.h"
 #include "engine/kernels/reference/stored_element.h"
 
@@ -30,7 +30,8 @@ void RmsNorm(Exec& exec, const float* x, const float* w, float eps, int64_t T, i
 }
 
 void Rope(Exec& exec, const RopeArgs& args) {
-  const RopeTables::Table& table = exec.rope_tables().Get(exec.pool(), args.positions, args.theta);
+  const RopeTables::Table& table =
+      Host(exec).rope_tables().Get(Host(exec).pool(), args.positions, args.theta);
   const int64_t pairs = args.rotary_dim / 2;
   for (size_t t = 0; t < args.positions.size(); ++t) {
     for (int64_t h = 0; h < args.heads; ++h) {
@@ -120,6 +121,11 @@ const Kernels& reference_kernels() {
       .simd_target = [] { return std::string("scalar"); },
   };
   return kKernels;
+}
+
+std::unique_ptr<Device> reference_device(int num_threads) {
+  const Kernels& kernels = reference_kernels();
+  return std::make_unique<HostDevice>(kernels.name, kernels.simd_target, kernels, num_threads);
 }
 
 }  // namespace mneme::engine

@@ -10,9 +10,9 @@
 #include <vector>
 
 #include "engine/arch/arch.h"
-#include "engine/kernels/exec.h"
+#include "engine/device/raw.h"
+#include "engine/kernels/host.h"
 #include "engine/kernels/kernels.h"
-#include "engine/kernels/raw.h"
 #include "engine/sampler/counter_rng.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -58,7 +58,7 @@ class ArchRunner {
     auto arch = CreateArch(std::move(checkpoint), options);
     EXPECT_TRUE(arch.ok()) << arch.status();
     arch_ = *std::move(arch);
-    state_.block = AlignedBuffer(arch_->schema().size_bytes());
+    state_.block = HostMemory().Allocate(arch_->schema().size_bytes());
     arch_->InitState(exec_, SlotAt(state_.block.data()));
   }
 
@@ -96,7 +96,7 @@ class ArchRunner {
   State& state() { return state_; }
 
  private:
-  Exec exec_;
+  HostExec exec_;
   std::unique_ptr<Arch> arch_;
   State state_;
 };

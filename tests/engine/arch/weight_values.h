@@ -3,8 +3,8 @@
 
 #include <vector>
 
+#include "engine/device/raw.h"
 #include "engine/kernels/dequantize.h"
-#include "engine/kernels/raw.h"
 
 namespace mneme::engine {
 

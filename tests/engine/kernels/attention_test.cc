@@ -77,7 +77,7 @@ struct Result {
 // Runs the sequence in calls of the given sizes; the last size repeats.
 Result Attend(const Variant& variant, int threads, const Case& c, std::vector<int64_t> sizes) {
   variant.Select();
-  Exec exec(*variant.kernels, Contract::kF32, threads);
+  HostExec exec(*variant.kernels, Contract::kF32, threads);
   Result result;
   result.out.assign(c.q.size(), std::numeric_limits<float>::quiet_NaN());
   // What a ring held before must not matter.
@@ -224,7 +224,7 @@ TEST_F(AttentionBatchTest, SequencesDoNotInfluenceEachOther) {
       alone.push_back(Attend(variant, 1, cases[i], {shapes[i].T}));
     }
     variant.Select();
-    Exec exec(*variant.kernels, Contract::kF32, 3);
+    HostExec exec(*variant.kernels, Contract::kF32, 3);
     std::vector<AttentionArgs> batch;
     for (size_t i = 0; i < std::size(shapes); ++i) {
       Result& r = together.emplace_back();

@@ -3,7 +3,7 @@
 #include <tuple>
 #include <vector>
 
-#include "engine/kernels/raw.h"
+#include "engine/device/raw.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 

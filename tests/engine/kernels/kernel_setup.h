@@ -8,7 +8,7 @@
 
 #include "engine/core/dtype.h"
 #include "engine/kernels/activation.h"
-#include "engine/kernels/exec.h"
+#include "engine/kernels/host.h"
 #include "engine/kernels/kernels.h"
 
 namespace mneme::engine {

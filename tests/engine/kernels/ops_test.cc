@@ -7,9 +7,9 @@
 #include <numeric>
 #include <vector>
 
-#include "engine/kernels/exec.h"
+#include "engine/device/raw.h"
+#include "engine/kernels/host.h"
 #include "engine/kernels/kernels.h"
-#include "engine/kernels/raw.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/engine/kernels/kernel_setup.h"
@@ -30,7 +30,7 @@ std::vector<float> Counted(int64_t n) {
 
 class OpsTest : public testing::TestWithParam<const Kernels*> {
  protected:
-  Exec exec_{*GetParam(), Contract::kF32, 2};
+  HostExec exec_{*GetParam(), Contract::kF32, 2};
 };
 
 TEST_P(OpsTest, GathersAndScattersRows) {

@@ -40,16 +40,5 @@ TEST(StateSchemaTest, HashCoversEveryProperty) {
   }
 }
 
-TEST(StateTest, CloneCopiesBlockAndPosition) {
-  State state;
-  state.block = AlignedBuffer(100);
-  state.block.data()[99] = std::byte{7};
-  state.position = 42;
-  const State copy = state.Clone();
-  state.block.data()[99] = std::byte{8};
-  EXPECT_EQ(copy.position, 42);
-  EXPECT_EQ(copy.block.data()[99], std::byte{7});
-}
-
 }  // namespace
 }  // namespace mneme::engine

@@ -56,7 +56,7 @@ SnapshotIdentity Identity() {
 class Sequence {
  public:
   explicit Sequence(const StateSchema& schema) : schema_(schema), layout_(schema), logits_(kVocab) {
-    state_.block = AlignedBuffer(schema.size_bytes());
+    state_.block = HostMemory().Allocate(schema.size_bytes());
   }
 
   void Feed(int64_t count) {
@@ -146,7 +146,8 @@ TEST(SnapshotTest, EveryPositionComesBackThroughAnyChainOfBases) {
       chunks.Add(*snapshot);
       auto parsed = SnapshotManifest::Parse(snapshot->manifest.Serialize());
       ASSERT_TRUE(parsed.ok()) << parsed.status();
-      auto restored = DecodeSnapshot(schema, Identity(), *parsed, chunks.Reader());
+      auto restored =
+          DecodeSnapshot(StatePool(HostMemory(), schema), Identity(), *parsed, chunks.Reader());
       ASSERT_TRUE(restored.ok()) << "position " << sequence.state().position << ": "
                                  << restored.status();
       EXPECT_EQ(restored->state.position, sequence.state().position);
@@ -224,7 +225,8 @@ class HostileSnapshotTest : public ::testing::Test {
     manifest_ = snapshot->manifest;
   }
   absl::Status Decode() {
-    return DecodeSnapshot(schema_, Identity(), manifest_, chunks_.Reader()).status();
+    return DecodeSnapshot(StatePool(HostMemory(), schema_), Identity(), manifest_, chunks_.Reader())
+        .status();
   }
 
   StateSchema schema_;

@@ -130,7 +130,7 @@ TEST(FamWeightsTest, RefusesPromptsThatAreNotFinite) {
 TEST(FamWeightsTest, CountsWhatItUses) {
   auto c = FakeFam();
   ArchInfo info;
-  const absl::StatusOr<Weights> weights = LoadWeights(*c, *ParseConfig(*c), &info);
+  const absl::StatusOr<Weights> weights = LoadWeights(*c, *ParseConfig(*c), HostMemory(), &info);
   ASSERT_TRUE(weights.ok()) << weights.status();
   const int64_t layer = 16 * 8 + 8 * 8 + 8 * 8 + 8 * 16 + 3 * 12 * 8;
   EXPECT_EQ(info.layer_matrix_parameters, 2 * layer);

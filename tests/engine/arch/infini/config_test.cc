@@ -152,7 +152,7 @@ TEST(InfiniWeightsTest, RefusesTensorsOfAnotherModel) {
 TEST(InfiniWeightsTest, CountsWhatItUses) {
   auto c = FakeInfini();
   ArchInfo info;
-  const absl::StatusOr<Weights> weights = LoadWeights(*c, *ParseConfig(*c), &info);
+  const absl::StatusOr<Weights> weights = LoadWeights(*c, *ParseConfig(*c), HostMemory(), &info);
   ASSERT_TRUE(weights.ok()) << weights.status();
   const int64_t layer = 16 * 8 + 8 * 8 + 12 * 8 + 8 * 24 + 3 * 12 * 8;
   EXPECT_EQ(info.layer_matrix_parameters, 2 * layer);
@@ -165,7 +165,7 @@ TEST(InfiniWeightsTest, AGateOfAnySizeGivesShares) {
   auto c = FakeInfini(1);
   c->Add("model.layers.0.self_attn.memory_gate", {4}) = {0.0f, -1e9f, 1e9f, 2.0f};
   ArchInfo info;
-  const absl::StatusOr<Weights> weights = LoadWeights(*c, *ParseConfig(*c), &info);
+  const absl::StatusOr<Weights> weights = LoadWeights(*c, *ParseConfig(*c), HostMemory(), &info);
   ASSERT_TRUE(weights.ok()) << weights.status();
   const Layer& layer = weights->layers[0];
   EXPECT_THAT(Values(layer.memory_share), testing::ElementsAre(0.5f, 0.0f, 1.0f, 0.880797078f));

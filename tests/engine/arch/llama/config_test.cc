@@ -319,13 +319,13 @@ absl::Status LoadStatus(const Checkpoint& checkpoint) {
   const absl::StatusOr<Config> config = ParseConfig(checkpoint);
   if (!config.ok()) return config.status();
   ArchInfo info;
-  return LoadWeights(checkpoint, *config, &info).status();
+  return LoadWeights(checkpoint, *config, HostMemory(), &info).status();
 }
 
 TEST(LlamaWeightsTest, CountsWhatItUses) {
   auto c = FakeGgufLlama();
   ArchInfo info;
-  ASSERT_TRUE(LoadWeights(*c, *ParseConfig(*c), &info).ok());
+  ASSERT_TRUE(LoadWeights(*c, *ParseConfig(*c), HostMemory(), &info).ok());
   const int64_t layer = 8 * 8 * 2 + 4 * 8 * 2 + 12 * 8 * 3;
   EXPECT_EQ(info.layer_matrix_parameters, 2 * layer);
   EXPECT_EQ(info.parameters, 2 * (layer + 16) + 8 + 2 * 80);
@@ -333,7 +333,7 @@ TEST(LlamaWeightsTest, CountsWhatItUses) {
   EXPECT_EQ(info.decode_weight_bytes, info.weight_bytes - 9 * 8 * 4);  // one embedding row of ten
   EXPECT_FALSE(info.has_quantized_weights);
   c->Remove("output.weight");  // tied: the table is read once as the head
-  ASSERT_TRUE(LoadWeights(*c, *ParseConfig(*c), &info).ok());
+  ASSERT_TRUE(LoadWeights(*c, *ParseConfig(*c), HostMemory(), &info).ok());
   EXPECT_EQ(info.decode_weight_bytes, info.weight_bytes + 8 * 4);
 }
 

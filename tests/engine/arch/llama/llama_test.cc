@@ -6,9 +6,9 @@
 #include <string>
 #include <vector>
 
-#include "engine/kernels/exec.h"
+#include "engine/device/raw.h"
+#include "engine/kernels/host.h"
 #include "engine/kernels/kernels.h"
-#include "engine/kernels/raw.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/engine/arch/llama/fake_llama.h"
@@ -103,7 +103,7 @@ class Equations {
 
 std::vector<float> EngineLogits(Arch& arch, const Kernels& kernels, State& state,
                                 const std::vector<TokenId>& tokens) {
-  Exec exec(kernels, Contract::kF32, 1);
+  HostExec exec(kernels, Contract::kF32, 1);
   std::vector<float> logits(arch.info().vocab_size);
   Batch batch;
   batch.Add(SlotAt(state.block.data()), state.position, tokens, 1);
@@ -112,7 +112,9 @@ std::vector<float> EngineLogits(Arch& arch, const Kernels& kernels, State& state
   return logits;
 }
 
-State NewState(const Arch& arch) { return {.block = AlignedBuffer(arch.schema().size_bytes())}; }
+State NewState(const Arch& arch) {
+  return {.block = HostMemory().Allocate(arch.schema().size_bytes())};
+}
 
 TEST(LlamaTest, BiasesEnterWhereTheEquationsPutThem) {
   auto c = FakeGgufLlama();

@@ -154,17 +154,17 @@ TEST(RwkvModelTypeTest, OthersAreRefusedByTheirNames) {
 TEST(RwkvEpsilonTest, FollowsTheKeys) {
   auto v5 = FakeRwkv(kRwkvVersions[3]), v6 = FakeRwkv(kRwkvVersions[4]),
        v7 = FakeRwkv(kRwkvVersions[5]);
-  EXPECT_FLOAT_EQ(rwkv5::LoadHf(*v5)->model.config.norm_eps, 1e-5f);
-  EXPECT_FLOAT_EQ(rwkv5::LoadHf(*v5)->model.config.group_norm_eps, 64e-5f);
-  EXPECT_FLOAT_EQ(rwkv6::LoadHf(*v6)->model.config.group_norm_eps, 64e-5f);
-  EXPECT_FLOAT_EQ(rwkv7::LoadFla(*v7)->model.config.group_norm_eps, 4e-5f);
+  EXPECT_FLOAT_EQ(rwkv5::LoadHf(*v5, HostMemory())->model.config.norm_eps, 1e-5f);
+  EXPECT_FLOAT_EQ(rwkv5::LoadHf(*v5, HostMemory())->model.config.group_norm_eps, 64e-5f);
+  EXPECT_FLOAT_EQ(rwkv6::LoadHf(*v6, HostMemory())->model.config.group_norm_eps, 64e-5f);
+  EXPECT_FLOAT_EQ(rwkv7::LoadFla(*v7, HostMemory())->model.config.group_norm_eps, 4e-5f);
   v5->Set("layer_norm_epsilon", 1e-3);
   v6->Set("head_size_divisor", int64_t{2});
   v7->Set("norm_eps", 1e-3);
-  EXPECT_FLOAT_EQ(rwkv5::LoadHf(*v5)->model.config.norm_eps, 1e-3f);
-  EXPECT_FLOAT_EQ(rwkv5::LoadHf(*v5)->model.config.group_norm_eps, 64e-3f);
-  EXPECT_FLOAT_EQ(rwkv6::LoadHf(*v6)->model.config.group_norm_eps, 4e-5f);
-  EXPECT_FLOAT_EQ(rwkv7::LoadFla(*v7)->model.config.group_norm_eps, 4e-3f);
+  EXPECT_FLOAT_EQ(rwkv5::LoadHf(*v5, HostMemory())->model.config.norm_eps, 1e-3f);
+  EXPECT_FLOAT_EQ(rwkv5::LoadHf(*v5, HostMemory())->model.config.group_norm_eps, 64e-3f);
+  EXPECT_FLOAT_EQ(rwkv6::LoadHf(*v6, HostMemory())->model.config.group_norm_eps, 4e-5f);
+  EXPECT_FLOAT_EQ(rwkv7::LoadFla(*v7, HostMemory())->model.config.group_norm_eps, 4e-3f);
 }
 
 }  // namespace

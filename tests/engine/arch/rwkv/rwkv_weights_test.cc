@@ -122,7 +122,7 @@ TEST(Rwkv4WeightsTest, RatesAndSharesAreThoseOfTheKernels) {
   const std::string attention = "rwkv.blocks.1.attention.";
   c->Add(attention + "time_decay", {12}) = {0, 1, -1, 100, -1000, 2, 0, 0, 0, 0, 0, 0};
   c->Add(attention + "time_mix_value", {12}) = {0, 1, 0.25, 0.75, 0, 0, 0, 0, 0, 0, 0, 0};
-  const auto weights = rwkv4::LoadHf(*c);
+  const auto weights = rwkv4::LoadHf(*c, HostMemory());
   ASSERT_TRUE(weights.ok()) << weights.status();
   const rwkv4::TimeMix& layer = weights->time_mix[1];
   const std::vector<float> decay = Values(layer.decay), mu_v = Values(layer.mu_v);
@@ -141,7 +141,7 @@ TEST(Rwkv5WeightsTest, RatesOfVersion51AreOfAHead) {
   const std::string attention = "rwkv.blocks.1.attention.";
   c->Add(attention + "time_decay", {3}) = {0, 100, -100};
   c->Add(attention + "time_first", {3}) = {0, 1, -1};
-  const auto weights = rwkv5::LoadHf(*c);
+  const auto weights = rwkv5::LoadHf(*c, HostMemory());
   ASSERT_TRUE(weights.ok()) << weights.status();
   EXPECT_EQ(weights->model.config.heads, 3);
   EXPECT_EQ(weights->model.config.head_size, 4);
@@ -174,7 +174,7 @@ TEST(Rwkv5WeightsTest, TheFirstLayerSaysWhichVersionAllAre) {
 
 TEST(Rwkv6WeightsTest, LowRankMapsAreTurned) {
   const auto c = FakeRwkv(kV6);
-  const auto weights = rwkv6::LoadHf(*c);
+  const auto weights = rwkv6::LoadHf(*c, HostMemory());
   ASSERT_TRUE(weights.ok()) << weights.status();
   const std::string attention = "rwkv.blocks.1.attention.";
   const rwkv6::TimeMix& layer = weights->time_mix[1];
@@ -205,7 +205,7 @@ TEST(Rwkv7WeightsTest, RefusesExtensionsByName) {
 
 TEST(Rwkv7WeightsTest, ReadsEveryFormOfTheSameModel) {
   const auto original = FakeRwkv(kV7);
-  const auto plain = rwkv7::LoadFla(*original);
+  const auto plain = rwkv7::LoadFla(*original, HostMemory());
   ASSERT_TRUE(plain.ok()) << plain.status();
   // One tensor of shares, factors for products from the right, a value map of layer 0 that nobody
   // uses.
@@ -227,7 +227,7 @@ TEST(Rwkv7WeightsTest, ReadsEveryFormOfTheSameModel) {
   turn(attention + "w_lora.lora.0.weight", 3, 12);
   turn(attention + "w_lora.lora.2.weight", 12, 3);
   c->Add("model.layers.0.attn.v_lora.lora.0.weight", {7, 7});
-  const auto other = rwkv7::LoadFla(*c);
+  const auto other = rwkv7::LoadFla(*c, HostMemory());
   ASSERT_TRUE(other.ok()) << other.status();
   const rwkv7::TimeMix &a = plain->time_mix[1], &b = other->time_mix[1];
   EXPECT_TRUE(SameBits(Values(b.mu_r), Values(a.mu_r)));

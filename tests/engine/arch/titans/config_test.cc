@@ -266,7 +266,7 @@ TEST(TitansTensorsTest, TiedEmbeddingsHaveNoHead) {
 TEST(TitansTensorsTest, CountsWhatItUses) {
   auto c = FakeTitans({.variant = "mag"});
   ArchInfo info;
-  const absl::StatusOr<Weights> weights = LoadWeights(*c, *ParseConfig(*c), &info);
+  const absl::StatusOr<Weights> weights = LoadWeights(*c, *ParseConfig(*c), HostMemory(), &info);
   ASSERT_TRUE(weights.ok()) << weights.status();
   const int64_t layer = 4 * 10 * 12 + 12 * 10 + 6 * 12 + 4 * 12 * 12 + 12 * 12 + 3 * 14 * 12;
   EXPECT_EQ(info.layer_matrix_parameters, 2 * layer);

@@ -1,4 +1,4 @@
-#include "engine/kernels/rope_table.h"
+#include "engine/device/rope_table.h"
 
 #include <algorithm>
 #include <cmath>

@@ -1,4 +1,4 @@
-// Through the opaque addresses of engine/core/rows.h. For kernels, devices and their tests;
+// Through the opaque addresses of engine/core/rows.h. For devices, kernels and their tests;
 // include_direction_test holds that no architecture includes this.
 #pragma once
 

@@ -1,0 +1,35 @@
+// What runs a model: memory, kernels, order and errors. One device serves every model of a process
+// that is loaded on it.
+#pragma once
+
+#include <string>
+#include <string_view>
+
+#include "absl/status/status.h"
+#include "engine/device/memory.h"
+#include "engine/device/turns.h"
+
+namespace mneme::engine {
+
+struct Kernels;
+
+class Device {
+ public:
+  virtual ~Device() = default;
+
+  virtual std::string_view name() const = 0;  // of its backend: "cpu"
+  // What decides about bits besides the build: "avx3". Part of numerics_id.
+  virtual std::string numerics() const = 0;
+  virtual const Kernels& kernels() const = 0;
+  virtual Memory& memory() = 0;
+  // Until all calls so far are done; the first error since the last Wait.
+  virtual absl::Status Wait() = 0;
+
+  // One pass at a time; models take turns.
+  Turns& turns() { return turns_; }
+
+ private:
+  Turns turns_;
+};
+
+}  // namespace mneme::engine
