@@ -1,4 +1,4 @@
-// Resource names: short forms that people type, expanded to what the API takes.
+// Resource names: short forms that people type, expanded to full names in the client's own tenant.
 //
 //   session   s                    -> tenants/{tenant}/sessions/s
 //   snapshot  s/snapshots/c, s@c   -> tenants/{tenant}/sessions/s/snapshots/c

@@ -309,6 +309,10 @@ absl::StatusOr<v1::RewindSessionResponse> RewindSession(Parts& parts, CallContex
   SnapshotName snapshot;
   switch (request.target_case()) {
     case v1::RewindSessionRequest::kSnapshot: {
+      if (IsValidId(request.snapshot())) {
+        snapshot = {name, request.snapshot()};
+        break;
+      }
       MNEME_ASSIGN_OR_RETURN(snapshot,
                              ParseSnapshotName(request.snapshot(), "snapshot", context.tenant));
       if (snapshot.session.session != name.session) {

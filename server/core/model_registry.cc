@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "engine/kernels/kernels.h"
 #include "server/core/errors.h"
+#include "server/core/session_names.h"
 
 namespace mneme::server {
 namespace {
@@ -99,7 +100,7 @@ absl::StatusOr<std::unique_ptr<ModelRegistry>> ModelRegistry::Load(const Config&
     auto options = OptionsFor(config, entry, device);
     if (!options.ok()) return options.status();
     auto model = std::make_unique<Model>();
-    model->name = absl::StrCat("models/", entry.name);
+    model->name = FullModelName(entry.name);
     try {
       auto engine = engine::Engine::Load(*options);
       if (!engine.ok()) return At(entry, engine.status());
@@ -140,15 +141,16 @@ absl::StatusOr<const Model*> ModelRegistry::Find(const std::string& name,
                reason::kFieldRequired);
     return errors.ToStatus();
   }
-  if (name.size() > 256 || !name.starts_with("models/") || !IsValidModelId(name.substr(7))) {
-    errors.Add(field, "must have the form models/{model}");
+  const std::string full = FullModelName(name);
+  if (!IsValidModelId(full.substr(full.find('/') + 1))) {
+    errors.Add(field, "must be a model's id, or have the form models/{model}");
     return errors.ToStatus();
   }
-  auto found = models_.find(name);
+  auto found = models_.find(full);
   if (found == models_.end()) {
     return WithResource(Error(absl::StatusCode::kNotFound, reason::kModelNotFound,
                               "there is no such model; list the models that this server has"),
-                        "mneme.v1.Model", name);
+                        "mneme.v1.Model", full);
   }
   return found->second.get();
 }

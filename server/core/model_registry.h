@@ -33,8 +33,8 @@ class ModelRegistry {
   static absl::StatusOr<std::unique_ptr<ModelRegistry>> Load(const Config& config,
                                                              Metrics& metrics);
 
-  // `name` may be empty if there is exactly one model. Errors: FIELD_REQUIRED, FIELD_INVALID
-  // (malformed) or NOT_FOUND MODEL_NOT_FOUND, naming `field`.
+  // `name` may be short, or empty if there is exactly one model. Errors: FIELD_REQUIRED,
+  // FIELD_INVALID (malformed) or NOT_FOUND MODEL_NOT_FOUND, naming `field`.
   absl::StatusOr<const Model*> Find(const std::string& name, const std::string& field) const;
   // Of a stored session: MODEL_NOT_LOADED if the name is gone, MODEL_MISMATCH if the checkpoint
   // behind it is another one.

@@ -211,11 +211,12 @@ class ServerCoreImpl final : public ServerCore {
 
   absl::StatusOr<v1::CancelGenerationResponse> DoCancel(
       CallContext& context, const v1::CancelGenerationRequest& request) {
-    MNEME_RETURN_IF_ERROR(ParseGenerationName(request.name(), "name", context.tenant).status());
-    if (!parts_.calls.Cancel(request.name())) {
+    MNEME_ASSIGN_OR_RETURN(const std::string name,
+                           ParseGenerationName(request.name(), "name", context.tenant));
+    if (!parts_.calls.Cancel(name)) {
       return WithResource(Error(absl::StatusCode::kNotFound, reason::kGenerationNotFound,
                                 "there is no such generation, or it ended long ago"),
-                          "mneme.v1.Generation", request.name());
+                          "mneme.v1.Generation", name);
     }
     return v1::CancelGenerationResponse();
   }

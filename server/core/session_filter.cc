@@ -4,6 +4,7 @@
 
 #include "engine/core/utf8.h"
 #include "server/core/errors.h"
+#include "server/core/session_names.h"
 
 namespace mneme::server {
 namespace {
@@ -89,6 +90,7 @@ absl::StatusOr<SessionFilter> SessionFilter::Parse(std::string_view text) {
       }
     } else if (key == "model") {
       term.kind = Term::Kind::kModel;
+      term.value = FullModelName(term.value);
     } else if (key.starts_with("labels.") && key.size() > 7) {
       term.kind = Term::Kind::kLabel;
       term.key = key.substr(7);

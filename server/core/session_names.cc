@@ -9,6 +9,7 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
 #include "engine/core/status_macros.h"
 #include "memstore/state_store.h"
@@ -26,7 +27,7 @@ void RandomBytes(void* out, size_t n) {
 
 absl::Status Malformed(std::string_view field, std::string_view form) {
   FieldErrors errors;
-  errors.Add(field, absl::StrCat("must have the form ", View(form)));
+  errors.Add(field, absl::StrCat("must be an id, or have the form ", View(form)));
   return errors.ToStatus();
 }
 
@@ -35,12 +36,19 @@ absl::Status Denied() {
                "the name belongs to a tenant that this caller may not use");
 }
 
-// Splits "tenants/{t}/<kind>/{id}[/<kind>/{id}]" and checks tenant and ids.
+// Splits "tenants/{t}[/<kind>/{id}[/<kind>/{id}]]", or what follows the first kind of id, and
+// checks tenant and ids.
 absl::StatusOr<std::vector<std::string>> ParseName(std::string_view name, std::string_view field,
                                                    std::string_view tenant,
                                                    std::vector<std::string_view> kinds,
                                                    std::string_view form) {
-  const std::vector<std::string> parts = absl::StrSplit(View(name), '/');
+  std::vector<std::string> parts = absl::StrSplit(View(name), '/');
+  const bool is_tenant = kinds.size() == 1;
+  if (is_tenant && parts.size() == 1) {
+    parts = {"tenants", std::string(name.empty() ? tenant : name)};
+  } else if (!is_tenant && parts.size() + 3 == 2 * kinds.size()) {
+    parts.insert(parts.begin(), {"tenants", std::string(tenant), std::string(kinds[1])});
+  }
   if (name.size() > 512 || parts.size() != 2 * kinds.size()) return Malformed(field, form);
   std::vector<std::string> ids;
   for (size_t i = 0; i < kinds.size(); ++i) {
@@ -112,8 +120,9 @@ absl::StatusOr<SessionName> ParseSessionName(std::string_view name, std::string_
 
 absl::StatusOr<SnapshotName> ParseSnapshotName(std::string_view name, std::string_view field,
                                                std::string_view tenant) {
+  const std::string slashed = absl::StrReplaceAll(View(name), {{"@", "/snapshots/"}});
   MNEME_ASSIGN_OR_RETURN(auto ids,
-                         ParseName(name, field, tenant, {"tenants", "sessions", "snapshots"},
+                         ParseName(slashed, field, tenant, {"tenants", "sessions", "snapshots"},
                                    "tenants/{tenant}/sessions/{session}/snapshots/{snapshot}"));
   return SnapshotName{{ids[0], ids[1]}, ids[2]};
 }
@@ -127,11 +136,16 @@ absl::StatusOr<std::string> ParseGenerationName(std::string_view name, std::stri
                                                 std::string_view tenant) {
   MNEME_ASSIGN_OR_RETURN(auto ids, ParseName(name, field, tenant, {"tenants", "generations"},
                                              "tenants/{tenant}/generations/{generation}"));
-  return ids[1];
+  return absl::StrCat("tenants/", ids[0], "/generations/", ids[1]);
 }
 
 bool LooksLikeSnapshotName(std::string_view name) {
-  return name.find("/snapshots/") != std::string_view::npos;
+  return name.find('@') != std::string_view::npos ||
+         name.find("/snapshots/") != std::string_view::npos;
+}
+
+std::string FullModelName(std::string_view name) {
+  return name.starts_with("models/") ? std::string(name) : absl::StrCat("models/", View(name));
 }
 
 std::string MakePageToken(std::string_view scope, std::string_view position) {

@@ -1,4 +1,11 @@
 // Resource names: how they are written, read and made.
+//
+// Clients may leave out what a server of one tenant knows anyway. Answers have full names.
+//   model       m                     models/m
+//   session     s                     tenants/{the caller's}/sessions/s
+//   snapshot    s@c, s/snapshots/c    tenants/{the caller's}/sessions/s/snapshots/c
+//   generation  g                     tenants/{the caller's}/generations/g
+//   tenant      "", t                 tenants/{the caller's}, tenants/t
 #pragma once
 
 #include <string>
@@ -27,19 +34,21 @@ struct SnapshotName {
   std::string str() const;
 };
 
-// INVALID_ARGUMENT FIELD_INVALID naming `field` if it does not have the form; PERMISSION_DENIED
-// ACCESS_DENIED if the name's tenant is not `tenant`, whether it exists or not.
+// Full or short. INVALID_ARGUMENT FIELD_INVALID naming `field` if it does not have the form;
+// PERMISSION_DENIED ACCESS_DENIED if the name's tenant is not `tenant`, the caller's, whether it
+// exists or not.
 absl::StatusOr<SessionName> ParseSessionName(std::string_view name, std::string_view field,
                                              std::string_view tenant);
 absl::StatusOr<SnapshotName> ParseSnapshotName(std::string_view name, std::string_view field,
                                                std::string_view tenant);
-// "tenants/{tenant}"
 absl::Status CheckTenantName(std::string_view name, std::string_view field,
                              std::string_view tenant);
-// "tenants/{tenant}/generations/{generation}"; returns the last part.
+// Returns the full name.
 absl::StatusOr<std::string> ParseGenerationName(std::string_view name, std::string_view field,
                                                 std::string_view tenant);
 bool LooksLikeSnapshotName(std::string_view name);
+// Whether there is such a model is for the registry to say.
+std::string FullModelName(std::string_view name);
 
 // A page token holds where to go on; it is bound to `scope` (tenant, method and filter).
 std::string MakePageToken(std::string_view scope, std::string_view position);

@@ -9,6 +9,7 @@
 
 #include "absl/strings/str_format.h"
 #include "server/core/errors.h"
+#include "server/core/session_names.h"
 #include "server/rpc/status_mapping.h"
 
 namespace mneme::server {
@@ -68,7 +69,10 @@ void CallRecord::set_session(std::string_view name) {
   const bool plain = std::all_of(name.begin(), name.end(), [](unsigned char c) {
     return std::islower(c) || std::isdigit(c) || c == '-' || c == '/';
   });
-  if (plain) session_ = std::string(name);
+  if (plain) {
+    session_ =
+        IsValidId(name) ? SessionName{context_.tenant, std::string(name)}.str() : std::string(name);
+  }
 }
 
 void CallRecord::Cancel() {

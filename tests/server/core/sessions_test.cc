@@ -380,7 +380,7 @@ TEST_F(SessionsTest, GenerateReportsEveryBadField) {
   request = Request("s", "x", 1);
   request.set_session("tenants/other/sessions/s");
   EXPECT_ERROR(TryGenerate(request), Code::kPermissionDenied, reason::kAccessDenied);
-  request.set_session("nonsense");
+  request.set_session("No Session");
   EXPECT_THAT(BadFields(TryGenerate(request)), ElementsAre("session"));
   request = Request("s", "x", 1);
   request.set_expected_version(7);

@@ -111,10 +111,28 @@ TEST(SessionNames, TenantIsChecked) {
   EXPECT_EQ(ok->str(), "tenants/t/sessions/s");
   EXPECT_EQ(ReasonOf(ParseSessionName("tenants/u/sessions/s", "name", "t").status()),
             reason::kAccessDenied);
-  for (const char* bad : {"", "s", "tenants/t/sessions/", "tenants/t/sessions/S",
+  for (const char* bad : {"", "S", "sessions/s", "tenants/t/sessions/", "tenants/t/sessions/S",
                           "tenants/t/sessions/s/", "tenants/t/models/s", "/tenants/t/sessions/s"}) {
     EXPECT_EQ(ReasonOf(ParseSessionName(bad, "name", "t").status()), reason::kFieldInvalid) << bad;
   }
+}
+
+TEST(SessionNames, ShortFormsAreOfTheCallersTenant) {
+  EXPECT_EQ(ParseSessionName("s", "name", "t")->str(), "tenants/t/sessions/s");
+  for (const char* name : {"s@c", "s/snapshots/c", "tenants/t/sessions/s@c"}) {
+    EXPECT_TRUE(LooksLikeSnapshotName(name));
+    EXPECT_EQ(ParseSnapshotName(name, "name", "t")->str(), "tenants/t/sessions/s/snapshots/c");
+  }
+  for (const char* bad : {"", "c", "s@", "@c", "s@c@d", "s@C", "s/c"}) {
+    EXPECT_EQ(ReasonOf(ParseSnapshotName(bad, "name", "t").status()), reason::kFieldInvalid) << bad;
+  }
+  EXPECT_EQ(*ParseGenerationName("g", "name", "t"), "tenants/t/generations/g");
+  for (const char* parent : {"", "t", "tenants/t"}) {
+    EXPECT_TRUE(CheckTenantName(parent, "parent", "t").ok()) << parent;
+  }
+  EXPECT_EQ(ReasonOf(CheckTenantName("u", "parent", "t")), reason::kAccessDenied);
+  EXPECT_EQ(FullModelName("m"), "models/m");
+  EXPECT_EQ(FullModelName("models/m"), "models/m");
 }
 
 TEST(SessionNames, PageTokensAreBound) {
@@ -142,6 +160,8 @@ TEST(SessionFilter, Grammar) {
   EXPECT_FALSE(matches("state=DELETED"));
   EXPECT_TRUE(matches("state = ACTIVE AND model = \"models/m\" AND labels.key = \"a \\\"b\\\"\""));
   EXPECT_TRUE(matches("model = models/m"));
+  EXPECT_TRUE(matches("model = m"));
+  EXPECT_FALSE(matches("model = n"));
   EXPECT_FALSE(matches("labels.other = x"));
   for (const char* bad :
        {"state", "state =", "state = NONSENSE", "size = 3", "state = ACTIVE OR x = y",
