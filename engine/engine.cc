@@ -66,8 +66,8 @@ class Pass {
     // Of the token whose logits come first in slice.logits.
     const int64_t first_wanted = static_cast<int64_t>(slice.tokens.size()) - slice.num_logits;
     const int64_t wanted = std::clamp<int64_t>(begin + count - first_wanted, 0, count);
-    batch_.Add(SlotAt(slice.state->block.address()), slice.state->position,
-               slice.tokens.subspan(begin, count), wanted);
+    batch_.Add(SlotAt(slice.state->block.address(), slice.state->pages.addresses()),
+               slice.state->position, slice.tokens.subspan(begin, count), wanted);
     for (int64_t i = count - wanted; i < count; ++i) {
       targets_.push_back({index, slice.logits + (begin + i - first_wanted) * vocab_size_});
     }
@@ -236,6 +236,13 @@ absl::Status Engine::Impl::Validate(std::span<const EngineSlice> slices) const {
                                                      slice.num_logits, ", expected 0..",
                                                      slice.tokens.size(), " and room for them"));
     }
+    const int64_t limit = arch->schema().position_limit();
+    const int64_t end = slice.state->position + static_cast<int64_t>(slice.tokens.size());
+    if (limit > 0 && end > limit) {
+      return absl::OutOfRangeError(absl::StrCat("slice ", i, ": ", slice.tokens.size(),
+                                                " tokens behind ", slice.state->position,
+                                                " exceed the context limit of ", limit));
+    }
     for (size_t t = 0; t < slice.tokens.size(); ++t) {
       if (slice.tokens[t] < 0 || slice.tokens[t] >= vocab_size) {
         return absl::InvalidArgumentError(absl::StrCat(
@@ -262,6 +269,7 @@ absl::Status Engine::Step(std::span<const EngineSlice> slices, std::vector<int>*
     const auto n = static_cast<int64_t>(slices[i].tokens.size());
     for (int64_t begin = 0; begin < n;) {
       const int64_t count = std::min(n - begin, kMaxPassTokens - pass.rows());
+      impl_->states.Reserve(*slices[i].state, count);
       pass.Add(static_cast<int>(i), slices[i], begin, count);
       begin += count;
       if (pass.rows() == kMaxPassTokens) pass.Run(*impl_->arch, impl_->exec, finite);

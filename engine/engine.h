@@ -79,7 +79,9 @@ class Engine {
   // token each, and 0 <= num_logits <= tokens.size(). One caller at a time. INVALID_ARGUMENT (token
   // id out of range, bad slice: nothing was read); INTERNAL "not finite" if a wanted logit row is
   // NaN or infinite: that slice's index is in `non_finite`, its state must be thrown away, the
-  // others are good.
+  // others are good. OUT_OF_RANGE: a slice would go beyond schema().position_limit(); nothing was
+  // read. Throws std::bad_alloc if a state that grows finds no memory: the slices' states must then
+  // be thrown away.
   absl::Status Step(std::span<const EngineSlice> slices, std::vector<int>* non_finite = nullptr);
 
  private:

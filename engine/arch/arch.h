@@ -27,7 +27,9 @@ struct ArchOptions {
   int64_t window_tokens =
       0;  // attention window R + sinks S in total; 0: the model's trained context
   int64_t sink_tokens = 4;
-  DType kv_dtype = DType::kF16;    // kF16 or kF32
+  DType kv_dtype = DType::kF16;  // kF16 or kF32
+  // What a window does with more tokens than it has room for. Architectures without one ignore it.
+  enum class Overflow { kSlide, kError } overflow = Overflow::kSlide;
   Memory* memory = &HostMemory();  // for weights and activations; of the device that will run it
 };
 
@@ -44,6 +46,7 @@ struct ArchInfo {
   bool has_quantized_weights = false;    // otherwise both contracts are the same
   int64_t trained_context_tokens = 0;    // 0: unbounded
   int64_t effective_context_tokens = 0;  // 0: unbounded
+  int64_t context_limit_tokens = 0;      // more are refused (Overflow::kError); 0: never
   std::string state_formula;             // for people: "2 * L * Hk * Dh * b * (S + R) = ..."
 };
 

@@ -90,23 +90,30 @@ class Matrix {
   Weight weight_;
 };
 
-// The block of one sequence's state.
+// Positions of one page of a state that grows (engine/state/schema.h); a multiple of the keys that
+// attention visits at once.
+inline constexpr int64_t kPageTokens = 64;
+
+// The block of one sequence's state, and its pages if it grows.
 class StateSlot {
  public:
   StateSlot() = default;
 
  private:
-  explicit StateSlot(std::byte* at) : at_(at) {}
+  StateSlot(std::byte* at, std::byte* const* pages) : at_(at), pages_(pages) {}
   friend std::byte* Raw(const StateSlot& slot);
-  friend StateSlot SlotAt(std::byte* at);
+  friend std::byte* const* RawPages(const StateSlot& slot);
+  friend StateSlot SlotAt(std::byte* at, std::byte* const* pages);
 
   std::byte* at_ = nullptr;
+  std::byte* const* pages_ = nullptr;
 };
 
 // Where a tensor lies in every state of a model.
 struct StateField {
   int64_t offset_bytes = -1;  // -1: this model has no such tensor
   DType dtype = DType::kF32;
+  bool paged = false;  // then it lies there in every page, kPageTokens rows of it
 
   explicit operator bool() const { return offset_bytes >= 0; }
 };

@@ -1,4 +1,4 @@
-// A block's bytes on the host: where they lie, or brought there.
+// Blocks' bytes on the host: where they lie, or brought there.
 #pragma once
 
 #include <cstddef>
@@ -9,21 +9,17 @@
 
 namespace mneme::engine {
 
-// `block` must outlive it.
 class BlockReader {
  public:
-  explicit BlockReader(const Block& block) : block_(block) {}
-
-  // Valid until the next call.
-  std::span<const std::byte> Read(size_t at, size_t size_bytes) {
-    if (block_.memory()->OnHost()) return {block_.data() + at, size_bytes};
+  // Valid until the next call, or as long as a block on the host.
+  std::span<const std::byte> Read(const Block& block, size_t at, size_t size_bytes) {
+    if (block.memory()->OnHost()) return {block.data() + at, size_bytes};
     staged_.resize(size_bytes);
-    block_.memory()->Read(block_, at, staged_);
+    block.memory()->Read(block, at, staged_);
     return staged_;
   }
 
  private:
-  const Block& block_;
   std::vector<std::byte> staged_;
 };
 

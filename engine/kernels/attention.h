@@ -20,6 +20,7 @@
 #include <span>
 
 #include "engine/core/dtype.h"
+#include "engine/core/rows.h"
 
 namespace mneme::engine {
 
@@ -27,15 +28,22 @@ class Exec;
 
 inline constexpr int64_t kAttentionTile = 64;  // keys; 64 keys of width 64 in f32 are 16 KiB of L1
 inline constexpr int64_t kAttentionChunk = 512;  // keys; a multiple of the tile
+static_assert(kPageTokens % kAttentionTile == 0, "a tile lies in one page");
 
 struct AttentionArgs {
   // Ring of one layer: rows of [Hk, Dh], S sink rows then R ring rows. Row of position j is j for j
   // < S, else S + (j - S) mod R. dtype kF16 or kF32. Updated: rows of the new tokens are written.
   std::byte* k_ring = nullptr;
   std::byte* v_ring = nullptr;
-  DType ring_dtype = DType::kF16;
-  int64_t sinks = 0;   // S >= 0
-  int64_t window = 0;  // R >= 1
+  // Or, for attention to everything, pages of kPageTokens rows in the order of positions, keys
+  // k_in_page and values v_in_page bytes behind each page's beginning. Then S is 0 and R above
+  // every position; pages for the new tokens are there.
+  std::byte* const* pages = nullptr;
+  int64_t k_in_page = 0;
+  int64_t v_in_page = 0;
+  DType ring_dtype = DType::kF16;  // of either
+  int64_t sinks = 0;               // S >= 0
+  int64_t window = 0;              // R >= 1
 
   int64_t position = 0;  // absolute position of the first new token; earlier ones are in the ring
   int64_t T = 0;         // new tokens; may exceed R

@@ -55,6 +55,20 @@ inline int64_t RingRow(int64_t sinks, int64_t window, int64_t j) {
   return j < sinks ? j : sinks + (j - sinks) % window;
 }
 
+// Where the state keeps the key and the value of position j, rows of row_bytes.
+struct KeptRow {
+  std::byte* k;
+  std::byte* v;
+};
+inline KeptRow KeptRowOf(const AttentionArgs& args, int64_t j, int64_t row_bytes) {
+  if (args.pages != nullptr) {
+    std::byte* row = args.pages[j / kPageTokens] + j % kPageTokens * row_bytes;
+    return {row + args.k_in_page, row + args.v_in_page};
+  }
+  const int64_t at = RingRow(args.sinks, args.window, j) * row_bytes;
+  return {args.k_ring + at, args.v_ring + at};
+}
+
 // Calls attend(first, count) then write(first, count) for pieces of the call's tokens such that no
 // write removes a key that a query of the same piece still sees.
 template <typename Attend, typename Write>

@@ -224,29 +224,39 @@ void WriteState(Exec& exec, StateSlot slot, Vector from, const StateField& field
 }
 
 void Attend(Exec& exec, std::span<const Run> runs, const Attention& a) {
-  assert(SameShape(a.q, a.q_sink) && SameShape(a.q, a.out) && SameShape(a.k, a.v));
-  assert(a.q.width() == a.query_heads * a.head_dim && a.k.width() == a.kv_heads * a.head_dim);
-  assert(a.q.stride() == a.q_sink.stride() && a.k.stride() == a.v.stride());
+  assert(SameShape(a.q, a.q_sink) && SameShape(a.q, a.out) && SameShape(a.new_k, a.new_v));
+  assert(a.q.width() == a.query_heads * a.head_dim);
+  assert(a.new_k.width() == a.kv_heads * a.head_dim);
+  assert(a.q.stride() == a.q_sink.stride() && a.new_k.stride() == a.new_v.stride());
+  assert(a.k.paged == a.v.paged && a.k.dtype == a.v.dtype && (!a.k.paged || a.sinks == 0));
   exec.kernels().attention(exec, ForEach<AttentionArgs>(runs, [&](const Run& run) {
-                             return AttentionArgs{.k_ring = Raw(run.slot, a.k_ring),
-                                                  .v_ring = Raw(run.slot, a.v_ring),
-                                                  .ring_dtype = a.k_ring.dtype,
-                                                  .sinks = a.sinks,
-                                                  .window = a.window,
-                                                  .position = run.position,
-                                                  .T = run.rows,
-                                                  .query_heads = a.query_heads,
-                                                  .kv_heads = a.kv_heads,
-                                                  .head_dim = a.head_dim,
-                                                  .scale = a.scale,
-                                                  .q = At(a.q, run),
-                                                  .q_sink = At(a.q_sink, run),
-                                                  .q_stride = a.q.stride(),
-                                                  .k = At(a.k, run),
-                                                  .v = At(a.v, run),
-                                                  .kv_stride = a.k.stride(),
-                                                  .out = At(a.out, run),
-                                                  .out_stride = a.out.stride()};
+                             AttentionArgs args{.ring_dtype = a.k.dtype,
+                                                .sinks = a.sinks,
+                                                .window = a.window,
+                                                .position = run.position,
+                                                .T = run.rows,
+                                                .query_heads = a.query_heads,
+                                                .kv_heads = a.kv_heads,
+                                                .head_dim = a.head_dim,
+                                                .scale = a.scale,
+                                                .q = At(a.q, run),
+                                                .q_sink = At(a.q_sink, run),
+                                                .q_stride = a.q.stride(),
+                                                .k = At(a.new_k, run),
+                                                .v = At(a.new_v, run),
+                                                .kv_stride = a.new_k.stride(),
+                                                .out = At(a.out, run),
+                                                .out_stride = a.out.stride()};
+                             if (a.k.paged) {
+                               assert(run.position + run.rows <= a.window);
+                               args.pages = RawPages(run.slot);
+                               args.k_in_page = a.k.offset_bytes;
+                               args.v_in_page = a.v.offset_bytes;
+                             } else {
+                               args.k_ring = Raw(run.slot, a.k);
+                               args.v_ring = Raw(run.slot, a.v);
+                             }
+                             return args;
                            }));
 }
 

@@ -82,16 +82,18 @@ void WriteState(Exec& exec, StateSlot slot, Vector from, const StateField& field
 // ---- attention (attention.h, block_attention.h)
 
 struct Attention {
-  StateField k_ring, v_ring;  // [sinks + window, kv_heads * head_dim]
+  // [sinks + window, kv_heads * head_dim], or in pages: then without sinks, and the window is the
+  // context's limit.
+  StateField k, v;
   int64_t sinks = 0;
   int64_t window = 0;
   int64_t query_heads = 0;
   int64_t kv_heads = 0;
   int64_t head_dim = 0;
   float scale = 0;
-  Rows q, q_sink;  // [T, query_heads * head_dim], rotated; q_sink as sinks are met
-  Rows k, v;       // [T, kv_heads * head_dim]
-  Rows out;        // as q
+  Rows q, q_sink;     // [T, query_heads * head_dim], rotated; q_sink as sinks are met
+  Rows new_k, new_v;  // [T, kv_heads * head_dim]
+  Rows out;           // as q
 };
 void Attend(Exec& exec, std::span<const Run> runs, const Attention& attention);
 

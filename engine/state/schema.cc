@@ -2,6 +2,8 @@
 
 #include <openssl/sha.h>
 
+#include <algorithm>
+
 #include "absl/strings/str_cat.h"
 #include "engine/core/aligned_buffer.h"
 
@@ -14,9 +16,12 @@ StateSchema::StateSchema(std::vector<StateTensor> tensors) : tensors_(std::move(
     int64_t elements = 1;
     for (int64_t dim : tensor.shape) elements *= dim;
     tensor.size_bytes = RowBytes(tensor.dtype, elements);
-    tensor.offset_bytes = size_bytes_;
-    const size_t alignment = kBlockAlignment;
-    size_bytes_ += (tensor.size_bytes + alignment - 1) / alignment * alignment;
+    const bool paged = tensor.kind == StateKind::kPaged;
+    size_t& end = paged ? page_bytes_ : size_bytes_;
+    const size_t bytes = paged ? tensor.row_bytes() * kPageTokens : tensor.size_bytes;
+    tensor.offset_bytes = end;
+    end += (bytes + kBlockAlignment - 1) / kBlockAlignment * kBlockAlignment;
+    if (paged) position_limit_ = tensor.rows();
 
     const std::string_view dtype = Traits(tensor.dtype).name;
     absl::StrAppend(&description, tensor.layer, " ", tensor.name, " ",
@@ -25,6 +30,7 @@ StateSchema::StateSchema(std::vector<StateTensor> tensors) : tensors_(std::move(
     if (tensor.kind == StateKind::kRing) {
       absl::StrAppend(&description, " ring ", tensor.sinks, "+", tensor.window);
     }
+    if (paged) description += " paged";
     description += '\n';
   }
   hash_.resize(SHA256_DIGEST_LENGTH);
@@ -39,10 +45,26 @@ const StateTensor* StateSchema::Find(int32_t layer, std::string_view name) const
   return nullptr;
 }
 
+void Pages::Prepare(Memory& memory, size_t page_bytes, int64_t first, int64_t end) {
+  const int64_t pages = (end + kPageTokens - 1) / kPageTokens;
+  for (int64_t i = first / kPageTokens; i < std::min(count(), pages); ++i) {
+    if (blocks_[i].use_count() == 1) continue;
+    auto own = std::make_shared<Block>(memory.Allocate(page_bytes));
+    memory.Copy(*blocks_[i], 0, page_bytes, *own);
+    blocks_[i] = std::move(own);
+    addresses_[i] = blocks_[i]->address();
+  }
+  while (count() < pages) {
+    blocks_.push_back(std::make_shared<Block>(memory.Allocate(page_bytes)));
+    addresses_.push_back(blocks_.back()->address());
+  }
+}
+
 State State::Clone() const {
   State copy;
   copy.block = block.memory()->Allocate(block.size());
   block.memory()->Copy(block, 0, block.size(), copy.block);
+  copy.pages = pages.Share();
   copy.position = position;
   return copy;
 }

@@ -58,13 +58,13 @@ class Encoder {
  public:
   Encoder(const StateLayout& layout, const State& state, EncodedSnapshot& out,
           const SnapshotManifest* base)
-      : layout_(layout), state_(state), reader_(state.block), out_(out), base_(base) {}
+      : layout_(layout), state_(state), out_(out), base_(base) {}
 
   absl::Status Fixed() {
     std::string all;
     all.reserve(layout_.fixed_bytes);
     for (const StateTensor* tensor : layout_.fixed) {
-      const char* data = Bytes(*tensor, 0, tensor->size_bytes);
+      const char* data = Bytes(state_.block, tensor->offset_bytes, tensor->size_bytes);
       if (!AllFinite(data, tensor->size_bytes, tensor->dtype)) return NotFinite(*tensor);
       all.append(data, tensor->size_bytes);
     }
@@ -91,8 +91,16 @@ class Encoder {
 
  private:
   // Valid until the next call.
-  const char* Bytes(const StateTensor& tensor, size_t at, size_t size_bytes) {
-    return reinterpret_cast<const char*>(reader_.Read(tensor.offset_bytes + at, size_bytes).data());
+  const char* Bytes(const Block& block, size_t at, size_t size_bytes) {
+    return reinterpret_cast<const char*>(reader_.Read(block, at, size_bytes).data());
+  }
+  const char* Row(const StateTensor& tensor, const RingClass& ring, int64_t position) {
+    const size_t row_bytes = tensor.row_bytes();
+    if (tensor.kind == StateKind::kPaged) {
+      return Bytes(state_.pages[position / kPageTokens],
+                   tensor.offset_bytes + position % kPageTokens * row_bytes, row_bytes);
+    }
+    return Bytes(state_.block, tensor.offset_bytes + ring.RowOf(position) * row_bytes, row_bytes);
   }
 
   absl::Status NotFinite(const StateTensor& tensor) const {
@@ -132,8 +140,7 @@ class Encoder {
     bytes.reserve((need.end - covered) * ring.position_bytes);
     for (const StateTensor* tensor : ring.tensors) {
       for (int64_t position = covered; position < need.end; ++position) {
-        const char* row =
-            Bytes(*tensor, ring.RowOf(position) * tensor->row_bytes(), tensor->row_bytes());
+        const char* row = Row(*tensor, ring, position);
         if (!AllFinite(row, tensor->row_bytes(), tensor->dtype)) return NotFinite(*tensor);
         bytes.append(row, tensor->row_bytes());
       }
@@ -176,9 +183,9 @@ class Encoder {
 
 class Decoder {
  public:
-  Decoder(const StateLayout& layout, const SnapshotManifest& manifest, const ChunkReader& read,
-          DecodedSnapshot& out)
-      : layout_(layout), manifest_(manifest), read_(read), out_(out) {}
+  Decoder(const StatePool& states, const StateLayout& layout, const SnapshotManifest& manifest,
+          const ChunkReader& read, DecodedSnapshot& out)
+      : states_(states), layout_(layout), manifest_(manifest), read_(read), out_(out) {}
 
   // Pieces of `kind` must tile [0, size_bytes) in order; their bytes are appended to `all`.
   absl::Status Pieces(Kind kind, size_t size_bytes, std::string& all) {
@@ -209,7 +216,7 @@ class Decoder {
         return absl::InvalidArgumentError(absl::StrCat(
             "snapshot tensor ", tensor->name, " of layer ", tensor->layer, " is not finite"));
       }
-      Write(*tensor, 0, all.data() + at, tensor->size_bytes);
+      Write(out_.state.block, tensor->offset_bytes, all.data() + at, tensor->size_bytes);
       at += tensor->size_bytes;
     }
     return absl::OkStatus();
@@ -280,6 +287,8 @@ class Decoder {
     MNEME_ASSIGN_OR_RETURN(const std::string bytes, Read(chunk, count * ring.position_bytes));
     const int64_t n = manifest_.position;
     const char* from = bytes.data();
+    // Only now: a manifest alone makes nobody allocate what it claims.
+    states_.ReserveTo(out_.state, chunk.end);
     for (const StateTensor* tensor : ring.tensors) {
       const size_t row_bytes = tensor->row_bytes();
       if (!AllFinite(from, count * row_bytes, tensor->dtype)) {
@@ -290,18 +299,23 @@ class Decoder {
       for (int64_t position = chunk.first; position < chunk.end; ++position, from += row_bytes) {
         // An older piece may hold rows that have left the window since; their place is taken.
         if (position >= ring.sinks && position < n - ring.window) continue;
-        Write(*tensor, ring.RowOf(position) * row_bytes, from, row_bytes);
+        if (tensor->kind == StateKind::kPaged) {
+          Write(out_.state.pages[position / kPageTokens],
+                tensor->offset_bytes + position % kPageTokens * row_bytes, from, row_bytes);
+        } else {
+          Write(out_.state.block, tensor->offset_bytes + ring.RowOf(position) * row_bytes, from,
+                row_bytes);
+        }
       }
     }
     return absl::OkStatus();
   }
 
-  void Write(const StateTensor& tensor, size_t at, const char* bytes, size_t size_bytes) {
-    Block& block = out_.state.block;
-    block.memory()->Write(block, tensor.offset_bytes + at,
-                          std::as_bytes(std::span(bytes, size_bytes)));
+  static void Write(Block& block, size_t at, const char* bytes, size_t size_bytes) {
+    block.memory()->Write(block, at, std::as_bytes(std::span(bytes, size_bytes)));
   }
 
+  const StatePool& states_;
   const StateLayout& layout_;
   const SnapshotManifest& manifest_;
   const ChunkReader& read_;
@@ -355,6 +369,11 @@ absl::StatusOr<DecodedSnapshot> DecodeSnapshot(const StatePool& states,
   if (manifest.vocab_size < 0 || manifest.vocab_size > kMaxVocabSize) {
     return absl::InvalidArgumentError("snapshot vocab_size: must be in [0, 2^26]");
   }
+  if (schema.position_limit() > 0 && manifest.position > schema.position_limit()) {
+    return absl::InvalidArgumentError(absl::StrCat("snapshot position: ", manifest.position,
+                                                   " is beyond the model's limit of ",
+                                                   schema.position_limit(), " tokens"));
+  }
   const StateLayout layout(schema);
   for (const SnapshotChunk& chunk : manifest.chunks) {
     if (chunk.kind == Kind::kRing && chunk.ring_class >= layout.rings.size()) {
@@ -365,7 +384,7 @@ absl::StatusOr<DecodedSnapshot> DecodeSnapshot(const StatePool& states,
   DecodedSnapshot out;
   out.state = states.Blank();
   out.state.position = manifest.position;
-  Decoder decoder(layout, manifest, read_chunk, out);
+  Decoder decoder(states, layout, manifest, read_chunk, out);
   MNEME_RETURN_IF_ERROR(decoder.Fixed());
   for (size_t i = 0; i < layout.rings.size(); ++i) {
     MNEME_RETURN_IF_ERROR(decoder.Ring(static_cast<uint8_t>(i)));

@@ -13,13 +13,14 @@ StateLayout::StateLayout(const StateSchema& schema) {
       fixed_bytes += tensor.size_bytes;
       continue;
     }
+    const int64_t window = tensor.kind == StateKind::kPaged ? tensor.rows() : tensor.window;
     auto ring = std::find_if(rings.begin(), rings.end(), [&](const RingClass& r) {
-      return r.sinks == tensor.sinks && r.window == tensor.window;
+      return r.sinks == tensor.sinks && r.window == window;
     });
     if (ring == rings.end()) {
       RingClass& added = rings.emplace_back();
       added.sinks = tensor.sinks;
-      added.window = tensor.window;
+      added.window = window;
       ring = std::prev(rings.end());
     }
     ring->tensors.push_back(&tensor);

@@ -1,8 +1,9 @@
 // How a schema's tensors are cut into snapshot chunks (docs/state_format.md, "Chunks").
 //
-// Ring tensors with the same sinks and window form a *ring class*: they hold the same positions, so
-// one chunk carries a range of positions of all of them. Classes are numbered by first appearance
-// in the schema. Positions are grouped on an absolute grid; a chunk never crosses a grid line.
+// Ring tensors with the same sinks and window (paged ones are rings that hold every position) form
+// a *ring class*: they hold the same positions, so one chunk carries a range of positions of all of
+// them. Classes are numbered by first appearance in the schema. Positions are grouped on an
+// absolute grid; a chunk never crosses a grid line.
 #pragma once
 
 #include <cstdint>

@@ -14,9 +14,10 @@ State StatePool::Blank() const { return {.block = memory_.Allocate(schema_.size_
 void StatePool::SetInitial(State state) {
   initial_ = std::move(state);
   written_.clear();
-  BlockReader reader(initial_.block);
+  BlockReader reader;
   for (const StateTensor& tensor : schema_.tensors()) {
-    const std::span bytes = reader.Read(tensor.offset_bytes, tensor.size_bytes);
+    if (tensor.kind == StateKind::kPaged) continue;  // no tokens, no pages
+    const std::span bytes = reader.Read(initial_.block, tensor.offset_bytes, tensor.size_bytes);
     if (std::ranges::any_of(bytes, [](std::byte b) { return b != std::byte{0}; })) {
       written_.push_back(&tensor);
     }
@@ -29,6 +30,16 @@ State StatePool::New() const {
     memory_.Copy(initial_.block, tensor->offset_bytes, tensor->size_bytes, state.block);
   }
   return state;
+}
+
+void StatePool::ReserveTo(State& state, int64_t end) const {
+  if (schema_.page_bytes() == 0) return;
+  state.pages.Prepare(memory_, schema_.page_bytes(), end, end);
+}
+
+void StatePool::Reserve(State& state, int64_t tokens) const {
+  if (schema_.page_bytes() == 0) return;
+  state.pages.Prepare(memory_, schema_.page_bytes(), state.position, state.position + tokens);
 }
 
 }  // namespace mneme::engine

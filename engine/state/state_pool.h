@@ -20,6 +20,11 @@ class StatePool {
   // it is zero is not copied: a large window that nobody has written yet costs no memory.
   void SetInitial(State state);
   State New() const;
+  // Room in `state` for so many more tokens: pages, its own from its position on. Throws
+  // std::bad_alloc.
+  void Reserve(State& state, int64_t tokens) const;
+  // Pages for positions below `end`, as they are.
+  void ReserveTo(State& state, int64_t end) const;
 
  private:
   Memory& memory_;

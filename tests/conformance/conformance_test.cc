@@ -32,6 +32,7 @@ using test::SameBits;
 constexpr uint32_t kSeed = 20240613;
 constexpr int kTokens = 72;  // beyond one attention tile (64 keys) and several small windows
 constexpr int64_t kSmallWindow = 24;
+constexpr int64_t kPagedLimit = 300;  // no multiple of a page
 
 struct Case {
   std::string architecture;
@@ -46,10 +47,12 @@ struct Variant {
   Contract contract;
   DType kv_dtype;
   int64_t window_tokens;  // 0: the trained context
+  ArchOptions::Overflow overflow = ArchOptions::Overflow::kSlide;
 
   std::string Name() const {
     return std::string(contract == Contract::kF32 ? "f32" : "int8") + ", kv " +
-           std::string(Traits(kv_dtype).name) + ", window " + std::to_string(window_tokens);
+           std::string(Traits(kv_dtype).name) + ", window " + std::to_string(window_tokens) +
+           (overflow == ArchOptions::Overflow::kError ? ", in pages" : "");
   }
 };
 
@@ -58,10 +61,12 @@ const Variant kVariants[] = {
     {Contract::kF32, DType::kF32, 0},
     {Contract::kInt8, DType::kF16, kSmallWindow},
     {Contract::kF32, DType::kF16, kSmallWindow},
+    {Contract::kF32, DType::kF16, kPagedLimit, ArchOptions::Overflow::kError},
     {Contract::kInt8, DType::kF32, 0},
 };
 // The scalar reference is some twenty times slower than cpu, more so under a sanitizer: it runs the
-// laws on the first two variants, which cover every option too. Agreement is tested on all.
+// laws on the first two variants, which cover every option too but pages. Agreement is tested on
+// all.
 constexpr int kReferenceVariants = 2;
 
 std::vector<std::string> TinyCheckpoints() {
@@ -100,7 +105,8 @@ std::unique_ptr<Engine> LoadEngine(const Case& c, const Variant& variant, int nu
                               .contract = variant.contract,
                               .arch = {.window_tokens = variant.window_tokens,
                                        .sink_tokens = 4,
-                                       .kv_dtype = variant.kv_dtype},
+                                       .kv_dtype = variant.kv_dtype,
+                                       .overflow = variant.overflow},
                               .num_threads = num_threads});
   EXPECT_TRUE(engine.ok()) << engine.status();
   return engine.ok() ? *std::move(engine) : nullptr;
@@ -148,10 +154,16 @@ testing::AssertionResult SameState(const State& a, const State& b) {
     return testing::AssertionFailure() << "positions " << a.position << " and " << b.position;
   }
   if (a.block.size() != b.block.size()) return testing::AssertionFailure() << "sizes differ";
-  if (std::memcmp(a.block.data(), b.block.data(), a.block.size()) == 0) {
-    return testing::AssertionSuccess();
+  if (std::memcmp(a.block.data(), b.block.data(), a.block.size()) != 0) {
+    return testing::AssertionFailure() << "state bytes differ";
   }
-  return testing::AssertionFailure() << "state bytes differ";
+  if (a.pages.count() != b.pages.count()) return testing::AssertionFailure() << "pages differ";
+  for (int64_t i = 0; i < a.pages.count(); ++i) {
+    if (std::memcmp(a.pages[i].data(), b.pages[i].data(), a.pages[i].size()) != 0) {
+      return testing::AssertionFailure() << "bytes of page " << i << " differ";
+    }
+  }
+  return testing::AssertionSuccess();
 }
 
 std::vector<int> RandomPieces(std::mt19937& rng, int total, int largest) {
@@ -201,6 +213,11 @@ class ConformanceTest : public testing::TestWithParam<Case> {
       SCOPED_TRACE(variant.Name());
       std::unique_ptr<Engine> engine = LoadEngine(GetParam(), variant);
       ASSERT_NE(engine, nullptr);
+      // Architectures that ignore the option have had these laws.
+      if (variant.overflow == ArchOptions::Overflow::kError &&
+          engine->schema().position_limit() == 0) {
+        continue;
+      }
       law(*engine, variant);
       if (HasFatalFailure()) return;
     }
@@ -338,6 +355,33 @@ TEST_P(ConformanceTest, AnInitialStateIsAlwaysTheSame) {
   });
 }
 
+// A fork costs no reading and no page; what either reads then is its own.
+TEST_P(ConformanceTest, ForksGoTheirOwnWays) {
+  ForEachVariant([](Engine& engine, const Variant&) {
+    const std::vector<TokenId> tokens = RandomTokens(engine, 11), other = RandomTokens(engine, 12);
+    for (const int shared : {1, 40, 64}) {
+      const std::vector<TokenId> own(tokens.begin() + shared, tokens.end());
+      std::vector<TokenId> forked(tokens.begin(), tokens.begin() + shared);
+      forked.insert(forked.end(), other.begin() + shared, other.end());
+      Trace trunk{.state = engine.CreateState()};
+      Feed(engine, std::span(tokens).first(shared), {shared}, trunk);
+      Trace fork{.logits = trunk.logits, .state = trunk.state.Clone()};
+      EXPECT_TRUE(SameState(fork.state, trunk.state));
+      // In turns, so that each writes where the other still reads.
+      for (int t = shared; t < kTokens; t += 4) {
+        const int count = std::min(4, kTokens - t);
+        Feed(engine, std::span(tokens).subspan(t, count), {count}, trunk);
+        Feed(engine, std::span(forked).subspan(t, count), {count}, fork);
+      }
+      const Trace a = RunAll(engine, tokens, {kTokens}), b = RunAll(engine, forked, {kTokens});
+      EXPECT_TRUE(SameBits(trunk.logits, a.logits)) << "forked after " << shared;
+      EXPECT_TRUE(SameBits(fork.logits, b.logits)) << "forked after " << shared;
+      EXPECT_TRUE(SameState(trunk.state, a.state));
+      EXPECT_TRUE(SameState(fork.state, b.state));
+    }
+  });
+}
+
 TEST_P(ConformanceTest, ThreadCountChangesNothing) {
   ForEachVariant([](Engine& engine, const Variant& variant) {
     const std::vector<TokenId> tokens = RandomTokens(engine, 7);
@@ -361,21 +405,32 @@ TEST_P(ConformanceTest, StateBytesAreConstantAndEqualToTheFormula) {
     const size_t equals = formula.rfind("= ");
     ASSERT_NE(equals, std::string::npos) << formula;
     const size_t promised = std::stoull(formula.substr(equals + 2));
-    size_t sum = 0;
-    for (const StateTensor& tensor : engine.schema().tensors()) sum += tensor.size_bytes;
+    size_t sum = 0, block = 0, page = 0;
+    for (const StateTensor& tensor : engine.schema().tensors()) {
+      sum += tensor.size_bytes;
+      if (tensor.kind == StateKind::kPaged) {
+        page += kPageTokens * tensor.row_bytes();
+      } else {
+        block += tensor.size_bytes;
+      }
+    }
     EXPECT_EQ(sum, promised) << formula;
-    EXPECT_GE(engine.schema().size_bytes(), sum);
-    EXPECT_LT(engine.schema().size_bytes() - sum,
-              kBlockAlignment * (engine.schema().tensors().size() + 1));
+    const size_t padding = kBlockAlignment * (engine.schema().tensors().size() + 1);
+    EXPECT_GE(engine.schema().size_bytes(), block);
+    EXPECT_LT(engine.schema().size_bytes() - block, padding);
+    EXPECT_GE(engine.schema().page_bytes(), page);
+    EXPECT_LT(engine.schema().page_bytes() - page, padding);
 
     State state = engine.CreateState();
-    const std::byte* block = state.block.data();
+    const std::byte* at = state.block.data();
     const std::vector<TokenId> tokens = RandomTokens(engine, 8);
     for (int round = 0; round < 3; ++round) {
       const EngineSlice slice{.state = &state, .tokens = tokens};
       ASSERT_TRUE(engine.Step({&slice, 1}).ok());
       EXPECT_EQ(state.block.size(), engine.schema().size_bytes());
-      EXPECT_EQ(state.block.data(), block);
+      EXPECT_EQ(state.block.data(), at);
+      EXPECT_EQ(state.block.size() + state.pages.count() * engine.schema().page_bytes(),
+                engine.schema().StateBytes(state.position));
       EXPECT_EQ(state.position, (round + 1) * kTokens);
     }
   });

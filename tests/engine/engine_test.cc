@@ -111,6 +111,27 @@ TEST_F(StepTest, RefusesBadSlicesBeforeReadingAny) {
   ExpectRefused({{.state = &state_, .tokens = good, .num_logits = 1}}, "room");
 }
 
+TEST(EngineTest, AContextLimitIsKept) {
+  std::unique_ptr<Engine> engine =
+      LoadTiny("tiny-llama-q.gguf",
+               {.arch = {.window_tokens = 100, .overflow = ArchOptions::Overflow::kError}});
+  ASSERT_NE(engine, nullptr);
+  EXPECT_EQ(engine->info().context_limit_tokens, 100);
+  EXPECT_EQ(engine->schema().position_limit(), 100);
+  State state = engine->CreateState();
+  const std::vector<TokenId> tokens(101, 5);
+  const auto feed = [&](int64_t count) {
+    const EngineSlice slice{.state = &state, .tokens = std::span(tokens).first(count)};
+    return engine->Step({&slice, 1});
+  };
+  EXPECT_EQ(feed(101).code(), absl::StatusCode::kOutOfRange);
+  EXPECT_EQ(state.position, 0) << "nothing was read";
+  EXPECT_TRUE(feed(99).ok());
+  EXPECT_EQ(feed(2).code(), absl::StatusCode::kOutOfRange);
+  EXPECT_TRUE(feed(1).ok());
+  EXPECT_EQ(state.position, 100);
+}
+
 TEST_F(StepTest, AnEmptyStepIsFine) { EXPECT_TRUE(engine_->Step({}).ok()); }
 
 // Longer than a pass (512 tokens) and than the window: cut inside, same bits.

@@ -42,9 +42,11 @@ absl::StatusOr<std::unique_ptr<Arch>> Llama::Create(std::shared_ptr<const Checkp
 
   MNEME_RETURN_IF_ERROR(CheckKvDtype(options.kv_dtype));
   const int64_t total = options.window_tokens == 0 ? config.trained_context : options.window_tokens;
-  if (options.sink_tokens < 0 || total < options.sink_tokens + 1) {
+  const bool grows = options.overflow == ArchOptions::Overflow::kError;
+  const int64_t sinks = grows ? 0 : options.sink_tokens;
+  if (sinks < 0 || total < sinks + 1) {
     return absl::InvalidArgumentError(absl::StrCat("window_tokens ", total,
-                                                   " must exceed sink_tokens ", options.sink_tokens,
+                                                   " must exceed sink_tokens ", sinks,
                                                    ", which must not be negative"));
   }
   const int64_t row_width = config.kv_heads * config.head_dim;
@@ -56,8 +58,8 @@ absl::StatusOr<std::unique_ptr<Arch>> Llama::Create(std::shared_ptr<const Checkp
         "window_tokens ", total, " makes a state of more than ", kMaxStateBytes, " bytes"));
   }
 
-  arch->sinks_ = options.sink_tokens;
-  arch->window_ = total - options.sink_tokens;
+  arch->sinks_ = sinks;
+  arch->window_ = total - sinks;
   std::vector<StateTensor> tensors;
   for (int64_t layer = 0; layer < config.num_layers; ++layer) {
     for (const char* name : {"k", "v"}) {
@@ -65,9 +67,9 @@ absl::StatusOr<std::unique_ptr<Arch>> Llama::Create(std::shared_ptr<const Checkp
                          .name = name,
                          .dtype = options.kv_dtype,
                          .shape = {total, row_width},
-                         .kind = StateKind::kRing,
+                         .kind = grows ? StateKind::kPaged : StateKind::kRing,
                          .sinks = arch->sinks_,
-                         .window = arch->window_});
+                         .window = grows ? 0 : arch->window_});
     }
   }
   arch->schema_ = StateSchema(std::move(tensors));
@@ -77,10 +79,11 @@ absl::StatusOr<std::unique_ptr<Arch>> Llama::Create(std::shared_ptr<const Checkp
   info.num_layers = config.num_layers;
   info.trained_context_tokens = config.trained_context;
   info.effective_context_tokens = total;
-  info.state_formula =
-      absl::StrCat("2 * L * Hk * Dh * b * (S + R) = 2 * ", config.num_layers, " * ",
-                   config.kv_heads, " * ", config.head_dim, " * ", element_bytes, " * ", total,
-                   " = ", static_cast<int64_t>(state_bytes), " bytes");
+  if (grows) info.context_limit_tokens = total;
+  info.state_formula = absl::StrCat(
+      grows ? "2 * L * Hk * Dh * b * n <= 2 * " : "2 * L * Hk * Dh * b * (S + R) = 2 * ",
+      config.num_layers, " * ", config.kv_heads, " * ", config.head_dim, " * ", element_bytes,
+      " * ", total, " = ", static_cast<int64_t>(state_bytes), " bytes");
   arch->checkpoint_ = std::move(checkpoint);
   return arch;
 }
@@ -200,8 +203,8 @@ void Llama::Attend(Exec& exec, const Batch& batch, int64_t layer, const Activati
   rotation.heads = config_.kv_heads;
   ops::Rope(exec, act.k, rotation, batch.positions);
   ops::Attend(exec, batch.runs,
-              ops::Attention{.k_ring = schema_.Field(2 * layer),
-                             .v_ring = schema_.Field(2 * layer + 1),
+              ops::Attention{.k = schema_.Field(2 * layer),
+                             .v = schema_.Field(2 * layer + 1),
                              .sinks = sinks_,
                              .window = window_,
                              .query_heads = config_.heads,
@@ -210,8 +213,8 @@ void Llama::Attend(Exec& exec, const Batch& batch, int64_t layer, const Activati
                              .scale = config_.attention_scale,
                              .q = act.q,
                              .q_sink = q_sink,
-                             .k = act.k,
-                             .v = act.v,
+                             .new_k = act.k,
+                             .new_v = act.v,
                              .out = act.mixed});
 }
 

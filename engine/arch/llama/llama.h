@@ -5,7 +5,8 @@
 // PanGu-pi is this block with options (pangu_options.h).
 //
 // State: per layer "k" and "v", rings [S + R, Hk * Dh], keys stored rotated at their absolute
-// position. Independent reference: train/llama/reference.py.
+// position; with Overflow::kError the same rows of every token, in pages, up to the context limit.
+// Independent reference: train/llama/reference.py.
 #pragma once
 
 #include <memory>

@@ -31,7 +31,6 @@ namespace mneme::engine::cpu::HWY_NAMESPACE {
 HWY_INLINE void LoadTile(const AttentionArgs& args, int64_t piece, int64_t kv_head, int64_t first,
                          KeyRange range, const AttentionScratch& s) {
   const int64_t width = args.head_dim;
-  const int64_t row_elements = args.kv_heads * width;
   const int64_t element = args.ring_dtype == DType::kF16 ? 2 : 4;
   const int64_t fresh = args.position + piece;  // positions from here on are in the call
   std::memset(s.rows, 0, (range.begin - first) * s.padded * sizeof(float));
@@ -43,10 +42,10 @@ HWY_INLINE void LoadTile(const AttentionArgs& args, int64_t piece, int64_t kv_he
       RoundRow(args.k + at, args.ring_dtype, width, k);
       RoundRow(args.v + at, args.ring_dtype, width, v);
     } else {
-      const int64_t at =
-          (RingRow(args.sinks, args.window, j) * row_elements + kv_head * width) * element;
-      ReadRow(args.k_ring + at, args.ring_dtype, width, k);
-      ReadRow(args.v_ring + at, args.ring_dtype, width, v);
+      const KeptRow row = KeptRowOf(args, j, args.kv_heads * width * element);
+      const int64_t at = kv_head * width * element;
+      ReadRow(row.k + at, args.ring_dtype, width, k);
+      ReadRow(row.v + at, args.ring_dtype, width, v);
     }
   }
   std::memset(s.rows + (range.end - first) * s.padded, 0,

@@ -210,11 +210,9 @@ class Round {
       Host(exec_).pool().Run((share.count + kRows - 1) / kRows, [&](int64_t piece, int) {
         const int64_t end = share.first + std::min(share.count, (piece + 1) * kRows);
         for (int64_t t = share.first + piece * kRows; t < end; ++t) {
-          const int64_t row = RingRow(args.sinks, args.window, args.position + t);
-          ops_.write_row(args.k + t * args.kv_stride, args.ring_dtype, width,
-                         args.k_ring + row * row_bytes);
-          ops_.write_row(args.v + t * args.kv_stride, args.ring_dtype, width,
-                         args.v_ring + row * row_bytes);
+          const KeptRow row = KeptRowOf(args, args.position + t, row_bytes);
+          ops_.write_row(args.k + t * args.kv_stride, args.ring_dtype, width, row.k);
+          ops_.write_row(args.v + t * args.kv_stride, args.ring_dtype, width, row.v);
         }
       });
     }

@@ -14,20 +14,6 @@ namespace {
 
 constexpr float kNegativeInfinity = -std::numeric_limits<float>::infinity();
 
-// The numbers of a ring, rounded to and read from its type.
-class Ring {
- public:
-  Ring(std::byte* data, DType dtype) : data_(data), dtype_(dtype) {}
-
-  float Read(int64_t index) const { return ReadElement(data_, dtype_, index); }
-  void Write(int64_t index, float value) { WriteElement(value, dtype_, index, data_); }
-  float Round(float value) const { return RoundElement(value, dtype_); }
-
- private:
-  std::byte* data_;
-  DType dtype_;
-};
-
 // An online softmax over some keys: the largest score, the sum of weights and the weighted values.
 struct Partial {
   explicit Partial(int64_t width) : o(width, 0.0f) {}
@@ -51,11 +37,10 @@ void Merge(const Partial& from, Partial* into) {
 
 class Sequence {
  public:
-  explicit Sequence(const AttentionArgs& args)
-      : args_(args), k_(args.k_ring, args.ring_dtype), v_(args.v_ring, args.ring_dtype) {}
+  explicit Sequence(const AttentionArgs& args) : args_(args) {}
 
-  // Query of token t and head h; rows of tokens [piece, t] are read from the call, older from the
-  // ring.
+  // Query of token t and head h; rows of tokens [piece, t] are read from the call, older ones from
+  // where they are kept.
   void Attend(int64_t t, int64_t piece, int64_t h) const {
     const int64_t p = args_.position + t;
     const int64_t kv_head = h / (args_.query_heads / args_.kv_heads);
@@ -75,25 +60,32 @@ class Sequence {
   }
 
   void Write(int64_t first, int64_t count) {
-    const int64_t width = args_.kv_heads * args_.head_dim;
     for (int64_t t = first; t < first + count; ++t) {
-      const int64_t row = RingRow(args_.sinks, args_.window, args_.position + t);
-      for (int64_t i = 0; i < width; ++i) {
-        k_.Write(row * width + i, args_.k[t * args_.kv_stride + i]);
-        v_.Write(row * width + i, args_.v[t * args_.kv_stride + i]);
+      const KeptRow row = Kept(args_.position + t);
+      for (int64_t i = 0; i < args_.kv_heads * args_.head_dim; ++i) {
+        WriteElement(args_.k[t * args_.kv_stride + i], args_.ring_dtype, i, row.k);
+        WriteElement(args_.v[t * args_.kv_stride + i], args_.ring_dtype, i, row.v);
       }
     }
   }
 
  private:
-  float Element(const Ring& ring, const float* fresh, int64_t j, int64_t piece, int64_t kv_head,
-                int64_t d) const {
+  KeptRow Kept(int64_t j) const {
+    const int64_t row_bytes =
+        args_.kv_heads * args_.head_dim * Traits(args_.ring_dtype).block_bytes;
+    return KeptRowOf(args_, j, row_bytes);
+  }
+
+  // Channel d of position j, rounded to the type it is kept in.
+  float Key(int64_t j, int64_t piece, int64_t kv_head, int64_t d) const {
     const int64_t column = kv_head * args_.head_dim + d;
-    if (j >= args_.position + piece) {
-      return ring.Round(fresh[(j - args_.position) * args_.kv_stride + column]);
-    }
-    return ring.Read(RingRow(args_.sinks, args_.window, j) * args_.kv_heads * args_.head_dim +
-                     column);
+    if (j < args_.position + piece) return ReadElement(Kept(j).k, args_.ring_dtype, column);
+    return RoundElement(args_.k[(j - args_.position) * args_.kv_stride + column], args_.ring_dtype);
+  }
+  float Value(int64_t j, int64_t piece, int64_t kv_head, int64_t d) const {
+    const int64_t column = kv_head * args_.head_dim + d;
+    if (j < args_.position + piece) return ReadElement(Kept(j).v, args_.ring_dtype, column);
+    return RoundElement(args_.v[(j - args_.position) * args_.kv_stride + column], args_.ring_dtype);
   }
 
   void AddTile(int64_t t, int64_t piece, int64_t h, int64_t kv_head, int64_t tile,
@@ -108,7 +100,7 @@ class Sequence {
     for (int64_t j = keys.begin; j < keys.end; ++j) {
       float dot = 0;
       for (int64_t d = 0; d < args_.head_dim; ++d) {
-        dot += q[d] * Element(k_, args_.k, j, piece, kv_head, d);
+        dot += q[d] * Key(j, piece, kv_head, d);
       }
       score[j - keys.begin] = args_.scale * dot;
       m = std::max(m, score[j - keys.begin]);
@@ -120,15 +112,13 @@ class Sequence {
       const float e = std::exp(score[j - keys.begin] - m);
       part->l += e;
       for (int64_t d = 0; d < args_.head_dim; ++d) {
-        part->o[d] += e * Element(v_, args_.v, j, piece, kv_head, d);
+        part->o[d] += e * Value(j, piece, kv_head, d);
       }
     }
     part->m = m;
   }
 
   const AttentionArgs& args_;
-  Ring k_;
-  Ring v_;
 };
 
 }  // namespace

@@ -204,6 +204,46 @@ TEST_P(AttentionTest, RingHoldsTheRoundedRows) {
   }
 }
 
+// Pages are a ring that holds every position, cut into pieces that lie anywhere.
+TEST(PagedAttentionTest, HasTheBitsOfARingOfAllPositions) {
+  for (const Shape& s : {Shape{3, 1, 16, 0, 150, 150, DType::kF16},
+                         {4, 2, 5, 0, 700, 690, DType::kF32},
+                         {1, 1, 64, 0, 64, 64, DType::kF16}}) {
+    const Case c(s, 24);
+    const int64_t row_bytes = s.Hk * s.Dh * c.ElementBytes();
+    const int64_t v_in_page = 64 + kPageTokens * row_bytes;
+    for (const Variant& variant : AllVariants()) {
+      SCOPED_TRACE(variant.Name());
+      const Result ring = Attend(variant, 1, c, {s.T});
+      for (const int64_t size : {int64_t{1}, int64_t{50}, s.T}) {
+        variant.Select();
+        HostExec exec(*variant.kernels, Contract::kF32, 2);
+        // In descending order of addresses, each holding anything.
+        const int64_t count = (s.T + kPageTokens - 1) / kPageTokens;
+        const int64_t page_bytes = v_in_page + kPageTokens * row_bytes;
+        std::vector<std::byte> memory(count * page_bytes, std::byte{0xff});
+        std::vector<std::byte*> pages;
+        for (int64_t i = count; i-- > 0;) pages.push_back(memory.data() + i * page_bytes);
+        std::vector<float> out(c.q.size());
+        for (int64_t t = 0; t < s.T; t += size) {
+          AttentionArgs args = c.Args(t, std::min(size, s.T - t), nullptr, nullptr, out.data());
+          args.pages = pages.data();
+          args.k_in_page = 64;
+          args.v_in_page = v_in_page;
+          variant.kernels->attention(exec, {&args, 1});
+        }
+        ASSERT_TRUE(SameBits(out, ring.out)) << "calls of " << size;
+        for (int64_t j = 0; j < s.T; ++j) {
+          const std::byte* row = pages[j / kPageTokens] + j % kPageTokens * row_bytes;
+          ASSERT_EQ(std::memcmp(row + 64, &ring.k_ring[j * row_bytes], row_bytes), 0) << j;
+          ASSERT_EQ(std::memcmp(row + v_in_page, &ring.v_ring[j * row_bytes], row_bytes), 0) << j;
+        }
+      }
+    }
+  }
+  PinSimdTarget("");
+}
+
 class AttentionBatchTest : public ::testing::Test {
  protected:
   ~AttentionBatchTest() override { PinSimdTarget(""); }

@@ -60,12 +60,15 @@ class Sequence {
   }
 
   void Feed(int64_t count) {
+    StatePool(HostMemory(), schema_).Reserve(state_, count);
     for (; count > 0; --count, ++state_.position) {
       const int64_t p = state_.position;
       for (const RingClass& ring : layout_.rings) {
         for (const StateTensor* tensor : ring.tensors) {
-          std::byte* row =
-              state_.block.data() + tensor->offset_bytes + ring.RowOf(p) * tensor->row_bytes();
+          const bool paged = tensor->kind == StateKind::kPaged;
+          std::byte* row = (paged ? state_.pages[p / kPageTokens].data() : state_.block.data()) +
+                           tensor->offset_bytes +
+                           (paged ? p % kPageTokens : ring.RowOf(p)) * tensor->row_bytes();
           for (size_t i = 0; i < tensor->row_bytes(); ++i) {
             // 0x3B as high byte keeps f16 and f32 finite.
             row[i] = i % 2 == 1 ? std::byte{0x3B}
@@ -92,6 +95,19 @@ class Sequence {
   State state_;
   std::vector<float> logits_;
 };
+
+// A fixed tensor, and keys and values of every position.
+StateSchema PagedSchema(int64_t limit, int64_t width) {
+  std::vector<StateTensor> tensors = {{.layer = -1, .name = "sum", .shape = {7}}};
+  for (const char* name : {"k", "v"}) {
+    tensors.push_back({.layer = 0,
+                       .name = name,
+                       .dtype = DType::kF16,
+                       .shape = {limit, width},
+                       .kind = StateKind::kPaged});
+  }
+  return StateSchema(std::move(tensors));
+}
 
 // Where chunks live in these tests.
 class Chunks {
@@ -292,6 +308,62 @@ TEST_F(HostileSnapshotTest, RangesOffTheGridOrOutOfOrder) {
   manifest_ = original;
   manifest_.vocab_size = std::numeric_limits<int64_t>::max();
   EXPECT_FALSE(Decode().ok());
+}
+
+class PagedSnapshotTest : public testing::Test {
+ protected:
+  // After so many tokens, a commit at a time.
+  void Commit(int64_t count) {
+    sequence_.Feed(count);
+    auto snapshot = EncodeSnapshot(schema_, sequence_.state(), sequence_.logits(), Identity(),
+                                   manifest_.position > 0 ? &manifest_ : nullptr);
+    ASSERT_TRUE(snapshot.ok()) << snapshot.status();
+    added_ = chunks_.Add(*snapshot);
+    manifest_ = snapshot->manifest;
+  }
+  absl::StatusOr<DecodedSnapshot> Decode(const SnapshotManifest& manifest) {
+    return DecodeSnapshot(StatePool(HostMemory(), schema_), Identity(), manifest, chunks_.Reader());
+  }
+
+  const StateSchema schema_ = PagedSchema(1000, 24);
+  Sequence sequence_{schema_};
+  Chunks chunks_;
+  SnapshotManifest manifest_;
+  size_t added_ = 0;
+};
+
+TEST_F(PagedSnapshotTest, ACommitWritesTheNewRowsAndARestoreHasThemAll) {
+  constexpr size_t kRow = 2 * 24 * 2;
+  int64_t position = 0;
+  for (const int64_t count : {1, 62, 3, 130, 64, 740}) {
+    Commit(count);
+    position += count;
+    // Besides the rows: fixed tensor and logits; and a group that is written once more as a whole.
+    EXPECT_LE(added_, count * kRow + 7 * 4 + sequence_.logits().size_bytes() + 1000);
+    auto restored = Decode(manifest_);
+    ASSERT_TRUE(restored.ok()) << restored.status();
+    ASSERT_EQ(restored->state.position, position);
+    ASSERT_EQ(restored->state.pages.count(), sequence_.state().pages.count());
+    for (int64_t i = 0; i < restored->state.pages.count(); ++i) {
+      EXPECT_EQ(std::memcmp(restored->state.pages[i].data(), sequence_.state().pages[i].data(),
+                            schema_.page_bytes()),
+                0)
+          << "page " << i << " after " << position;
+    }
+  }
+}
+
+TEST_F(PagedSnapshotTest, RefusesPositionsBeyondTheLimitAndMissingRows) {
+  Commit(200);
+  SnapshotManifest beyond = manifest_;
+  beyond.position = 1001;
+  const absl::Status status = Decode(beyond).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(status.message()), testing::HasSubstr("limit of 1000"));
+  // A manifest that claims more tokens than it has rows for.
+  SnapshotManifest hollow = manifest_;
+  hollow.position = 900;
+  EXPECT_FALSE(Decode(hollow).ok());
 }
 
 }  // namespace
