@@ -1,8 +1,8 @@
 // The two numeric contracts of a matrix product (docs/architecture.md, "Numerics").
 //
-// Both fix the order in which an output is summed by K and the weight's type alone. On machines
-// with fused multiply-add every backend and SIMD target gives the same bits; targets without it
-// (sse4, scalar) round each product separately and form a family of their own.
+// Both fix the order in which an output is summed by K and the weight's type alone. Equal bits are
+// promised within one numerics_id (engine.h), so of one backend and SIMD target: those without
+// fused multiply-add (sse4, scalar) round each product separately and differ from the others.
 #pragma once
 
 namespace mneme::engine {

@@ -15,6 +15,7 @@
 #include "absl/strings/str_split.h"
 #include "engine/core/status_macros.h"
 #include "server/config/settings.h"
+#include "server/core/resource_id.h"
 
 namespace mneme::server {
 namespace {
@@ -68,13 +69,6 @@ absl::StatusOr<ModelConfig> ParseModel(const std::string& text, const std::strin
     return Usage(absl::StrCat(origin, ": a model must be written NAME=PATH, is \"", text, "\""));
   }
   return ModelConfig{.name = text.substr(0, equals), .path = text.substr(equals + 1)};
-}
-
-bool IsResourceId(std::string_view id) {
-  auto lower = [](char c) { return c >= 'a' && c <= 'z'; };
-  auto alnum = [&](char c) { return lower(c) || (c >= '0' && c <= '9'); };
-  if (id.empty() || id.size() > 63 || !lower(id.front()) || !alnum(id.back())) return false;
-  return std::all_of(id.begin(), id.end(), [&](char c) { return alnum(c) || c == '-'; });
 }
 
 absl::StatusOr<Source> ReadEnvironment(const std::vector<std::string>& environment,
@@ -263,7 +257,7 @@ absl::Status CheckCombinations(const Config& config, std::vector<std::string>* w
   }
   std::set<std::string> names;
   for (const ModelConfig& model : config.models) {
-    if (!IsResourceId(model.name)) {
+    if (!IsValidId(model.name)) {
       return Usage(absl::StrCat("model name \"", model.name,
                                 "\" must be 1 to 63 of a-z, 0-9 and -, starting with a letter and "
                                 "ending with a letter or digit"));

@@ -1,4 +1,4 @@
-// Every setting of the server. How it is read: server/config_loader.h.
+// Every setting of the server. How it is read: server/config/config_loader.h.
 #pragma once
 
 #include <cstdint>

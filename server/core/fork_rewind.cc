@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "engine/core/status_macros.h"
 #include "server/core/errors.h"
+#include "server/core/resource_id.h"
 #include "server/core/session_names.h"
 #include "server/core/sessions.h"
 #include "server/core/state_io.h"

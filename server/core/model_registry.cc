@@ -7,17 +7,11 @@
 #include "absl/strings/str_cat.h"
 #include "engine/kernels/kernels.h"
 #include "server/core/errors.h"
+#include "server/core/resource_id.h"
 #include "server/core/session_names.h"
 
 namespace mneme::server {
 namespace {
-
-bool IsValidModelId(const std::string& id) {
-  if (id.empty() || id.size() > 63) return false;
-  return std::all_of(id.begin(), id.end(), [](unsigned char c) {
-    return std::isalnum(c) || c == '-' || c == '_' || c == '.';
-  });
-}
 
 absl::Status At(const ModelConfig& model, const absl::Status& status) {
   return {status.code(), absl::StrCat("model ", model.name, ": ", status.message())};
@@ -93,9 +87,11 @@ absl::StatusOr<std::unique_ptr<ModelRegistry>> ModelRegistry::Load(const Config&
   if (!made.ok()) return made.status();
   const std::shared_ptr<engine::Device> device = *std::move(made);
   for (const ModelConfig& entry : config.models) {
-    if (!IsValidModelId(entry.name)) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "model name \"", entry.name, "\" must be 1 to 63 letters, digits, '-', '_' or '.'"));
+    if (!IsValidId(entry.name)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("model name \"", entry.name,
+                       "\" must be 1 to 63 of a-z, 0-9 and '-', begin with a letter and not end "
+                       "with '-'"));
     }
     auto options = OptionsFor(config, entry, device);
     if (!options.ok()) return options.status();
@@ -142,7 +138,7 @@ absl::StatusOr<const Model*> ModelRegistry::Find(const std::string& name,
     return errors.ToStatus();
   }
   const std::string full = FullModelName(name);
-  if (!IsValidModelId(full.substr(full.find('/') + 1))) {
+  if (!IsValidId(std::string_view(full).substr(full.find('/') + 1))) {
     errors.Add(field, "must be a model's id, or have the form models/{model}");
     return errors.ToStatus();
   }

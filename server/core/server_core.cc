@@ -270,17 +270,4 @@ absl::StatusOr<std::unique_ptr<ServerCore>> ServerCore::Create(
   return ServerCoreImpl::Make(config, std::move(store));
 }
 
-absl::StatusOr<std::unique_ptr<ServerCore>> ServerCore::Create(const Config& config) {
-  if (config.store.kind == "memory") return Create(config, memstore::CreateMemoryStore());
-  if (config.store.kind != "rocksdb") {
-    return absl::InvalidArgumentError("store.kind must be rocksdb or memory");
-  }
-  auto store = memstore::OpenRocksDbStore({.path = config.store.path});
-  if (!store.ok()) {
-    return absl::Status(store.status().code(),
-                        absl::StrCat("store ", config.store.path, ": ", store.status().message()));
-  }
-  return Create(config, *std::move(store));
-}
-
 }  // namespace mneme::server

@@ -48,9 +48,7 @@ class Ingest {
 
 class ServerCore {
  public:
-  // Loads every model, opens the store, recovers. Errors name model, field or path.
-  static absl::StatusOr<std::unique_ptr<ServerCore>> Create(const Config& config);
-  // With a store of the caller's: tests.
+  // Loads every model and takes over the store. Errors name model or field.
   static absl::StatusOr<std::unique_ptr<ServerCore>> Create(
       const Config& config, std::unique_ptr<memstore::StateStore> store);
   virtual ~ServerCore() = default;

@@ -14,6 +14,7 @@
 #include "engine/core/status_macros.h"
 #include "memstore/state_store.h"
 #include "server/core/errors.h"
+#include "server/core/resource_id.h"
 
 namespace mneme::server {
 namespace {
@@ -66,16 +67,6 @@ std::string Checksum(std::string_view scope, std::string_view position) {
 }
 
 }  // namespace
-
-bool IsValidId(std::string_view id) {
-  auto lower = [](char c) { return c >= 'a' && c <= 'z'; };
-  auto digit = [](char c) { return c >= '0' && c <= '9'; };
-  if (id.empty() || id.size() > 63 || !lower(id.front()) || id.back() == '-') return false;
-  for (char c : id) {
-    if (!lower(c) && !digit(c) && c != '-') return false;
-  }
-  return true;
-}
 
 std::string MakeSessionId() {
   static constexpr char kLetters[] = "abcdefghijklmnopqrstuvwxyz234567";

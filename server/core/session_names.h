@@ -15,9 +15,6 @@
 
 namespace mneme::server {
 
-// ^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$
-bool IsValidId(std::string_view id);
-
 // "s-" and 20 random base32 letters.
 std::string MakeSessionId();
 // A random UUID (version 4).

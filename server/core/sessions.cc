@@ -9,6 +9,7 @@
 #include "engine/core/status_macros.h"
 #include "engine/state/snapshot.h"
 #include "server/core/errors.h"
+#include "server/core/resource_id.h"
 #include "server/core/scoped_cancel.h"
 #include "server/core/session_fields.h"
 #include "server/core/session_filter.h"

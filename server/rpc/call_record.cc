@@ -9,6 +9,7 @@
 
 #include "absl/strings/str_format.h"
 #include "server/core/errors.h"
+#include "server/core/resource_id.h"
 #include "server/core/session_names.h"
 #include "server/rpc/status_mapping.h"
 

@@ -40,27 +40,6 @@ std::string HostName() {
   return name;
 }
 
-class NullSink final : public TurnSink {
- public:
-  bool Send(v1::GenerateResponse) override { return true; }
-};
-
-// First use of a model touches its pages and picks its kernels; do that before anyone waits for it.
-absl::Status WarmUp(ServerCore& core) {
-  for (const std::string& model : core.ModelNames()) {
-    CallContext context;
-    context.request_id = "warm-up";
-    v1::GenerateRequest request;
-    request.set_model(model);
-    request.mutable_token_ids()->add_ids(0);
-    request.set_max_output_tokens(1);
-    request.set_ignore_eos(true);
-    NullSink sink;
-    MNEME_RETURN_IF_ERROR(core.Generate(context, request, sink));
-  }
-  return absl::OkStatus();
-}
-
 absl::Status CannotListen(const char* setting, const std::string& address) {
   return absl::AlreadyExistsError(
       absl::StrCat("cannot listen on ", setting, " ", address,
@@ -96,7 +75,6 @@ RpcServer::RpcServer(const Config& config, ServerCore& core)
 
 absl::StatusOr<std::unique_ptr<RpcServer>> RpcServer::Start(const Config& config, ServerCore& core,
                                                             HealthReporter::Options health) {
-  MNEME_RETURN_IF_ERROR(WarmUp(core));
   if (absl::Status status = core.CheckStore(); !status.ok()) {
     return Error(absl::StatusCode::kUnavailable, reason::kStoreUnavailable,
                  absl::StrCat("the store does not answer: ", status.message()));

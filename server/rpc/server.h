@@ -27,10 +27,9 @@ namespace mneme::server {
 
 class RpcServer {
  public:
-  // Takes one token through every model and probes the store, then listens: whoever reaches the
-  // server finds it ready. `core` must outlive it. ALREADY_EXISTS if an address cannot be listened
-  // on (in use, most often); UNAVAILABLE if the store does not answer; otherwise the warm-up's
-  // error.
+  // Probes the store, then listens: whoever reaches the server finds it ready (the core's models
+  // are warm). `core` must outlive it. ALREADY_EXISTS if an address cannot be listened on (in use,
+  // most often); UNAVAILABLE if the store does not answer.
   static absl::StatusOr<std::unique_ptr<RpcServer>> Start(const Config& config, ServerCore& core,
                                                           HealthReporter::Options health = {});
   // Cancels what still runs and waits for it. Drain first to be polite.

@@ -5,6 +5,7 @@
 #include "client/names.h"
 #include "engine/core/utf8.h"
 #include "memstore/state_store.h"
+#include "server/core/resource_id.h"
 #include "server/core/session_names.h"
 
 namespace mneme {

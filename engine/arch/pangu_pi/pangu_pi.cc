@@ -4,18 +4,22 @@
 #include "engine/arch/arch.h"
 #include "engine/arch/config_reader.h"
 
-namespace mneme::engine::pangu_pi {
+namespace mneme::engine {
+
+// No architecture includes another one's header; this is declared as the registry does.
+namespace llama {
+absl::StatusOr<std::unique_ptr<Arch>> Create(std::shared_ptr<const Checkpoint> checkpoint,
+                                             const ArchOptions& options);
+}  // namespace llama
+
+namespace pangu_pi {
 
 bool Matches(const Checkpoint& checkpoint) { return HasModelType(checkpoint, {"pangu_pi"}); }
 
 absl::StatusOr<std::unique_ptr<Arch>> Create(std::shared_ptr<const Checkpoint> checkpoint,
                                              const ArchOptions& options) {
-  // By way of the registry: no architecture includes another one.
-  for (const ArchEntry& entry : AllArchs()) {
-    if (entry.name == "llama") return entry.create(std::move(checkpoint), options);
-  }
-  return absl::UnimplementedError(
-      checkpoint->path() + ": architecture pangu_pi needs llama, which this build does not have");
+  return llama::Create(std::move(checkpoint), options);
 }
 
-}  // namespace mneme::engine::pangu_pi
+}  // namespace pangu_pi
+}  // namespace mneme::engine

@@ -7,6 +7,7 @@
 
 #include "engine/core/utf8.h"
 #include "server/core/errors.h"
+#include "server/core/resource_id.h"
 #include "server/core/session_filter.h"
 #include "server/core/session_names.h"
 #include "server/core/stop_matcher.h"

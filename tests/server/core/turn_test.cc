@@ -388,6 +388,14 @@ TEST_F(TurnTest, StoreFailureLeavesTheSessionAsItWas) {
   EXPECT_EQ(Say("s", "", 4).tokens, std::vector<int32_t>(all.begin() + 4, all.end()));
 }
 
+TEST_F(TurnTest, ModelsAreNamedByTheRuleOfAllResources) {
+  for (const char* bad : {"", "Tiny", "tiny_1", "v1.0", "tiny-"}) {
+    config.models[0].name = bad;
+    const auto made = ServerCore::Create(config, std::make_unique<TestStore>(store));
+    EXPECT_EQ(made.status().code(), absl::StatusCode::kInvalidArgument) << bad;
+  }
+}
+
 TEST_F(TurnTest, MessagesGoThroughTheChatTemplate) {
   Start();
   CallContext context;

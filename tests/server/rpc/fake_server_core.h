@@ -17,7 +17,7 @@ using test::Replaceable;
 
 class FakeServerCore : public ServerCore {
  public:
-  // Replaces Generate for every request but the server's warm-up.
+  // Replaces Generate.
   Replaceable<absl::Status(CallContext&, const v1::GenerateRequest&, TurnSink&)> generate =
       [](CallContext&, const v1::GenerateRequest&, TurnSink& sink) { return SendTurn(sink, 3, 8); };
   Replaceable<absl::StatusOr<v1::Session>(CallContext&, const v1::GetSessionRequest&)> get_session =
@@ -108,7 +108,6 @@ class FakeServerCore : public ServerCore {
   }
   absl::Status Generate(CallContext& context, const v1::GenerateRequest& request,
                         TurnSink& sink) override {
-    if (context.request_id == "warm-up") return SendTurn(sink, 1, 1);
     ++generate_calls;
     if (draining) return Error(absl::StatusCode::kUnavailable, reason::kDraining, "draining");
     return generate(context, request, sink);
