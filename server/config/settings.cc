@@ -11,6 +11,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "absl/time/time.h"
+#include "engine/kernels/kernels.h"
 
 namespace mneme::server {
 namespace {
@@ -34,18 +35,19 @@ absl::Status CheckRange(int64_t number, int64_t min, int64_t max, std::string_vi
 // `field` maps a Config to the member; called with const and mutable ones.
 template <typename Field>
 Setting TextSetting(std::string key, std::string help, Field field,
-                    std::vector<std::string> choices = {}) {
+                    std::vector<std::string> choices = {}, bool may_be_empty = false) {
   if (!choices.empty()) help += absl::StrCat(" (", absl::StrJoin(choices, " | "), ")");
-  return {
-      std::move(key), Setting::Kind::kText, std::move(help),
-      [field, choices](Config& config, std::string_view value) {
-        if (!choices.empty() && std::find(choices.begin(), choices.end(), value) == choices.end()) {
-          return Bad(absl::StrCat("one of ", absl::StrJoin(choices, ", ")), value);
-        }
-        field(config) = Text(value);
-        return absl::OkStatus();
-      },
-      [field](const Config& config) { return field(config); }};
+  return {std::move(key), Setting::Kind::kText, std::move(help),
+          [field, choices, may_be_empty](Config& config, std::string_view value) {
+            const bool known = choices.empty() || (may_be_empty && value.empty()) ||
+                               std::find(choices.begin(), choices.end(), value) != choices.end();
+            if (!known) {
+              return Bad(absl::StrCat("one of ", absl::StrJoin(choices, ", ")), value);
+            }
+            field(config) = Text(value);
+            return absl::OkStatus();
+          },
+          [field](const Config& config) { return field(config); }};
 }
 
 template <typename Field>
@@ -134,10 +136,16 @@ Setting SwitchSetting(std::string key, std::string help, Field field) {
 #define MNEME_FIELD(member) \
   [](auto& c) -> auto& { return c.member; }
 
+std::vector<std::string> BackendNames() {
+  std::vector<std::string> names;
+  for (const engine::Kernels* backend : engine::AllBackends()) names.emplace_back(backend->name);
+  return names;
+}
+
 std::vector<Setting> MakeSettings() {
   return {
       TextSetting("engine.backend", "where the kernels run", MNEME_FIELD(engine.backend),
-                  {"cpu", "reference"}),
+                  BackendNames()),
       TextSetting("engine.contract",
                   "numbers in products of quantised weights: int8 is fast, f32 exact",
                   MNEME_FIELD(engine.contract), {"int8", "f32"}),
@@ -146,7 +154,7 @@ std::vector<Setting> MakeSettings() {
       TextSetting(
           "engine.simd_target",
           "pins the SIMD target, so that unlike machines agree bit for bit; empty = the best",
-          MNEME_FIELD(engine.simd_target)),
+          MNEME_FIELD(engine.simd_target), engine::AvailableSimdTargets(), /*may_be_empty=*/true),
       IntegerSetting("engine.threads", "threads of the engine; 0 = one per processor", 0, 1024,
                      MNEME_FIELD(engine.threads)),
       IntegerSetting("engine.window_tokens",

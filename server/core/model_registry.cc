@@ -5,6 +5,7 @@
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "engine/kernels/kernels.h"
 #include "server/core/errors.h"
 #include "server/core/resource_id.h"
@@ -81,6 +82,12 @@ bool Model::IsEndOfGeneration(engine::TokenId token) const {
 
 absl::StatusOr<std::unique_ptr<ModelRegistry>> ModelRegistry::Load(const Config& config,
                                                                    Metrics& metrics) {
+  const std::string& target = config.engine.simd_target;
+  if (!target.empty() && !engine::PinSimdTarget(target)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("engine.simd_target is \"", target, "\"; this machine has ",
+                     absl::StrJoin(engine::AvailableSimdTargets(), ", ")));
+  }
   auto registry = std::make_unique<ModelRegistry>();
   // One for all models: its threads and scratch are shared, and their passes take turns.
   auto made = engine::CreateDevice(config.engine.backend, config.engine.threads);

@@ -61,6 +61,10 @@ TEST_F(ServerTest, ExitCodesTellWhatWasWrong) {
   EXPECT_EQ(flag.code, 2) << flag.err;
   EXPECT_NE(flag.err.find("engine.threads"), std::string::npos) << flag.err;  // the nearest key
 
+  auto simd = RunServer(Options({"--engine.simd_target", "avx9"}));
+  EXPECT_EQ(simd.code, 2) << simd.err;
+  EXPECT_NE(simd.err.find("scalar"), std::string::npos) << simd.err;  // a target that is there
+
   std::ofstream(folder_.path() / "bad.gguf") << "this is no checkpoint";
   auto options = Options();
   options.model = absl::StrCat("tiny=", (folder_.path() / "bad.gguf").string());
@@ -81,6 +85,14 @@ TEST_F(ServerTest, ExitCodesTellWhatWasWrong) {
   options.metrics_address = server->metrics_address();
   auto metrics_port = RunServer(options);
   EXPECT_EQ(metrics_port.code, 5) << metrics_port.err;
+}
+
+TEST_F(ServerTest, SimdTargetIsPinnedBeforeTheFirstKernel) {
+  auto server = Start(Options({"--engine.simd_target", "scalar"}));
+  ASSERT_NE(server, nullptr);
+  auto model = Connect(*server).GetModel("models/tiny");
+  ASSERT_TRUE(model.ok()) << model.status();
+  EXPECT_NE(model->numerics_id().find("/cpu/scalar/"), std::string::npos) << model->numerics_id();
 }
 
 TEST_F(ServerTest, ADrainEndsARunningTurnWithFinalAndKeepsIt) {

@@ -1,0 +1,73 @@
+#include "server/config/settings.h"
+
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <regex>
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "engine/kernels/kernels.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace mneme::server {
+namespace {
+
+namespace fs = std::filesystem;
+using testing::HasSubstr;
+
+// The server's code without the table of settings, comments and texts.
+std::string ServerCode() {
+  static const std::regex kNoCode(R"re(//[^\n]*|"(\\.|[^"\\\n])*")re");
+  std::string code;
+  for (const auto& entry :
+       fs::recursive_directory_iterator(fs::path(MNEME_SOURCE_DIR) / "server")) {
+    const fs::path& path = entry.path();
+    if (path.filename() == "settings.cc" || path.filename() == "config.h") continue;
+    if (path.extension() != ".cc" && path.extension() != ".h") continue;
+    std::ifstream file(path);
+    const std::string text{std::istreambuf_iterator<char>(file), {}};
+    code += std::regex_replace(text, kNoCode, "");
+  }
+  return code;
+}
+
+// A setting that is accepted and then forgotten promises what does not happen.
+TEST(SettingsTest, EverySettingIsRead) {
+  const std::string code = ServerCode();
+  for (const Setting& setting : Settings()) {
+    const size_t dot = setting.key.find('.');
+    std::string section = "config";
+    std::string field = setting.key;
+    if (dot != std::string::npos) {
+      section = setting.key.substr(0, dot);
+      field = setting.key.substr(dot + 1);
+    }
+    if (setting.kind == Setting::Kind::kDuration) field += "_ms";
+    const std::regex read(absl::StrCat("\\b", section, "_?\\.", field, "\\b"));
+    EXPECT_TRUE(std::regex_search(code, read)) << setting.key << " changes nothing";
+  }
+}
+
+TEST(SettingsTest, NamesOfTheEngineComeFromTheEngine) {
+  Config config;
+  const Setting* backend = FindSetting("engine.backend");
+  for (const engine::Kernels* kernels : engine::AllBackends()) {
+    EXPECT_TRUE(backend->set(config, kernels->name).ok()) << kernels->name;
+    EXPECT_THAT(backend->help, HasSubstr(std::string(kernels->name)));
+  }
+  EXPECT_FALSE(backend->set(config, "").ok());
+
+  const Setting* target = FindSetting("engine.simd_target");
+  EXPECT_TRUE(target->set(config, "").ok());
+  const absl::Status unknown = target->set(config, "avx9");
+  EXPECT_EQ(unknown.code(), absl::StatusCode::kInvalidArgument);
+  for (const std::string& name : engine::AvailableSimdTargets()) {
+    EXPECT_TRUE(target->set(config, name).ok()) << name;
+    EXPECT_THAT(std::string(unknown.message()), HasSubstr(name));
+  }
+}
+
+}  // namespace
+}  // namespace mneme::server
