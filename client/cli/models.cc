@@ -56,7 +56,13 @@ int Get(client::Client& client, const Context& context, const std::string& name)
     table.Add({"vocabulary", HumanCount(m->vocab_size())});
     table.Add({"trained context", Tokens(m->trained_context_tokens())});
     table.Add({"effective context", Tokens(m->effective_context_tokens())});
-    table.Add({"state", absl::StrCat(HumanBytes(m->state_bytes()), ", constant")});
+    table.Add({"state", m->state_bytes_per_token() == 0
+                            ? absl::StrCat(HumanBytes(m->state_bytes()), ", constant")
+                            : absl::StrCat(HumanBytes(m->state_bytes_per_token()),
+                                           " a token, at most ", HumanBytes(m->state_bytes()))});
+    if (m->context_limit_tokens() > 0) {
+      table.Add({"context limit", Tokens(m->context_limit_tokens())});
+    }
     table.Add({"state formula", m->state_formula()});
     table.Add({"chat template",
                m->has_chat_template() ? "yes" : absl::StrCat("no: ", m->chat_template_problem())});

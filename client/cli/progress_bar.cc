@@ -27,7 +27,7 @@ int TerminalWidth() {
 }  // namespace
 
 std::string ProgressLine(int64_t done_bytes, int64_t total_bytes, int64_t tokens,
-                         double tokens_per_second, double bytes_per_second, int64_t state_bytes,
+                         double tokens_per_second, double bytes_per_second, std::string_view state,
                          int width) {
   std::string text = HumanBytes(done_bytes);
   if (total_bytes >= 0) absl::StrAppend(&text, " of ", HumanBytes(total_bytes));
@@ -37,7 +37,7 @@ std::string ProgressLine(int64_t done_bytes, int64_t total_bytes, int64_t tokens
     absl::StrAppend(&text, "  ETA ",
                     Clock(static_cast<double>(total_bytes - done_bytes) / bytes_per_second));
   }
-  if (state_bytes > 0) absl::StrAppend(&text, "  state ", HumanBytes(state_bytes), " (constant)");
+  if (!state.empty()) absl::StrAppend(&text, "  state ", std::string(state));
   if (total_bytes >= 0) {
     const double share =
         total_bytes == 0
@@ -63,6 +63,7 @@ ProgressBar::ProgressBar(int64_t total_bytes) : total_bytes_(total_bytes), tty_(
 void ProgressBar::Update(int64_t done_bytes, int64_t tokens, int64_t state_bytes) {
   bytes_ = done_bytes;
   tokens_ = tokens;
+  state_grows_ |= state_bytes_ > 0 && state_bytes != state_bytes_;
   state_bytes_ = state_bytes;
   const absl::Time now = absl::Now();
   // A resumed ingest starts in the middle: rates count from the first sample on.
@@ -77,8 +78,12 @@ void ProgressBar::Draw(bool last) {
   const double seconds = absl::ToDoubleSeconds(recent_.back().time - first.time);
   const double token_rate = seconds > 0 ? static_cast<double>(tokens_ - first.tokens) / seconds : 0;
   const double byte_rate = seconds > 0 ? static_cast<double>(bytes_ - first.bytes) / seconds : 0;
-  const std::string line = ProgressLine(bytes_, total_bytes_, tokens_, token_rate, byte_rate,
-                                        state_bytes_, tty_ ? TerminalWidth() - 1 : 200);
+  std::string state;
+  if (state_bytes_ > 0) {
+    state = absl::StrCat(HumanBytes(state_bytes_), state_grows_ ? "" : " (constant)");
+  }
+  const std::string line = ProgressLine(bytes_, total_bytes_, tokens_, token_rate, byte_rate, state,
+                                        tty_ ? TerminalWidth() - 1 : 200);
   if (tty_) {
     std::cerr << "\r\033[K" << line << (last ? "\n" : "") << std::flush;
   } else {

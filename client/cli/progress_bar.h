@@ -5,15 +5,17 @@
 #include <cstdint>
 #include <deque>
 #include <string>
+#include <string_view>
 #include <utility>
 
 #include "absl/time/time.h"
 
 namespace mneme::cli {
 
-// The line for `done` of `total` bytes (total < 0: unknown), `width` columns at most.
+// The line for `done` of `total` bytes (total < 0: unknown), `width` columns at most. `state` says
+// how large the session's is; may be empty.
 std::string ProgressLine(int64_t done_bytes, int64_t total_bytes, int64_t tokens,
-                         double tokens_per_second, double bytes_per_second, int64_t state_bytes,
+                         double tokens_per_second, double bytes_per_second, std::string_view state,
                          int width);
 
 // Threads: one.
@@ -34,6 +36,7 @@ class ProgressBar {
   const int64_t total_bytes_;
   const bool tty_;
   int64_t bytes_ = 0, tokens_ = 0, state_bytes_ = 0;
+  bool state_grows_ = false;
   std::deque<Sample> recent_;  // the last ten seconds: what the rates are taken from
   absl::Time drawn_ = absl::InfinitePast();
   bool drawn_any_ = false;

@@ -114,6 +114,9 @@ struct State {
 
   // Shares the pages, whatever their number.
   State Clone() const;
+  size_t size_bytes() const {
+    return block.size() + (pages.count() == 0 ? 0 : pages.count() * pages[0].size());
+  }
 };
 
 }  // namespace mneme::engine

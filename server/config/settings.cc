@@ -157,9 +157,14 @@ std::vector<Setting> MakeSettings() {
           MNEME_FIELD(engine.simd_target), engine::AvailableSimdTargets(), /*may_be_empty=*/true),
       IntegerSetting("engine.threads", "threads of the engine; 0 = one per processor", 0, 1024,
                      MNEME_FIELD(engine.threads)),
+      TextSetting("engine.overflow",
+                  "more tokens than window models have room for: slide the window, or keep "
+                  "everything and end turns there with CONTEXT_LIMIT (memory grows with the text)",
+                  MNEME_FIELD(engine.overflow), {"slide", "error"}),
       IntegerSetting("engine.window_tokens",
-                     "attention window of window models; 0 = the model's trained context", 0,
-                     1 << 24, MNEME_FIELD(engine.window_tokens)),
+                     "attention window of window models, their context limit if overflow is error; "
+                     "0 = the model's trained context",
+                     0, 1 << 24, MNEME_FIELD(engine.window_tokens)),
       IntegerSetting("engine.sink_tokens", "first tokens that never leave the window", 0, 1 << 16,
                      MNEME_FIELD(engine.sink_tokens)),
 

@@ -18,11 +18,12 @@ struct Config {
 
   struct Engine {
     std::string backend = "cpu";
-    std::string contract = "int8";  // int8 | f32
-    std::string kv_dtype = "f16";   // f16 | f32
-    std::string simd_target;        // "" = best
-    int threads = 0;                // 0 = processors of this machine
-    int64_t window_tokens = 0;      // 0 = the model's trained context
+    std::string contract = "int8";   // int8 | f32
+    std::string kv_dtype = "f16";    // f16 | f32
+    std::string simd_target;         // "" = best
+    int threads = 0;                 // 0 = processors of this machine
+    std::string overflow = "slide";  // slide | error
+    int64_t window_tokens = 0;       // 0 = the model's trained context
     int64_t sink_tokens = 4;
   } engine;
 

@@ -24,6 +24,7 @@ inline constexpr char kFieldOutOfRange[] = "FIELD_OUT_OF_RANGE";
 inline constexpr char kFieldRequired[] = "FIELD_REQUIRED";
 inline constexpr char kPageTokenInvalid[] = "PAGE_TOKEN_INVALID";
 inline constexpr char kInputTooLong[] = "INPUT_TOO_LONG";
+inline constexpr char kContextFull[] = "CONTEXT_FULL";
 inline constexpr char kPositionOutOfRange[] = "POSITION_OUT_OF_RANGE";
 inline constexpr char kIngestGap[] = "INGEST_GAP";
 inline constexpr char kAccessDenied[] = "ACCESS_DENIED";

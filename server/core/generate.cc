@@ -129,15 +129,26 @@ absl::Status Turn::Prepare() {
     required.Add("input", "is required: nothing has been read yet", reason::kFieldRequired);
     return required.ToStatus();
   }
-  return CheckInputLength(static_cast<int64_t>(input_.size()), parts_.config.limits);
+  const auto input = static_cast<int64_t>(input_.size());
+  MNEME_RETURN_IF_ERROR(CheckInputLength(input, parts_.config.limits));
+  MNEME_RETURN_IF_ERROR(CheckContext(*model_, head.position_tokens(), input));
+  const int64_t room = model_->context_limit() - head.position_tokens() - input;
+  if (model_->context_limit() > 0 && room < options_.max_output_tokens) {
+    options_.max_output_tokens = room;
+    options_.length_reason = v1::CONTEXT_LIMIT;
+  }
+  return absl::OkStatus();
 }
 
 absl::Status Turn::Hold() {
-  const auto queued = static_cast<int64_t>(input_.size());
+  const auto input = static_cast<int64_t>(input_.size());
+  const TokenCounts counts{
+      .queued = input,
+      .end = base_.data.head().position_tokens() + input + options_.max_output_tokens};
   if (stateless()) {
-    MNEME_ASSIGN_OR_RETURN(held_, HoldCopy(parts_, context_, *model_, nullptr, queued));
+    MNEME_ASSIGN_OR_RETURN(held_, HoldCopy(parts_, context_, *model_, nullptr, counts));
   } else {
-    MNEME_ASSIGN_OR_RETURN(held_, HoldHead(parts_, context_, *model_, base_, queued));
+    MNEME_ASSIGN_OR_RETURN(held_, HoldHead(parts_, context_, *model_, base_, counts));
   }
   queue_seconds_ = Seconds(Clock::now() - start_) - held_.restore_seconds;
   parts_.metrics.request_queue.Observe(queue_seconds_);
@@ -238,7 +249,7 @@ void Turn::SendFinal() {
   if (first_sent_) usage->set_first_token_ms(Seconds(*first_sent_ - context_.arrival) * 1e3);
   usage->set_decode_ms(result_.decode_seconds * 1e3);
   usage->set_commit_ms(commit_seconds_ * 1e3);
-  usage->set_state_bytes(model_->info.state_bytes());
+  usage->set_state_bytes(static_cast<int64_t>(model_->engine->schema().StateBytes(position_)));
   events_.Send(std::move(event));
 }
 

@@ -302,6 +302,24 @@ absl::StatusOr<std::vector<engine::TokenId>> InputTokens(const Model& model,
   return std::vector<engine::TokenId>();
 }
 
+absl::Status CheckContext(const Model& model, int64_t position, int64_t tokens) {
+  const int64_t limit = model.context_limit();
+  if (limit == 0 || position + tokens <= limit) return absl::OkStatus();
+  const std::string read = absl::StrCat(position), most = absl::StrCat(limit);
+  if (position >= limit) {
+    return Error(absl::StatusCode::kFailedPrecondition, reason::kContextFull,
+                 absl::StrCat("the session has read ", read, " tokens, all that the context of ",
+                              model.name, " takes; rewind it, or start another one"),
+                 {{"position_tokens", read}, {"context_limit_tokens", most}});
+  }
+  return Error(absl::StatusCode::kInvalidArgument, reason::kInputTooLong,
+               absl::StrCat("the input has ", tokens, " tokens, behind ", read, " the context of ",
+                            model.name, " has room for ", limit - position),
+               {{"input_tokens", absl::StrCat(tokens)},
+                {"max_input_tokens", absl::StrCat(limit - position)},
+                {"context_limit_tokens", most}});
+}
+
 absl::Status CheckInputLength(int64_t tokens, const Config::Limits& limits) {
   if (tokens <= limits.max_input_tokens) return absl::OkStatus();
   return Error(absl::StatusCode::kInvalidArgument, reason::kInputTooLong,

@@ -48,6 +48,9 @@ absl::StatusOr<std::vector<engine::TokenId>> InputTokens(const Model& model,
                                                          const v1::GenerateRequest& request,
                                                          int64_t position,
                                                          engine::TokenId last_token);
+// So many tokens behind `position` fit into the model's context: else CONTEXT_FULL where it has no
+// room at all, INPUT_TOO_LONG with both counts otherwise.
+absl::Status CheckContext(const Model& model, int64_t position, int64_t tokens);
 // INPUT_TOO_LONG with both counts.
 absl::Status CheckInputLength(int64_t tokens, const Config::Limits& limits);
 

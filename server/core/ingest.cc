@@ -8,6 +8,7 @@
 #include "engine/core/status_macros.h"
 #include "engine/core/utf8.h"
 #include "server/core/errors.h"
+#include "server/core/generate_request.h"
 #include "server/core/ingest_text.h"
 #include "server/core/scoped_cancel.h"
 #include "server/core/session_names.h"
@@ -129,7 +130,8 @@ absl::Status IngestImpl::Begin() {
     Close();
     return absl::OkStatus();
   }
-  MNEME_ASSIGN_OR_RETURN(held_, HoldHead(parts_, context_, *model_, base_, 0));
+  MNEME_ASSIGN_OR_RETURN(held_, HoldHead(parts_, context_, *model_, base_,
+                                         {.queued = 0, .end = model_->context_limit()}));
   last_commit_ = Clock::now();
   return absl::OkStatus();
 }
@@ -141,7 +143,8 @@ void IngestImpl::Publish() {
   progress_.set_version(base_.data.head().version());
   progress_.set_position_tokens(base_.data.head().position_tokens() +
                                 static_cast<int64_t>(uncommitted_.size()));
-  progress_.set_state_bytes(model_->info.state_bytes());
+  progress_.set_state_bytes(
+      static_cast<int64_t>(model_->engine->schema().StateBytes(progress_.position_tokens())));
 }
 
 absl::Status IngestImpl::Write(const v1::IngestRequest::Data& data) {
@@ -227,6 +230,8 @@ absl::Status IngestImpl::Read(bool all) {
       Clock::now() - last_commit_ < commit_interval_) {
     return absl::OkStatus();
   }
+  MNEME_RETURN_IF_ERROR(
+      CheckContext(*model_, held_.loaded.state.position, static_cast<int64_t>(unread_.size())));
   MNEME_RETURN_IF_ERROR(ReadTokens(parts_, context_, *model_, held_.loaded, unread_));
   parts_.metrics.input_tokens.Increment(static_cast<double>(unread_.size()));
   uncommitted_.insert(uncommitted_.end(), unread_.begin(), unread_.end());

@@ -37,6 +37,11 @@ absl::StatusOr<engine::EngineOptions> OptionsFor(const Config& config, const Mod
   } else {
     return absl::InvalidArgumentError("engine.kv_dtype must be f16 or f32");
   }
+  if (config.engine.overflow == "error") {
+    options.arch.overflow = engine::ArchOptions::Overflow::kError;
+  } else if (config.engine.overflow != "slide") {
+    return absl::InvalidArgumentError("engine.overflow must be slide or error");
+  }
   options.arch.window_tokens = config.engine.window_tokens;
   options.arch.sink_tokens = config.engine.sink_tokens;
   return options;
@@ -55,7 +60,11 @@ v1::Model Describe(const Model& model) {
   out.set_vocab_size(info.vocab_size);
   out.set_trained_context_tokens(info.trained_context_tokens);
   out.set_effective_context_tokens(info.effective_context_tokens);
-  out.set_state_bytes(static_cast<int64_t>(model.engine->schema().size_bytes()));
+  const engine::StateSchema& schema = model.engine->schema();
+  out.set_context_limit_tokens(schema.position_limit());
+  out.set_state_bytes(static_cast<int64_t>(schema.StateBytes(schema.position_limit())));
+  out.set_fixed_state_bytes(static_cast<int64_t>(schema.size_bytes()));
+  out.set_state_bytes_per_token(static_cast<int64_t>(schema.page_bytes()) / engine::kPageTokens);
   out.set_state_formula(info.state_formula);
   out.set_weight_type(std::string(engine::Traits(info.weight_dtype).name));
   out.set_has_chat_template(model.engine->chat_template() != nullptr);
@@ -74,6 +83,11 @@ absl::Status WarmUp(engine::Engine& engine) {
 }
 
 }  // namespace
+
+int64_t Model::SlotBytes(int64_t tokens) const {
+  const int64_t read = context_limit() > 0 ? std::min(tokens, context_limit()) : 0;
+  return static_cast<int64_t>(engine->schema().StateBytes(read)) + engine->info().vocab_size * 4;
+}
 
 bool Model::IsEndOfGeneration(engine::TokenId token) const {
   const auto& ends = tokenizer().special().end_of_generation;
@@ -118,8 +132,6 @@ absl::StatusOr<std::unique_ptr<ModelRegistry>> ModelRegistry::Load(const Config&
         Scheduler::Limits{.prefill_chunk_tokens = config.limits.prefill_chunk_tokens,
                           .max_step_tokens = config.limits.max_step_tokens},
         metrics);
-    model->slot_bytes = static_cast<int64_t>(model->engine->schema().size_bytes()) +
-                        model->engine->info().vocab_size * 4;
     model->info = Describe(*model);
     metrics.model_info
         .Add({{"model", entry.name},

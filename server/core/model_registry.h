@@ -20,10 +20,13 @@ struct Model {
   std::string name;  // models/{model}
   std::unique_ptr<engine::Engine> engine;
   std::unique_ptr<Scheduler> scheduler;  // destroyed before the engine
-  int64_t slot_bytes = 0;                // a state and the logits that go with it
   v1::Model info;
 
   const engine::Tokenizer& tokenizer() const { return engine->tokenizer(); }
+  // The most tokens that a session of this model may read; 0: any number.
+  int64_t context_limit() const { return engine->schema().position_limit(); }
+  // A state that has read up to `tokens`, and the logits that go with it.
+  int64_t SlotBytes(int64_t tokens) const;
   bool IsEndOfGeneration(engine::TokenId token) const;
 };
 

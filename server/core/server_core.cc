@@ -71,10 +71,11 @@ class ServerCoreImpl final : public ServerCore {
     const int64_t budget = config.limits.state_memory_bytes > 0 ? config.limits.state_memory_bytes
                                                                 : DefaultStateMemory();
     for (const auto& [name, model] : parts.models->models()) {
-      if (model->slot_bytes > budget) {
+      const int64_t largest = model->SlotBytes(model->context_limit());
+      if (largest > budget) {
         return absl::InvalidArgumentError(absl::StrCat(
-            "limits.state_memory_bytes is ", budget, ", one state of ", name, " needs ",
-            model->slot_bytes, "; raise it or choose a smaller engine.window_tokens"));
+            "limits.state_memory_bytes is ", budget, ", one state of ", name, " needs ", largest,
+            "; raise it or choose a smaller engine.window_tokens"));
       }
     }
     parts.sessions = std::make_unique<SessionStore>(

@@ -59,7 +59,8 @@ absl::StatusOr<v1::Session> ToProto(Parts& parts, const SessionRecord& record) {
   out.set_position_tokens(head.position_tokens());
   if (auto found = parts.models->models().find(data.model());
       found != parts.models->models().end()) {
-    out.set_state_bytes(found->second->info.state_bytes());
+    out.set_state_bytes(
+        static_cast<int64_t>(found->second->engine->schema().StateBytes(head.position_tokens())));
   }
   MNEME_ASSIGN_OR_RETURN(const int64_t stored_bytes, parts.sessions->StoredBytes(record));
   out.set_stored_bytes(stored_bytes);

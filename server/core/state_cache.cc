@@ -121,9 +121,12 @@ void StateCache::Keep(Slot slot, Identity identity, LoadedState loaded) {
   if (auto found = by_key_.find(identity.key); found != by_key_.end()) {
     Erase(found->second, freed);
   }
-  const int64_t bytes = slot.bytes_;
+  // A state that grows was given room for all that its turn might have read.
+  const int64_t bytes = std::min(
+      slot.bytes_,
+      static_cast<int64_t>(loaded.state.size_bytes() + loaded.logits.size() * sizeof(float)));
   slot.cache_ = nullptr;
-  pinned_bytes_ -= bytes;
+  pinned_bytes_ -= slot.bytes_;
   --running_;
   resident_bytes_ += bytes;
   residents_.push_back({identity, bytes, std::move(loaded)});

@@ -65,7 +65,7 @@ class StateCache {
   // context's cancellation status if it is cancelled first.
   absl::StatusOr<Grant> Acquire(CallContext& context, int64_t bytes, const Identity* want,
                                 int64_t queued_tokens);
-  // Makes the state of a call that ended resident; takes its slot over.
+  // Makes the state of a call that ended resident; takes over what it needs of the slot.
   void Keep(Slot slot, Identity identity, LoadedState loaded);
   void Drop(const std::string& key);
   bool Contains(const std::string& key, int64_t version) const;

@@ -130,8 +130,8 @@ absl::StatusOr<LoadedState> RestorePoint(Parts& parts, const Model& model,
     }
     if (manifest->schema_hash != model.engine->schema().hash()) {
       return Error(absl::StatusCode::kFailedPrecondition, reason::kModelMismatch,
-                   "the session's state was made with other engine settings (window, sinks or "
-                   "kv_dtype); start the server with those");
+                   "the session's state was made with other engine settings (window, sinks, "
+                   "overflow or kv_dtype); start the server with those");
     }
     absl::Status store_error;
     auto decoded = engine::DecodeSnapshot(model.engine->states(), model.engine->snapshot_identity(),
@@ -156,12 +156,12 @@ absl::StatusOr<LoadedState> RestorePoint(Parts& parts, const Model& model,
 }
 
 absl::StatusOr<HeldState> HoldHead(Parts& parts, CallContext& context, const Model& model,
-                                   const SessionRecord& record, int64_t queued_tokens) {
+                                   const SessionRecord& record, const TokenCounts& counts) {
   const auto start = Clock::now();
   const StateCache::Identity want{CacheKey(record.name), record.data.uid(),
                                   record.data.head().version()};
-  MNEME_ASSIGN_OR_RETURN(auto grant,
-                         parts.states->Acquire(context, model.slot_bytes, &want, queued_tokens));
+  MNEME_ASSIGN_OR_RETURN(auto grant, parts.states->Acquire(context, model.SlotBytes(counts.end),
+                                                           &want, counts.queued));
   HeldState held;
   held.slot = std::move(grant.slot);
   held.queue_seconds = Since(start);
@@ -183,10 +183,10 @@ absl::StatusOr<HeldState> HoldHead(Parts& parts, CallContext& context, const Mod
 }
 
 absl::StatusOr<HeldState> HoldCopy(Parts& parts, CallContext& context, const Model& model,
-                                   const SessionRecord* record, int64_t queued_tokens) {
+                                   const SessionRecord* record, const TokenCounts& counts) {
   const auto start = Clock::now();
-  MNEME_ASSIGN_OR_RETURN(auto grant,
-                         parts.states->Acquire(context, model.slot_bytes, nullptr, queued_tokens));
+  MNEME_ASSIGN_OR_RETURN(auto grant, parts.states->Acquire(context, model.SlotBytes(counts.end),
+                                                           nullptr, counts.queued));
   HeldState held;
   held.slot = std::move(grant.slot);
   held.queue_seconds = Since(start);

@@ -22,12 +22,17 @@ struct HeldState {
   double queue_seconds = 0;
   double restore_seconds = 0;
 };
+// What a call means to read: `queued` tokens, and the state never holds more than `end`.
+struct TokenCounts {
+  int64_t queued = 0;
+  int64_t end = 0;
+};
 // For the session's writer. A state that cannot be read marks the session as damaged.
 absl::StatusOr<HeldState> HoldHead(Parts& parts, CallContext& context, const Model& model,
-                                   const SessionRecord& record, int64_t queued_tokens);
+                                   const SessionRecord& record, const TokenCounts& counts);
 // For readers and stateless calls: a copy, or an empty state if `record` is null.
 absl::StatusOr<HeldState> HoldCopy(Parts& parts, CallContext& context, const Model& model,
-                                   const SessionRecord* record, int64_t queued_tokens);
+                                   const SessionRecord* record, const TokenCounts& counts);
 
 struct CommitResult {
   SessionRecord record;

@@ -143,10 +143,12 @@ absl::StatusOr<v1::ScoreResponse> Score(Parts& parts, CallContext& context,
   }
   const auto count = static_cast<int64_t>(tokens.size());
   MNEME_RETURN_IF_ERROR(CheckInputLength(count, parts.config.limits));
+  MNEME_RETURN_IF_ERROR(CheckContext(*model, position, count));
 
   CallRegistry::Call call(parts.calls, context, "");
   MNEME_ASSIGN_OR_RETURN(HeldState held,
-                         HoldCopy(parts, context, *model, stateless ? nullptr : &record, count));
+                         HoldCopy(parts, context, *model, stateless ? nullptr : &record,
+                                  {.queued = count, .end = position + count}));
   v1::ScoreResponse response;
   for (engine::TokenId token : tokens) {
     response.add_token_ids(token);

@@ -49,7 +49,7 @@ Sequence::Want TurnSequence::Next() {
   if (!ending_ && !next_token_.has_value()) {
     // An empty input goes on from the logits that were stored with the state.
     if (options_.max_output_tokens == 0) {
-      Finish(v1::MAX_TOKENS);
+      Finish(options_.length_reason);
       result_.complete = true;
     } else {
       Sample(loaded_.logits);
@@ -70,7 +70,7 @@ void TurnSequence::OnRead(int64_t num_tokens, std::span<const float> logits) {
       Sample(logits);
     } else {
       SaveLogits(logits);
-      Finish(v1::MAX_TOKENS);
+      Finish(options_.length_reason);
       result_.complete = true;
     }
     return;
@@ -181,7 +181,7 @@ void TurnSequence::Sample(std::span<const float> logits) {
   Emit(std::move(released));
   if (reason == v1::FINISH_REASON_UNSPECIFIED &&
       static_cast<int64_t>(result_.output.size()) >= options_.max_output_tokens) {
-    reason = v1::MAX_TOKENS;
+    reason = options_.length_reason;
   }
   if (reason != v1::FINISH_REASON_UNSPECIFIED) Finish(reason);
 }

@@ -34,6 +34,7 @@ struct TurnOptions {
   // A character that is unfinished at the end is left to the session's next turn.
   bool hold_unfinished = false;
   int64_t max_output_tokens = 0;
+  v1::FinishReason length_reason = v1::MAX_TOKENS;  // where max_output_tokens ends the turn
   CallContext::Clock::time_point end_time = CallContext::Clock::time_point::max();
   int logprobs = 0;
   int64_t max_unsent_tokens = 1024;

@@ -61,17 +61,17 @@ TEST(Table, AlignsColumnsByCharacters) {
 
 TEST(ProgressLine, FitsAndTells) {
   const std::string line =
-      ProgressLine(512 << 10, 1 << 20, 131072, 5210, 1024 * 100, 12 << 20, 120);
+      ProgressLine(512 << 10, 1 << 20, 131072, 5210, 1024 * 100, "12.0 MiB (constant)", 120);
   EXPECT_NE(line.find(" 50%"), std::string::npos) << line;
   EXPECT_NE(line.find("131,072 tokens"), std::string::npos) << line;
   EXPECT_NE(line.find("5,210 tok/s"), std::string::npos) << line;
   EXPECT_NE(line.find("ETA 0:05"), std::string::npos) << line;
   EXPECT_NE(line.find("state 12.0 MiB"), std::string::npos) << line;
   for (int width : {0, 10, 40, 80, 200}) {
-    EXPECT_LE(ProgressLine(1, 2, 3, 4, 5, 6, width).size(), static_cast<size_t>(width));
-    EXPECT_LE(ProgressLine(1, -1, 3, 4, 5, 6, width).size(), static_cast<size_t>(width));
+    EXPECT_LE(ProgressLine(1, 2, 3, 4, 5, "6 B", width).size(), static_cast<size_t>(width));
+    EXPECT_LE(ProgressLine(1, -1, 3, 4, 5, "6 B", width).size(), static_cast<size_t>(width));
   }
-  EXPECT_NE(ProgressLine(0, 0, 0, 0, 0, 0, 80).find("100%"), std::string::npos);
+  EXPECT_NE(ProgressLine(0, 0, 0, 0, 0, "", 80).find("100%"), std::string::npos);
 }
 
 TEST(Json, NumbersEnumsMapsTimes) {

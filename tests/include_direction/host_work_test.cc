@@ -17,8 +17,9 @@ namespace {
 namespace fs = std::filesystem;
 
 // Part of the name of a file that only loads.
-const char* const kLoading[] = {"weights",  "weight_reader", "layout",      "format",   "config",
-                                "_options", "name_rules",    "translated_", "registry."};
+const char* const kLoading[] = {"weights",   "weight_reader", "layout",     "format",
+                                "config",    "_options",      "name_rules", "translated_",
+                                "registry.", "rope_scaling"};
 
 const std::regex& HostWork() {
   static const std::regex pattern(
