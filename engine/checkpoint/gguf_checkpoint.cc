@@ -207,7 +207,7 @@ class GgufParser {
         return Refuse(field(), absl::StrCat(stored, " exceeds 2^63-1"));
       }
     }
-    value = static_cast<Held>(stored);
+    value = static_cast<Held>(stored);  // NOLINT(bugprone-signed-char-misuse): i8 is a number
     return absl::OkStatus();
   }
 

@@ -216,7 +216,7 @@ std::optional<MetadataValue> UniformArray(const json& array) {
 
 absl::Status Flatten(std::string_view what, const std::string& key, const json& value,
                      Config& config) {
-  const auto put = [&](MetadataValue flat) -> absl::Status {
+  const auto put = [&](MetadataValue&& flat) -> absl::Status {
     if (config.try_emplace(key, std::move(flat)).second) return absl::OkStatus();
     return Refuse(what, absl::StrCat("key ", Quoted(key)), "occurs twice, once spelled with a dot");
   };

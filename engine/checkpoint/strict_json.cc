@@ -116,7 +116,7 @@ class StrictBuilder : public nlohmann::json_sax<json> {
 
 absl::StatusOr<nlohmann::json> ParseStrictJson(std::string_view text, std::string_view what,
                                                const JsonLimits& limits) {
-  const auto refuse = [&](std::string message) {
+  const auto refuse = [&](const std::string& message) {
     return absl::InvalidArgumentError(absl::StrCat(std::string(what), ": ", message));
   };
   if (text.size() > limits.max_bytes) {

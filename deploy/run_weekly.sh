@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# What is too long for every change: both sanitizers over all tests, the fuzzers, clang-tidy over all
+# sources. Idempotent.
+#   deploy/run_weekly.sh [PART...]      parts: asan tsan fuzz tidy; all of them by default
+# Processor hours of each, on a machine of two cores: asan 2, tsan 3, fuzz 0.5, tidy 0.7.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+parts=("$@")
+[[ $# -gt 0 ]] || parts=(asan tsan fuzz tidy)
+
+deploy/install_packages.sh test
+for part in "${parts[@]}"; do
+  echo "== $part"
+  case $part in
+    asan | tsan) deploy/run_tests.sh "$part" ;;
+    fuzz) cmake --preset fuzz >/dev/null && cmake --build --preset fuzz --parallel "$(nproc)" && ctest --preset fuzz ;;
+    tidy) # generated headers must be there
+      cmake --preset release >/dev/null && cmake --build --preset release --parallel "$(nproc)"
+      tests/gates/clang_check.py tidy build-release engine memstore server client ;;
+    *) echo "usage: $0 [asan|tsan|fuzz|tidy]..." >&2; exit 2 ;;
+  esac
+done
