@@ -1,52 +1,18 @@
 #include "engine/sampler/sampler.h"
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
 #include <cstdint>
 #include <limits>
 
 #include "engine/sampler/counter_rng.h"
+#include "engine/sampler/softmax.h"
 
 namespace mneme::engine {
 namespace {
 
-// exp(x) for x <= 0 in plain IEEE double operations (this project is compiled without contraction),
-// so that it has the same bits on every machine, which the C library's does not promise. Range
-// reduction to |r| <= ln 2 / 2, then the Taylor series to r^13 / 13!, error below 1e-15 relative.
-// Below kSmallest the result is taken as 0: such a token has less than 1e-17 of the likeliest one's
-// probability.
-constexpr double kSmallest = -40.0;
-
-inline double PortableExp(double x) {
-  const double clamped = x < kSmallest ? kSmallest : x;
-  constexpr double kLog2E = 1.4426950408889634;
-  constexpr double kLn2High = 6.93147180369123816490e-01;  // low bits zero: k * kLn2High is exact
-  constexpr double kLn2Low = 1.90821492927058770002e-10;
-  // Adding 1.5 * 2^52 rounds to an integer and leaves it in the low bits.
-  constexpr double kRound = 6755399441055744.0;
-  const double shifted = clamped * kLog2E + kRound;
-  const double k = shifted - kRound;
-  const double r = (clamped - k * kLn2High) - k * kLn2Low;
-  double sum = 1.0 / 6227020800.0;
-  constexpr double kInverseFactorials[] = {1.0 / 479001600.0,
-                                           1.0 / 39916800.0,
-                                           1.0 / 3628800.0,
-                                           1.0 / 362880.0,
-                                           1.0 / 40320.0,
-                                           1.0 / 5040.0,
-                                           1.0 / 720.0,
-                                           1.0 / 120.0,
-                                           1.0 / 24.0,
-                                           1.0 / 6.0,
-                                           0.5,
-                                           1.0,
-                                           1.0};
-  for (const double coefficient : kInverseFactorials) sum = sum * r + coefficient;
-  const uint64_t exponent = std::bit_cast<uint64_t>(shifted) + 1023;
-  const double power = std::bit_cast<double>(exponent << 52);
-  return x < kSmallest ? 0.0 : sum * power;
-}
+// Tokens between two running sums that a draw remembers.
+constexpr size_t kDrawBlock = 512;
 
 // Higher logit first, lower id first among equals.
 bool Better(const std::pair<float, TokenId>& a, const std::pair<float, TokenId>& b) {
@@ -74,42 +40,37 @@ void SelectTop(std::span<const float> logits, size_t n,
   std::sort_heap(best.begin(), best.end(), Better);
 }
 
-// First of the largest.
-TokenId ArgMax(std::span<const float> logits) {
-  return static_cast<TokenId>(std::max_element(logits.begin(), logits.end()) - logits.begin());
-}
+// From a logit to the logarithm of its token's probability.
+class LogSoftmax {
+ public:
+  explicit LogSoftmax(std::span<const float> logits)
+      : max_(logits[ArgMax(logits)]),
+        log_sum_(std::log(Softmax{.max = max_}.AddWeights(logits, 0))) {}
+  float operator()(float logit) const { return static_cast<float>(logit - max_ - log_sum_); }
 
-// max and sum over ids ascending of exp((logit - max) * inverse_temperature).
-struct Normaliser {
-  double max = 0;
-  double sum = 0;
+ private:
+  const double max_, log_sum_;
 };
-Normaliser Normalise(std::span<const float> logits, double inverse_temperature) {
-  Normaliser result{.max = logits[ArgMax(logits)]};
-  for (const float logit : logits) {
-    result.sum += PortableExp((logit - result.max) * inverse_temperature);
-  }
-  return result;
-}
 
 }  // namespace
 
 Sampler::Sampler(SamplingOptions options) : options_(std::move(options)) {}
 
-TokenId Sampler::Sample(std::span<const float> logits, std::span<const TokenId> history,
-                        int64_t output_index) {
-  const TokenId vocab_size = static_cast<TokenId>(logits.size());
-  const auto in_vocab = [vocab_size](TokenId id) { return id >= 0 && id < vocab_size; };
+std::span<const float> Sampler::Adjusted(std::span<const float> logits,
+                                         std::span<const TokenId> history) {
+  const bool penalties = options_.repetition_penalty != 1.0f ||
+                         options_.frequency_penalty != 0.0f || options_.presence_penalty != 0.0f;
+  if (options_.logit_bias.empty() && !penalties) return logits;
 
-  // 1. Bias, then penalties of the tokens in the window.
+  const auto vocab_size = static_cast<TokenId>(logits.size());
+  const auto in_vocab = [vocab_size](TokenId id) { return id >= 0 && id < vocab_size; };
   adjusted_.assign(logits.begin(), logits.end());
   for (const auto& [id, bias] : options_.logit_bias) {
     if (in_vocab(id)) adjusted_[id] += bias;
   }
   const size_t window =
       std::min<size_t>(history.size(), std::max(options_.penalty_window_tokens, 0));
-  if (window > 0 && (options_.repetition_penalty != 1.0f || options_.frequency_penalty != 0.0f ||
-                     options_.presence_penalty != 0.0f)) {
+  if (penalties && window > 0) {
     std::vector<TokenId> seen(history.end() - window, history.end());
     std::sort(seen.begin(), seen.end());
     for (size_t begin = 0; begin < seen.size();) {
@@ -126,88 +87,95 @@ TokenId Sampler::Sample(std::span<const float> logits, std::span<const TokenId> 
       begin = end;
     }
   }
+  return adjusted_;
+}
+
+size_t Sampler::Draw(std::span<const float> logits, const Softmax& softmax, double u) {
+  running_sums_.clear();
+  double total = 0;
+  for (size_t begin = 0; begin < logits.size(); begin += kDrawBlock) {
+    const size_t count = std::min(kDrawBlock, logits.size() - begin);
+    total = softmax.AddWeights(logits.subspan(begin, count), total);
+    running_sums_.push_back(total);
+  }
+  // The first token at which the running sum passes the target. u < 1, so the total does.
+  const double target = u * total;
+  const size_t block =
+      std::upper_bound(running_sums_.begin(), running_sums_.end(), target) - running_sums_.begin();
+  const size_t begin = block * kDrawBlock;
+  const size_t count = std::min(kDrawBlock, logits.size() - begin);
+  weights_.resize(count);
+  softmax.Weights(logits.subspan(begin, count), weights_.data());
+  double sum = block == 0 ? 0 : running_sums_[block - 1];
+  size_t i = 0;
+  while ((sum += weights_[i]) <= target) ++i;
+  return begin + i;
+}
+
+TokenId Sampler::Sample(std::span<const float> logits, std::span<const TokenId> history,
+                        int64_t output_index) {
+  // 1. Bias, then penalties of the tokens in the window.
+  const std::span<const float> adjusted = Adjusted(logits, history);
 
   // 2. Greedy, or nothing to choose from: every token biased to -infinity counts as no bias at all.
-  const TokenId likeliest = ArgMax(adjusted_);
-  if (adjusted_[likeliest] == -std::numeric_limits<float>::infinity()) return ArgMax(logits);
-  if (options_.temperature == 0.0f || options_.top_k == 1) return likeliest;
-
-  // 3. Candidates and their weights exp((logit - max) / temperature). Without a cut by rank they
-  // stay in the order of ids and nothing is sorted.
-  const double inverse_temperature = 1.0 / static_cast<double>(options_.temperature);
-  const double max = adjusted_[likeliest];
-  const auto weight = [&](float logit) {
-    return PortableExp((static_cast<double>(logit) - max) * inverse_temperature);
-  };
-  const bool cut_k = options_.top_k > 0 && options_.top_k < vocab_size;
-  const bool cut_p = options_.top_p < 1.0f;
-  if (cut_k || cut_p) {
-    size_t count = cut_k ? options_.top_k : 64;
-    SelectTop(adjusted_, count, candidates_);
-    if (cut_p) {
-      double total = 0;  // of what top-k left
-      if (cut_k) {
-        for (const auto& candidate : candidates_) total += weight(candidate.first);
-      } else {
-        total = Normalise(adjusted_, inverse_temperature).sum;
-      }
-      // The smallest prefix whose share reaches top_p; at least one token. The list grows until it
-      // holds that prefix.
-      const double enough = static_cast<double>(options_.top_p) * total;
-      size_t kept = 0;
-      for (;;) {
-        double sum = 0;
-        kept = 0;
-        while (kept < candidates_.size() && (kept == 0 || sum < enough)) {
-          sum += weight(candidates_[kept++].first);
-        }
-        if (sum >= enough || cut_k || candidates_.size() == adjusted_.size()) break;
-        count *= 8;
-        SelectTop(adjusted_, count, candidates_);
-      }
-      candidates_.resize(kept);
-    }
-  } else {
-    candidates_.clear();
-    for (TokenId id = 0; id < vocab_size; ++id) candidates_.emplace_back(adjusted_[id], id);
+  const size_t likeliest = ArgMax(adjusted);
+  if (adjusted[likeliest] == -std::numeric_limits<float>::infinity()) {
+    return static_cast<TokenId>(ArgMax(logits));
   }
+  if (options_.temperature == 0.0f || options_.top_k == 1) return static_cast<TokenId>(likeliest);
 
-  // 4. Min-p relative to the likeliest (whose weight is 1), then one draw.
+  // 3. Without a cut by rank all tokens are candidates, in the order of ids: nothing is sorted.
+  // Then one draw; min-p is relative to the likeliest, whose weight is 1.
+  const Softmax whole{.max = adjusted[likeliest],
+                      .inverse_temperature = 1.0 / static_cast<double>(options_.temperature)};
+  Softmax cut = whole;
+  cut.min_weight = options_.min_p;
   const double u = CounterUniform(options_.seed, static_cast<uint64_t>(output_index));
-  weights_.clear();
-  double total = 0;
-  for (const auto& candidate : candidates_) {
-    const double w = weight(candidate.first);
-    weights_.push_back(w >= options_.min_p ? w : 0.0);
-    total += weights_.back();
+  const bool cut_k = options_.top_k > 0 && static_cast<size_t>(options_.top_k) < adjusted.size();
+  const bool cut_p = options_.top_p < 1.0f;
+  if (!cut_k && !cut_p) return static_cast<TokenId>(Draw(adjusted, cut, u));
+
+  size_t count = cut_k ? options_.top_k : 64;
+  SelectCandidates(adjusted, count);
+  if (cut_p) {
+    // The smallest prefix whose share of what top-k left reaches top_p; at least one token. The
+    // list grows until it holds that prefix.
+    const double enough = static_cast<double>(options_.top_p) *
+                          whole.AddWeights(cut_k ? candidate_logits_ : adjusted, 0);
+    size_t kept = 0;
+    for (;;) {
+      weights_.resize(candidates_.size());
+      whole.Weights(candidate_logits_, weights_.data());
+      double sum = 0;
+      kept = 0;
+      while (kept < candidates_.size() && (kept == 0 || sum < enough)) sum += weights_[kept++];
+      if (sum >= enough || cut_k || candidates_.size() == adjusted.size()) break;
+      count *= 8;
+      SelectCandidates(adjusted, count);
+    }
+    candidate_logits_.resize(kept);
   }
-  const double target = u * total;
-  double sum = 0;
-  TokenId chosen = likeliest;
-  for (size_t i = 0; i < candidates_.size(); ++i) {
-    if (weights_[i] == 0.0) continue;
-    chosen = candidates_[i].second;  // the last one, if rounding leaves target at the total
-    sum += weights_[i];
-    if (sum > target) break;
-  }
-  return chosen;
+  return candidates_[Draw(candidate_logits_, cut, u)].second;
+}
+
+void Sampler::SelectCandidates(std::span<const float> logits, size_t count) {
+  SelectTop(logits, count, candidates_);
+  candidate_logits_.clear();
+  for (const auto& [logit, id] : candidates_) candidate_logits_.push_back(logit);
 }
 
 float Sampler::Logprob(std::span<const float> logits, TokenId token) {
-  const Normaliser normaliser = Normalise(logits, 1.0);
-  return static_cast<float>(logits[token] - normaliser.max - std::log(normaliser.sum));
+  return LogSoftmax(logits)(logits[token]);
 }
 
 std::vector<TokenLogprob> Sampler::TopLogprobs(std::span<const float> logits, int n) {
   std::vector<TokenLogprob> result;
   if (n <= 0) return result;
-  const Normaliser normaliser = Normalise(logits, 1.0);
+  const LogSoftmax log_softmax(logits);
   std::vector<std::pair<float, TokenId>> best;
   SelectTop(logits, n, best);
   for (const auto& [logit, id] : best) {
-    result.push_back(
-        {.token = id,
-         .logprob = static_cast<float>(logit - normaliser.max - std::log(normaliser.sum))});
+    result.push_back({.token = id, .logprob = log_softmax(logit)});
   }
   return result;
 }

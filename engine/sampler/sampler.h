@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "engine/sampler/softmax.h"
 #include "engine/tokenizer/tokenizer.h"
 
 namespace mneme::engine {
@@ -52,10 +53,19 @@ class Sampler {
   static std::vector<TokenLogprob> TopLogprobs(std::span<const float> logits, int n);
 
  private:
+  // `logits` with bias and penalties; themselves if there are none.
+  std::span<const float> Adjusted(std::span<const float> logits, std::span<const TokenId> history);
+  void SelectCandidates(std::span<const float> logits, size_t count);
+  // The index that u, uniform in [0, 1), draws by weight.
+  size_t Draw(std::span<const float> logits, const Softmax& softmax, double u);
+
   SamplingOptions options_;
-  std::vector<std::pair<float, TokenId>> candidates_;  // scratch
-  std::vector<float> adjusted_;                        // scratch
-  std::vector<double> weights_;                        // scratch
+  // Scratch.
+  std::vector<float> adjusted_;
+  std::vector<std::pair<float, TokenId>> candidates_;  // the likeliest, best first
+  std::vector<float> candidate_logits_;                // of those, without what top-p cut
+  std::vector<double> weights_;
+  std::vector<double> running_sums_;
 };
 
 }  // namespace mneme::engine

@@ -1,12 +1,15 @@
 #include "engine/sampler/sampler.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <map>
 #include <set>
 #include <vector>
 
+#include "engine/kernels/kernels.h"
 #include "engine/sampler/counter_rng.h"
+#include "engine/sampler/softmax.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -74,6 +77,77 @@ TEST(SamplerTest, DrawsFollowTheSoftmaxAtItsTemperature) {
     EXPECT_LT(ChiSquare({.temperature = temperature, .seed = 17}, logits, probabilities, 200000),
               20.5)
         << "temperature " << temperature;
+  }
+}
+
+// What sampling is defined to be, written down plainly: exp and sums in double, one after the
+// other.
+TokenId PlainDraw(const SamplingOptions& options, std::span<const float> logits, int64_t index) {
+  const double max = *std::max_element(logits.begin(), logits.end());
+  std::vector<double> weights;
+  double total = 0;
+  for (const float logit : logits) {
+    const double x = (logit - max) * (1.0 / static_cast<double>(options.temperature));
+    const double weight = x < -40 ? 0 : std::exp(x);
+    weights.push_back(weight >= options.min_p ? weight : 0);
+    total += weights.back();
+  }
+  const double target = CounterUniform(options.seed, index) * total;
+  double sum = 0;
+  TokenId token = 0;
+  while ((sum += weights[token]) <= target) ++token;
+  return token;
+}
+
+class SamplerTargetTest : public testing::Test {
+ protected:
+  void TearDown() override { PinSimdTarget(""); }
+};
+
+TEST_F(SamplerTargetTest, EveryTargetDrawsThePlainDefinitionsToken) {
+  for (const std::string& target : AvailableSimdTargets()) {
+    ASSERT_TRUE(PinSimdTarget(target));
+    for (const int size : {1, 2, 7, 511, 512, 513, 1025, 5003}) {
+      const std::vector<float> logits = SomeLogits(size, size);
+      for (const float temperature : {1.0f, 0.3f, 5.0f}) {
+        for (const float min_p : {0.0f, 0.05f}) {
+          const SamplingOptions options{.temperature = temperature, .min_p = min_p, .seed = 3};
+          Sampler sampler(options);
+          for (int i = 0; i < 50; ++i) {
+            ASSERT_EQ(sampler.Sample(logits, {}, i), PlainDraw(options, logits, i))
+                << target << ", " << size << " tokens, temperature " << temperature << ", min_p "
+                << min_p << ", draw " << i;
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_F(SamplerTargetTest, EveryTargetHasTheSameBits) {
+  const std::vector<float> logits = SomeLogits(4099, 1);
+  std::vector<std::vector<double>> results;
+  for (const std::string& target : AvailableSimdTargets()) {
+    ASSERT_TRUE(PinSimdTarget(target));
+    const Softmax softmax{.max = logits[ArgMax(logits)], .inverse_temperature = 1.7};
+    std::vector<double> weights(logits.size());
+    softmax.Weights(logits, weights.data());
+    weights.push_back(softmax.AddWeights(logits, 0.125));
+    results.push_back(weights);
+    EXPECT_EQ(results.back(), results.front()) << target;
+  }
+}
+
+TEST_F(SamplerTargetTest, EveryTargetFindsTheFirstOfTheLargest) {
+  for (const std::string& target : AvailableSimdTargets()) {
+    ASSERT_TRUE(PinSimdTarget(target));
+    for (const int size : {1, 3, 16, 63, 64, 65, 200}) {
+      for (int at = 0; at < size; ++at) {
+        std::vector<float> logits(size, -2.5f);
+        logits[at] = logits.back() = -1.5f;
+        EXPECT_EQ(ArgMax(logits), static_cast<size_t>(at)) << target << ", " << size;
+      }
+    }
   }
 }
 
