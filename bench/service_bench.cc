@@ -49,6 +49,7 @@ struct Flags {
   int64_t window = 2048;
   int rounds = 7;
   int streams = 8;
+  double temperature = 0;
   std::vector<int> threads = {1, 2};
   bool json = false;
 };
@@ -111,7 +112,7 @@ absl::StatusOr<Turn> EngineTurn(engine::Engine& engine, const Flags& flags, int 
   const auto start = Clock::now();
   std::vector<engine::State> states;
   for (int i = 0; i < streams; ++i) states.push_back(engine.CreateState());
-  engine::Sampler sampler({.temperature = 0});
+  engine::Sampler sampler({.temperature = static_cast<float>(flags.temperature)});
   std::vector<engine::EngineSlice> slices(streams);
   for (int64_t n = 0; n <= flags.tokens; ++n) {
     for (int i = 0; i < streams; ++i) {
@@ -183,12 +184,13 @@ absl::StatusOr<Service> StartService(const Flags& flags, int threads, const std:
 }
 
 v1::GenerateRequest Request(const std::string& session, const std::vector<TokenId>& prompt,
-                            int64_t tokens) {
+                            int64_t tokens, double temperature) {
   v1::GenerateRequest request;
   request.set_session(session);
   request.mutable_token_ids()->mutable_ids()->Add(prompt.begin(), prompt.end());
   request.set_add_bos(v1::GenerateRequest::ADD_BOS_NEVER);
-  request.mutable_sampling()->set_temperature(0);
+  request.mutable_sampling()->set_temperature(static_cast<float>(temperature));
+  request.mutable_sampling()->set_seed(0);
   request.set_ignore_eos(true);
   request.set_max_output_tokens(static_cast<int32_t>(tokens));
   return request;
@@ -227,7 +229,8 @@ absl::StatusOr<ServerTurn> RunServerTurn(Service& service, const Flags& flags, i
   std::vector<v1::GenerateRequest> requests;
   for (int i = 0; i < streams; ++i) {
     MNEME_ASSIGN_OR_RETURN(const std::string session, NewSession(service));
-    requests.push_back(Request(session, Prompt(flags, vocab_size, round, i), flags.tokens));
+    requests.push_back(
+        Request(session, Prompt(flags, vocab_size, round, i), flags.tokens, flags.temperature));
   }
   MNEME_ASSIGN_OR_RETURN(const memstore::StoreStats before, service.store->Stats());
   const int64_t disk_before = DiskBytes();
@@ -262,7 +265,7 @@ absl::StatusOr<ServerTurn> RunServerTurn(Service& service, const Flags& flags, i
     fork.add_session_ids(used[1]);
     MNEME_RETURN_IF_ERROR(service.client->ForkSession(fork).status());
     MNEME_ASSIGN_OR_RETURN(const v1::Usage usage,
-                           Receive(service, Request(used[1], {1}, 1), nullptr));
+                           Receive(service, Request(used[1], {1}, 1, flags.temperature), nullptr));
     turn.restore_ms = usage.restore_ms();
   }
   // Neither resident states nor chunks shall pile up.
@@ -427,6 +430,9 @@ int Main(int argc, char** argv) {
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
   app.add_option("--window", flags.window, "0: the trained context")->capture_default_str();
+  app.add_option("--temperature", flags.temperature, "of both samplers")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
   app.add_flag("--json", flags.json, "one JSON object instead of a table");
   CLI11_PARSE(app, argc, argv);
   spdlog::set_level(spdlog::level::warn);

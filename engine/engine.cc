@@ -4,12 +4,14 @@
 
 #include <algorithm>
 #include <fstream>
+#include <new>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "engine/core/status_macros.h"
 #include "engine/core/thread_pool.h"
+#include "engine/core/worker_thread.h"
 #include "engine/device/raw.h"
 #include "engine/kernels/exec.h"
 #include "engine/kernels/kernels.h"
@@ -149,8 +151,12 @@ class Engine::Impl {
   std::string fingerprint;
   std::string numerics_id;
 
+  // Last: its steps use the others.
+  WorkerThread stepper;
+
   void MakeInitialState();
   absl::Status Validate(std::span<const EngineSlice> slices) const;
+  absl::Status Step(std::span<const EngineSlice> slices, std::vector<int>& non_finite);
 };
 
 void Engine::Impl::MakeInitialState() {
@@ -258,34 +264,65 @@ absl::Status Engine::Impl::Validate(std::span<const EngineSlice> slices) const {
   return absl::OkStatus();
 }
 
-absl::Status Engine::Step(std::span<const EngineSlice> slices, std::vector<int>* non_finite) {
-  MNEME_RETURN_IF_ERROR(impl_->Validate(slices));
-  const Turns::Hold turn(impl_->device->turns());
+absl::Status Engine::Impl::Step(std::span<const EngineSlice> slices, std::vector<int>& non_finite) {
+  MNEME_RETURN_IF_ERROR(Validate(slices));
+  const Turns::Hold turn(device->turns());
   std::vector<uint8_t> finite(slices.size(), 1);
 
   // Whole slices where they fit, pieces of the long ones otherwise.
-  Pass pass(info().vocab_size);
+  Pass pass(arch->info().vocab_size);
   for (size_t i = 0; i < slices.size(); ++i) {
     const auto n = static_cast<int64_t>(slices[i].tokens.size());
     for (int64_t begin = 0; begin < n;) {
       const int64_t count = std::min(n - begin, kMaxPassTokens - pass.rows());
-      impl_->states.Reserve(*slices[i].state, count);
+      states.Reserve(*slices[i].state, count);
       pass.Add(static_cast<int>(i), slices[i], begin, count);
       begin += count;
-      if (pass.rows() == kMaxPassTokens) pass.Run(*impl_->arch, impl_->exec, finite);
+      if (pass.rows() == kMaxPassTokens) pass.Run(*arch, exec, finite);
     }
   }
-  pass.Run(*impl_->arch, impl_->exec, finite);
-  MNEME_RETURN_IF_ERROR(impl_->device->Wait());
+  pass.Run(*arch, exec, finite);
+  MNEME_RETURN_IF_ERROR(device->Wait());
 
-  std::vector<int> bad;
   for (size_t i = 0; i < slices.size(); ++i) {
-    if (!finite[i]) bad.push_back(static_cast<int>(i));
+    if (!finite[i]) non_finite.push_back(static_cast<int>(i));
   }
-  if (non_finite != nullptr) *non_finite = bad;
-  if (bad.empty()) return absl::OkStatus();
+  if (non_finite.empty()) return absl::OkStatus();
   return absl::InternalError(
-      absl::StrCat("logits of slice ", absl::StrJoin(bad, ", "), " are not finite"));
+      absl::StrCat("logits of slice ", absl::StrJoin(non_finite, ", "), " are not finite"));
+}
+
+absl::Status Engine::Step(std::span<const EngineSlice> slices, std::vector<int>* non_finite) {
+  std::vector<int> bad;
+  std::vector<int>& found = non_finite != nullptr ? *non_finite : bad;
+  found.clear();
+  try {
+    return impl_->Step(slices, found);
+  } catch (const std::bad_alloc&) {
+    return absl::ResourceExhaustedError("there is no memory for this step");
+  }
+}
+
+Engine::Ticket Engine::Submit(std::span<const EngineSlice> slices) {
+  Ticket ticket;
+  ticket.outcome_ = std::make_shared<Ticket::Outcome>();
+  ticket.number_ = impl_->stepper.Submit(
+      [this, outcome = ticket.outcome_, slices = std::vector(slices.begin(), slices.end())] {
+        outcome->status = Step(slices, &outcome->non_finite);
+      });
+  return ticket;
+}
+
+absl::Status Engine::Wait(const Ticket& ticket, std::vector<int>* non_finite) {
+  impl_->stepper.Wait(ticket.number_);
+  if (non_finite != nullptr) *non_finite = ticket.outcome_->non_finite;
+  return ticket.outcome_->status;
+}
+
+void Engine::ForEach(int64_t n, absl::FunctionRef<void(int64_t)> fn) {
+  if (n == 1) return fn(0);  // not worth waiting for another model's step
+  const Turns::Hold turn(impl_->device->turns());
+  impl_->device->ForEach(n, fn);
 }
 
 std::string DescribeMachine() {

@@ -17,6 +17,7 @@
 #include <string_view>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "engine/arch/arch.h"
@@ -80,14 +81,37 @@ class Engine {
   // id out of range, bad slice: nothing was read); INTERNAL "not finite" if a wanted logit row is
   // NaN or infinite: that slice's index is in `non_finite`, its state must be thrown away, the
   // others are good. OUT_OF_RANGE: a slice would go beyond schema().position_limit(); nothing was
-  // read. Throws std::bad_alloc if a state that grows finds no memory: the slices' states must then
-  // be thrown away.
+  // read. RESOURCE_EXHAUSTED if memory ran out: all the states must be thrown away.
   absl::Status Step(std::span<const EngineSlice> slices, std::vector<int>* non_finite = nullptr);
+
+  // Step in two halves, for a caller with work of its own meanwhile: Submit returns at once, Wait
+  // when the step is done, with what Step would have returned. In between, what the slices refer to
+  // is the engine's. Steps run in the order in which they were submitted.
+  class Ticket;
+  Ticket Submit(std::span<const EngineSlice> slices);
+  absl::Status Wait(const Ticket& ticket, std::vector<int>* non_finite = nullptr);
+
+  // Calls fn(i) for every i in [0, n) on the device's threads, which have nothing to do between
+  // two steps: work of the host that many sequences have at once, such as choosing their tokens. fn
+  // must neither throw nor call the engine.
+  void ForEach(int64_t n, absl::FunctionRef<void(int64_t)> fn);
 
  private:
   class Impl;
   explicit Engine(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;
+};
+
+// A step that was submitted.
+class Engine::Ticket {
+ private:
+  friend class Engine;
+  struct Outcome {
+    absl::Status status;
+    std::vector<int> non_finite;
+  };
+  uint64_t number_ = 0;
+  std::shared_ptr<Outcome> outcome_;  // the engine's until the step is done
 };
 
 // One line about this machine and build: processors, SIMD targets, memory. For logs and bench.

@@ -2,9 +2,11 @@
 // that is loaded on it.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <string_view>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "engine/device/memory.h"
 #include "engine/device/turns.h"
@@ -24,6 +26,10 @@ class Device {
   virtual Memory& memory() = 0;
   // Until all calls so far are done; the first error since the last Wait.
   virtual absl::Status Wait() = 0;
+
+  // Calls fn(i) for every i in [0, n), on the host's threads that the device has. For who holds the
+  // turn. fn must not throw.
+  virtual void ForEach(int64_t n, absl::FunctionRef<void(int64_t)> fn) = 0;
 
   // One pass at a time; models take turns.
   Turns& turns() { return turns_; }

@@ -24,6 +24,9 @@ class HostDevice : public Device {
   const Kernels& kernels() const override { return kernels_; }
   Memory& memory() override { return HostMemory(); }
   absl::Status Wait() override { return absl::OkStatus(); }  // calls return when they are done
+  void ForEach(int64_t n, absl::FunctionRef<void(int64_t)> fn) override {
+    pool_.Run(n, [&](int64_t i, int) { fn(i); });
+  }
 
   // For kernels, which one thread calls at a time. They allocate only from this scratch, which
   // grows to the largest call and stays.

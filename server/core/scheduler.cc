@@ -1,7 +1,8 @@
 #include "server/core/scheduler.h"
 
 #include <algorithm>
-#include <exception>
+#include <iterator>
+#include <new>
 #include <utility>
 
 #include "server/core/errors.h"
@@ -70,12 +71,10 @@ void Scheduler::Plan() {
   };
   std::vector<Prefill> prefills;
   int64_t budget = limits_.max_step_tokens;
-  std::vector<std::shared_ptr<Sequence>> removed;
   for (auto it = active_.begin(); it != active_.end();) {
     const Sequence::Want want = (*it)->Next();
     if (want.kind == Sequence::Want::Kind::kDone) {
-      removed.push_back(std::move(*it));
-      it = active_.erase(it);
+      it = Remove(it);
       continue;
     }
     if (want.kind == Sequence::Want::Kind::kRead) {
@@ -105,49 +104,64 @@ void Scheduler::Plan() {
                       .num_logits = want.all_logits ? n : (n == wanted ? 1 : 0)}});
     active_.splice(active_.end(), active_, prefill.it);
   }
-  Remove(removed);
 }
 
-void Scheduler::Remove(const std::vector<std::shared_ptr<Sequence>>& sequences) {
-  if (sequences.empty()) return;
+std::list<std::shared_ptr<Sequence>>::iterator Scheduler::Remove(
+    std::list<std::shared_ptr<Sequence>>::iterator it) {
+  removed_.push_back(std::move(*it));
+  return active_.erase(it);
+}
+
+void Scheduler::Publish() {
+  for (const auto& sequence : active_) sequence->Publish();
+  if (removed_.empty()) return;
   {
     MutexLock lock(&mutex_);
-    count_ -= static_cast<int64_t>(sequences.size());
+    count_ -= static_cast<int64_t>(removed_.size());
   }
-  for (const auto& sequence : sequences) sequence->OnRemoved();
+  for (const auto& sequence : removed_) {
+    sequence->Publish();
+    sequence->OnRemoved();
+  }
+  removed_.clear();
 }
 
 absl::Status Scheduler::Forward(std::vector<int>& non_finite) {
+  const int64_t vocab = engine_.info().vocab_size;
+  int64_t rows = 0;
+  for (const Job& job : jobs_) rows += job.slice.num_logits;
   try {
-    const int64_t vocab = engine_.info().vocab_size;
-    int64_t rows = 0;
-    for (const Job& job : jobs_) rows += job.slice.num_logits;
     if (static_cast<int64_t>(logits_.size()) < rows * vocab) logits_.resize(rows * vocab);
-    slices_.clear();
-    float* next = logits_.data();
-    for (Job& job : jobs_) {
-      job.slice.logits = job.slice.num_logits > 0 ? next : nullptr;
-      next += job.slice.num_logits * vocab;
-      slices_.push_back(job.slice);
-    }
-    return engine_.Step(slices_, &non_finite);
-  } catch (const std::exception&) {  // out of memory
-    return absl::InternalError("the engine threw");
+  } catch (const std::bad_alloc&) {
+    Publish();
+    return absl::ResourceExhaustedError("there is no memory for logits");
   }
+  slices_.clear();
+  float* next = logits_.data();
+  for (Job& job : jobs_) {
+    job.slice.logits = job.slice.num_logits > 0 ? next : nullptr;
+    next += job.slice.num_logits * vocab;
+    slices_.push_back(job.slice);
+  }
+  const engine::Engine::Ticket ticket = engine_.Submit(slices_);
+  Publish();
+  return engine_.Wait(ticket, &non_finite);
 }
 
 bool Scheduler::Step() {
   Plan();
-  if (jobs_.empty()) return false;
-
-  const int64_t vocab = engine_.info().vocab_size;
+  if (jobs_.empty()) {
+    Publish();
+    return false;
+  }
   metrics_.batch_size.Observe(static_cast<double>(jobs_.size()));
 
   std::vector<int> non_finite;
   const absl::Status status = Forward(non_finite);
-  std::vector<Sequence*> failed;
+  std::vector<const Job*> read;
+  std::vector<const Sequence*> failed;
   for (size_t i = 0; i < jobs_.size(); ++i) {
-    Job& job = jobs_[i];
+    const Job& job = jobs_[i];
     const bool bad = std::find(non_finite.begin(), non_finite.end(), i) != non_finite.end();
     if (bad) {
       metrics_.state_not_finite.Increment();
@@ -160,20 +174,19 @@ bool Scheduler::Step() {
                                     "the engine failed; the session is unchanged"));
       failed.push_back(job.sequence);
     } else {
-      job.sequence->OnRead(static_cast<int64_t>(job.slice.tokens.size()),
-                           std::span(job.slice.logits, job.slice.num_logits * vocab));
+      read.push_back(&job);
     }
   }
-  std::vector<std::shared_ptr<Sequence>> removed;
+  const int64_t vocab = engine_.info().vocab_size;
+  engine_.ForEach(static_cast<int64_t>(read.size()), [&](int64_t i) {
+    const engine::EngineSlice& slice = read[i]->slice;
+    read[i]->sequence->OnRead(static_cast<int64_t>(slice.tokens.size()),
+                              std::span(slice.logits, slice.num_logits * vocab));
+  });
   for (auto it = active_.begin(); !failed.empty() && it != active_.end();) {
-    if (std::find(failed.begin(), failed.end(), it->get()) != failed.end()) {
-      removed.push_back(std::move(*it));
-      it = active_.erase(it);
-    } else {
-      ++it;
-    }
+    it = std::find(failed.begin(), failed.end(), it->get()) != failed.end() ? Remove(it)
+                                                                            : std::next(it);
   }
-  Remove(removed);
   return true;
 }
 

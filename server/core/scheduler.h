@@ -5,6 +5,10 @@
 // max_step_tokens goes to prefills, at most prefill_chunk_tokens each, in turn; so a long input
 // delays the next token of a running stream by one bounded step. Cancellation is looked at before
 // every step, by the sequences themselves.
+//
+// Between two steps the engine waits, so only what the next one needs happens there: all sequences
+// choose their tokens at once, on the engine's threads. Texts and messages are made while the
+// engine is at the next step.
 #pragma once
 
 #include <cstdint>
@@ -21,8 +25,8 @@
 
 namespace mneme::server {
 
-// One state that reads tokens. All methods run on the scheduler's thread, which calls nothing after
-// OnRemoved. They must be quick and never block on a client.
+// One state that reads tokens. One method runs at a time, on the scheduler's thread but for OnRead;
+// nothing is called after OnRemoved. They must be quick and never block on a client.
 class Sequence {
  public:
   struct Want {
@@ -39,8 +43,11 @@ class Sequence {
   // Before each step. kWait: not now, Wake() will follow. kDone: remove me.
   virtual Want Next() = 0;
   // The first `num_tokens` wanted tokens were read. `logits`: [num_tokens, V] for all_logits,
-  // [1, V] if the last wanted token was read, else empty.
+  // [1, V] if the last wanted token was read, else empty. On any thread, while other sequences'
+  // OnRead runs on others. What Next() does not need is left to Publish().
   virtual void OnRead(int64_t num_tokens, std::span<const float> logits) = 0;
+  // After Next(), while the engine is at the step: what somebody waits for outside.
+  virtual void Publish() {}
   // The state must be thrown away. OnRemoved follows.
   virtual void OnFailure(absl::Status status) = 0;
   virtual void OnRemoved() = 0;
@@ -71,8 +78,12 @@ class Scheduler {
   // False if nothing wants to be read now.
   bool Step();
   void Plan();
-  void Remove(const std::vector<std::shared_ptr<Sequence>>& sequences);
+  // Lets the sequences publish, and those that are done go.
+  void Publish();
   absl::Status Forward(std::vector<int>& non_finite);
+  // From active_ to removed_.
+  std::list<std::shared_ptr<Sequence>>::iterator Remove(
+      std::list<std::shared_ptr<Sequence>>::iterator it);
 
   engine::Engine& engine_;
   const Limits limits_;
@@ -86,7 +97,8 @@ class Scheduler {
   int64_t count_ ABSL_GUARDED_BY(mutex_) = 0;
 
   // Of the scheduler's thread.
-  std::list<std::shared_ptr<Sequence>> active_;  // prefills that were served move to the end
+  std::list<std::shared_ptr<Sequence>> active_;     // prefills that were served move to the end
+  std::vector<std::shared_ptr<Sequence>> removed_;  // not told yet
   std::vector<Job> jobs_;
   std::vector<engine::EngineSlice> slices_;
   std::vector<float> logits_;

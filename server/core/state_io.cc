@@ -104,7 +104,7 @@ class ReadSequence final : public Sequence {
   std::vector<float>& last_logits_;
   const RowsFn& on_rows_;
   int64_t read_ = 0;
-  absl::Status status_;  // of the engine's thread until removed
+  absl::Status status_;  // of the batch until removed
   bool cancelled_ = false;
   Mutex mutex_;
   CondVar done_;

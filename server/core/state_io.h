@@ -51,7 +51,7 @@ absl::StatusOr<CommitResult> CommitHead(Parts& parts, const Model& model, const 
                                         const CommitOptions& options);
 
 // Feeds `tokens` to loaded.state through the batch and sets loaded.logits to those after the last
-// one. `on_rows`, if given, gets all logits, [n, V], on the engine's thread. The context's
+// one. `on_rows`, if given, gets all logits, [n, V], on a thread of the batch. The context's
 // cancellation ends it with its status; the state must then be thrown away.
 using RowsFn = std::function<void(int64_t first, std::span<const float> logits)>;
 absl::Status ReadTokens(Parts& parts, CallContext& context, const Model& model, LoadedState& loaded,

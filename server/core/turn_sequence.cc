@@ -52,7 +52,7 @@ Sequence::Want TurnSequence::Next() {
       Finish(options_.length_reason);
       result_.complete = true;
     } else {
-      Sample(loaded_.logits);
+      Choose(loaded_.logits);
     }
   }
   if (!next_token_.has_value()) return {};
@@ -67,7 +67,7 @@ void TurnSequence::OnRead(int64_t num_tokens, std::span<const float> logits) {
     if (read_ < static_cast<int64_t>(input_.size())) return;
     prefill_end_ = Clock::now();
     if (options_.max_output_tokens > 0) {
-      Sample(logits);
+      Choose(logits);
     } else {
       SaveLogits(logits);
       Finish(options_.length_reason);
@@ -80,7 +80,7 @@ void TurnSequence::OnRead(int64_t num_tokens, std::span<const float> logits) {
     SaveLogits(logits);
     result_.complete = true;
   } else {
-    Sample(logits);
+    Choose(logits);
   }
 }
 
@@ -102,28 +102,19 @@ void TurnSequence::Stop(v1::FinishReason reason, Cancel cause) {
 void TurnSequence::Finish(v1::FinishReason reason) {
   ending_ = true;
   result_.reason = reason;
-  std::string text = options_.hold_unfinished ? "" : matcher_.Feed(utf8_.Flush());
-  text += matcher_.Flush();
-  Emit(std::move(text));
 }
 
-void TurnSequence::Sample(std::span<const float> logits) {
-  const auto now = Clock::now();
+void TurnSequence::Choose(std::span<const float> logits) {
+  Token chosen{.time = Clock::now()};
   const int64_t index = static_cast<int64_t>(result_.output.size());
-  const engine::TokenId token = sampler_.Sample(logits, history_, index);
-  history_.push_back(token);
-  if (index == 0) {
-    result_.first_token = now;
-  } else {
-    metrics_.inter_token_latency.Observe(Seconds(now - result_.last_token));
-  }
-  result_.last_token = now;
+  chosen.id = sampler_.Sample(logits, history_, index);
+  history_.push_back(chosen.id);
 
   v1::FinishReason reason = v1::FINISH_REASON_UNSPECIFIED;
   const auto& stops = options_.stop_token_ids;
-  if (!options_.ignore_eos && model_.IsEndOfGeneration(token)) {
+  if (!options_.ignore_eos && model_.IsEndOfGeneration(chosen.id)) {
     reason = v1::EOS;
-  } else if (std::find(stops.begin(), stops.end(), token) != stops.end()) {
+  } else if (std::find(stops.begin(), stops.end(), chosen.id) != stops.end()) {
     reason = v1::STOP_TOKEN;
   }
   if (reason != v1::FINISH_REASON_UNSPECIFIED && options_.drop) {
@@ -133,52 +124,26 @@ void TurnSequence::Sample(std::span<const float> logits) {
     return;
   }
 
-  HeldToken held{token, 0, {}};
+  chosen.has_text = reason == v1::FINISH_REASON_UNSPECIFIED;
   if (options_.logprobs > 0) {
-    held.logprobs.set_logprob(engine::Sampler::Logprob(logits, token));
+    chosen.logprobs.set_logprob(engine::Sampler::Logprob(logits, chosen.id));
     for (const auto& top : engine::Sampler::TopLogprobs(logits, options_.logprobs)) {
-      auto* out = held.logprobs.add_top();
+      auto* out = chosen.logprobs.add_top();
       out->set_token_id(top.token);
       out->set_logprob(top.logprob);
     }
   }
-  result_.output.push_back(token);
-  next_token_ = token;
+  result_.output.push_back(chosen.id);
+  next_token_ = chosen.id;
+  chosen_.push_back(std::move(chosen));
 
-  // A token that shows nothing, or must not be shown, ends a character that is not complete.
-  const std::string bytes = reason == v1::FINISH_REASON_UNSPECIFIED
-                                ? model_.tokenizer().TokenBytes(token)
-                                : std::string();
-  const std::string text = bytes.empty() ? utf8_.Flush() : utf8_.Feed(bytes);
-  text_bytes_ += static_cast<int64_t>(text.size());
-  std::string released = matcher_.Feed(text);
-  // A token that ends inside a character is complete with the character.
-  held.end = text_bytes_ + (utf8_.pending() ? 1 : 0);
-  token_ends_.push_back(held.end);
-  held_.push_back(std::move(held));
-
-  if (matcher_.match().has_value()) {
-    if (options_.drop) {
-      const int64_t match = *matcher_.match();
-      const size_t kept = std::find_if(token_ends_.begin(), token_ends_.end(),
-                                       [&](int64_t end) { return end > match; }) -
-                          token_ends_.begin();
-      const size_t dropped = result_.output.size() - kept;
-      result_.output.resize(kept);
-      for (size_t i = 0; i < dropped && !held_.empty(); ++i) held_.pop_back();
-      next_token_.reset();
-      if (dropped == 1) {
-        SaveLogits(logits);
-        result_.complete = true;
-      } else {
-        result_.replay = true;
-      }
+  if (!options_.stop_sequences.empty()) {
+    Detokenize();
+    if (matcher_.match().has_value()) {
+      if (options_.drop) DropMatch(logits);
+      return Finish(v1::STOP_SEQUENCE);
     }
-    Emit(std::move(released));
-    Finish(v1::STOP_SEQUENCE);
-    return;
   }
-  Emit(std::move(released));
   if (reason == v1::FINISH_REASON_UNSPECIFIED &&
       static_cast<int64_t>(result_.output.size()) >= options_.max_output_tokens) {
     reason = options_.length_reason;
@@ -186,14 +151,65 @@ void TurnSequence::Sample(std::span<const float> logits) {
   if (reason != v1::FINISH_REASON_UNSPECIFIED) Finish(reason);
 }
 
-void TurnSequence::Emit(std::string text) {
+void TurnSequence::Detokenize() {
+  for (; !chosen_.empty(); chosen_.pop_front()) {
+    Token& token = chosen_.front();
+    // A token that shows nothing, or must not be shown, ends a character that is not complete.
+    const std::string bytes =
+        token.has_text ? model_.tokenizer().TokenBytes(token.id) : std::string();
+    const std::string text = bytes.empty() ? utf8_.Flush() : utf8_.Feed(bytes);
+    text_bytes_ += static_cast<int64_t>(text.size());
+    released_ += matcher_.Feed(text);
+    // A token that ends inside a character is complete with the character.
+    token.end = text_bytes_ + (utf8_.pending() ? 1 : 0);
+    if (token_ends_.empty()) {
+      result_.first_token = token.time;
+    } else {
+      metrics_.inter_token_latency.Observe(Seconds(token.time - result_.last_token));
+    }
+    result_.last_token = token.time;
+    token_ends_.push_back(token.end);
+    held_.push_back(std::move(token));
+  }
+}
+
+void TurnSequence::DropMatch(std::span<const float> logits) {
+  const int64_t match = *matcher_.match();
+  const size_t kept = std::find_if(token_ends_.begin(), token_ends_.end(),
+                                   [&](int64_t end) { return end > match; }) -
+                      token_ends_.begin();
+  const size_t dropped = result_.output.size() - kept;
+  result_.output.resize(kept);
+  for (size_t i = 0; i < dropped && !held_.empty(); ++i) held_.pop_back();
+  next_token_.reset();
+  if (dropped == 1) {
+    SaveLogits(logits);
+    result_.complete = true;
+  } else {
+    result_.replay = true;
+  }
+}
+
+void TurnSequence::Publish() {
+  Detokenize();
+  if (ending_ && !flushed_) {
+    flushed_ = true;
+    if (!options_.hold_unfinished) released_ += matcher_.Feed(utf8_.Flush());
+    released_ += matcher_.Flush();
+  }
+  const auto complete = [&](const Token& token) {
+    return ending_ || token.end <= matcher_.released_bytes();
+  };
+  if (released_.empty() && (held_.empty() || !complete(held_.front()))) return;
+
   MutexLock lock(&mutex_);
-  pending_.mutable_text()->append(text);
-  pending_bytes_ += static_cast<int64_t>(text.size());
-  while (!held_.empty() && (ending_ || held_.front().end <= matcher_.released_bytes())) {
-    pending_.add_token_ids(held_.front().id);
-    if (options_.logprobs > 0) *pending_.add_logprobs() = std::move(held_.front().logprobs);
-    held_.pop_front();
+  pending_.mutable_text()->append(released_);
+  pending_bytes_ += static_cast<int64_t>(released_.size());
+  released_.clear();
+  for (; !held_.empty() && complete(held_.front()); held_.pop_front()) {
+    Token& token = held_.front();
+    pending_.add_token_ids(token.id);
+    if (options_.logprobs > 0) *pending_.add_logprobs() = std::move(token.logprobs);
   }
   changed_.NotifyAll();
 }

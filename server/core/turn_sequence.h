@@ -1,8 +1,12 @@
 // One turn inside the batch: reads the input, then generates until something ends it.
 //
-// Two threads meet here. The engine's thread samples, looks for stops and fills a bounded output;
-// the turn's thread takes the output and sends it. When the output is full the sequence leaves the
-// batch and keeps its state until the client has read.
+// Two threads meet here. The batch's side chooses tokens, looks for stops and fills a bounded
+// output; the turn's thread takes the output and sends it. When the output is full the sequence
+// leaves the batch and keeps its state until the client has read.
+//
+// Text is made of a token in Publish(), while the engine reads the token; unless the turn has stop
+// sequences: then it is made with the choice, since a match must end the turn before the state
+// reads on.
 #pragma once
 
 #include <atomic>
@@ -78,26 +82,31 @@ class TurnSequence final : public Sequence {
   // After removal.
   const TurnResult& result() const { return result_; }
 
-  // Of the engine's thread.
+  // Of the batch.
   engine::State* state() override { return &loaded_.state; }
   Want Next() override;
   void OnRead(int64_t num_tokens, std::span<const float> logits) override;
+  void Publish() override;
   void OnFailure(absl::Status status) override;
   void OnRemoved() override;
 
  private:
-  struct HeldToken {
-    engine::TokenId id;
-    int64_t end;  // offset in the text up to which it must be released
+  struct Token {
+    engine::TokenId id = 0;
+    bool has_text = false;  // false: ends the turn, and is not shown
+    CallContext::Clock::time_point time;
+    int64_t end = 0;  // offset in the text up to which it must be released
     v1::Logprobs logprobs;
   };
 
-  void Sample(std::span<const float> logits);
+  void Choose(std::span<const float> logits);
+  // Appends the text of the tokens that have none yet.
+  void Detokenize();
+  // Drops the tokens from the one in which the match begins. `logits`: after all but the last one.
+  void DropMatch(std::span<const float> logits);
   void Stop(v1::FinishReason reason, CallContext::Cancel cause);
   void Finish(v1::FinishReason reason);
   void SaveLogits(std::span<const float> logits);
-  // Moves released text and the tokens that it completes to the output.
-  void Emit(std::string text);
   bool OutputFull();
 
   const Model& model_;
@@ -107,16 +116,19 @@ class TurnSequence final : public Sequence {
   const std::vector<engine::TokenId>& input_;
   const TurnOptions options_;
 
-  // Of the engine's thread.
+  // Of the batch. A token is chosen, then held until its text is released, then published.
   engine::Sampler sampler_;
+  std::vector<engine::TokenId> history_;
+  std::deque<Token> chosen_;
+  std::deque<Token> held_;
+  std::vector<int64_t> token_ends_;  // of every token in the text
   StopMatcher matcher_;
   Utf8Stream utf8_;
   int64_t text_bytes_ = 0;  // given to the matcher
-  std::vector<engine::TokenId> history_;
-  std::deque<HeldToken> held_;
-  std::vector<int64_t> token_ends_;  // of every output token
-  int64_t read_ = 0;                 // of the input
+  std::string released_;    // by the matcher, to be published
+  int64_t read_ = 0;        // of the input
   bool ending_ = false;
+  bool flushed_ = false;                       // nothing follows in the text
   std::optional<engine::TokenId> next_token_;  // sampled, not read yet
   CallContext::Clock::time_point started_, prefill_end_;
   TurnResult result_;

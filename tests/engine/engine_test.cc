@@ -1,5 +1,6 @@
 #include "engine/engine.h"
 
+#include <atomic>
 #include <cmath>
 #include <limits>
 #include <set>
@@ -162,6 +163,42 @@ TEST_F(StepTest, InputsOfAnyLengthAreCutInsideWithoutATrace) {
   }
   EXPECT_TRUE(test::SameBits(std::span(last).last(V), expected));
   EXPECT_EQ(std::memcmp(state_.block.data(), one_by_one.block.data(), state_.block.size()), 0);
+}
+
+TEST_F(StepTest, SubmitReturnsBeforeTheStepAndWaitHasItsResult) {
+  const std::shared_ptr<Device> device = *CreateDevice(AllBackends().back()->name, 1);
+  auto engine = LoadTiny("tiny-llama-q.gguf", {.device = device});
+  ASSERT_NE(engine, nullptr);
+  const std::vector<TokenId> tokens = {1, 5, 9};
+  const size_t vocab_size = engine->info().vocab_size;
+  State stepped = engine->CreateState(), submitted = engine->CreateState();
+  std::vector<float> expected(vocab_size), logits(vocab_size);
+  const auto slice = [&](State& state, std::vector<float>& out) {
+    return EngineSlice{.state = &state, .tokens = tokens, .num_logits = 1, .logits = out.data()};
+  };
+  const EngineSlice first = slice(stepped, expected), second = slice(submitted, logits);
+  ASSERT_TRUE(engine->Step({&first, 1}).ok());
+
+  Engine::Ticket ticket;
+  {
+    const Turns::Hold turn(device->turns());  // no step can begin
+    ticket = engine->Submit({&second, 1});
+    EXPECT_EQ(submitted.position, 0);
+  }
+  EXPECT_TRUE(engine->Wait(ticket).ok());
+  EXPECT_EQ(submitted.position, 3);
+  EXPECT_EQ(logits, expected);
+
+  const EngineSlice empty{.state = &submitted};
+  EXPECT_EQ(engine->Wait(engine->Submit({&empty, 1})).code(), absl::StatusCode::kInvalidArgument);
+}
+
+TEST_F(StepTest, ForEachVisitsEveryNumberOnce) {
+  for (const int64_t n : {0, 1, 2, 100}) {
+    std::vector<std::atomic<int>> visits(n);
+    engine_->ForEach(n, [&](int64_t i) { ++visits[i]; });
+    for (const auto& count : visits) EXPECT_EQ(count, 1) << "of " << n;
+  }
 }
 
 TEST_F(StepTest, ReportsTheSliceWhoseLogitsAreNotFiniteAndSparesTheOthers) {
