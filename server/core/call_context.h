@@ -3,11 +3,8 @@
 
 #include <atomic>
 #include <chrono>
-#include <functional>
-#include <memory>
+#include <stop_token>
 #include <string>
-
-#include "engine/core/mutex.h"
 
 namespace mneme::server {
 
@@ -30,21 +27,20 @@ class CallContext {
     kSlowConsumer
   };
 
-  // First cause wins. Runs the callback, if one is set, on the calling thread.
+  // First cause wins. Runs the callbacks on stop_token() on the calling thread.
   void RequestCancel(Cancel cause);
+  // Stopped by RequestCancel; a deadline that passes does not stop it. A std::stop_callback may be
+  // neither made nor destroyed under a lock that it takes.
+  std::stop_token stop_token() const { return stop_.get_token(); }
   // Also reports kDeadline once the deadline has passed.
   Cancel cancelled() const;
   // When it was; only after cancelled() is not kNone.
   Clock::time_point cancelled_at() const;
-  // Called once on cancellation, or at once if already cancelled; nullptr clears it. After clearing
-  // returns, the old callback does not run any more.
-  void OnCancel(std::function<void()> callback);
 
  private:
   std::atomic<Cancel> cancel_{Cancel::kNone};
   std::atomic<Clock::time_point> cancelled_at_{Clock::time_point::max()};
-  Mutex mutex_;
-  std::function<void()> callback_ ABSL_GUARDED_BY(mutex_);
+  std::stop_source stop_;
 };
 
 }  // namespace mneme::server

@@ -2,13 +2,14 @@
 
 #include <algorithm>
 #include <optional>
+#include <stop_token>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "engine/core/status_macros.h"
+#include "server/core/cancel_status.h"
 #include "server/core/errors.h"
 #include "server/core/generate_request.h"
-#include "server/core/scoped_cancel.h"
 #include "server/core/session_names.h"
 #include "server/core/state_io.h"
 #include "server/core/turn_sequence.h"
@@ -170,7 +171,7 @@ void Turn::SendStarted() {
 }
 
 void Turn::Decode(TurnSequence& sequence) {
-  ScopedCancel on_cancel(context_, [this] { model_->scheduler->Wake(); });
+  std::stop_callback on_cancel(context_.stop_token(), [this] { model_->scheduler->Wake(); });
   const auto total = static_cast<int64_t>(input_.size());
   Clock::time_point next_progress = Clock::now() + kProgressInterval;
   while (true) {

@@ -7,10 +7,10 @@
 #include "absl/strings/str_cat.h"
 #include "engine/core/status_macros.h"
 #include "engine/core/utf8.h"
+#include "server/core/cancel_status.h"
 #include "server/core/errors.h"
 #include "server/core/generate_request.h"
 #include "server/core/ingest_text.h"
-#include "server/core/scoped_cancel.h"
 #include "server/core/session_names.h"
 #include "server/core/state_io.h"
 
@@ -39,6 +39,11 @@ class IngestImpl final : public Ingest {
   v1::IngestProgress progress() const override { return progress_; }
   absl::Status Write(const v1::IngestRequest::Data& data) override;
   absl::StatusOr<bool> CommitIfDue() override;
+  // Where there is nothing to commit, looking once an interval is enough.
+  Clock::time_point commit_due() const override {
+    return closed_ ? Clock::time_point::max()
+                   : std::max(last_commit_, last_look_) + commit_interval_;
+  }
 
  private:
   absl::Status Check();
@@ -249,8 +254,7 @@ absl::Status IngestImpl::Read(bool all) {
 absl::StatusOr<bool> IngestImpl::CommitIfDue() {
   if (!failed_.ok()) return failed_;
   const auto now = Clock::now();
-  // Where there is nothing to commit, looking once an interval is enough.
-  if (closed_ || now - std::max(last_commit_, last_look_) < commit_interval_) return false;
+  if (now < commit_due()) return false;
   last_look_ = now;
   const int64_t version = base_.data.head().version();
   text_->LookAgain();

@@ -2,8 +2,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "engine/core/status_macros.h"
+#include "server/core/cancel_status.h"
 #include "server/core/errors.h"
-#include "server/core/scoped_cancel.h"
 
 namespace mneme::server {
 

@@ -40,10 +40,12 @@ class Ingest {
   // with `last` returns when everything is durable. OUT_OF_RANGE INGEST_GAP if an offset leaves a
   // hole; earlier bytes are skipped.
   virtual absl::Status Write(const v1::IngestRequest::Data& data) = 0;
-  // To be called again and again while no frame comes, from the thread that writes. Once
+  // To be called while no frame comes, from the thread that writes. Once
   // sessions.ingest_commit_interval has passed since the last commit it reads and commits what was
   // received (but for a last word that may go on); true if it did, and `progress()` is new.
   virtual absl::StatusOr<bool> CommitIfDue() = 0;
+  // When it has something to do at the earliest.
+  virtual CallContext::Clock::time_point commit_due() const = 0;
 };
 
 class ServerCore {

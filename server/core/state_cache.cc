@@ -1,10 +1,11 @@
 #include "server/core/state_cache.h"
 
 #include <algorithm>
+#include <stop_token>
 #include <utility>
 
+#include "server/core/cancel_status.h"
 #include "server/core/errors.h"
-#include "server/core/scoped_cancel.h"
 
 namespace mneme::server {
 
@@ -75,7 +76,7 @@ absl::StatusOr<StateCache::Grant> StateCache::Acquire(CallContext& context, int6
                                                       const Identity* want, int64_t queued_tokens) {
   Grant grant;
   std::vector<LoadedState> freed;  // destroyed after the lock is gone: unmapping is slow
-  ScopedCancel on_cancel(context, [this] {
+  std::stop_callback on_cancel(context.stop_token(), [this] {
     MutexLock lock(&mutex_);
     changed_.NotifyAll();
   });

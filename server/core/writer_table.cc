@@ -1,8 +1,7 @@
 #include "server/core/writer_table.h"
 
 #include <algorithm>
-
-#include "server/core/scoped_cancel.h"
+#include <stop_token>
 
 namespace mneme::server {
 
@@ -32,7 +31,7 @@ WriterTable::Result WriterTable::Acquire(const std::string& key, CallContext& ho
     entry.waiters.push_back(waiter);
   }
   {
-    ScopedCancel on_cancel(holder, [waiter] {
+    std::stop_callback on_cancel(holder.stop_token(), [waiter] {
       MutexLock lock(&waiter->mutex);
       waiter->cancelled = true;
       waiter->changed.NotifyAll();

@@ -36,10 +36,8 @@ GenerateReactor::GenerateReactor(RpcEnvironment& env, grpc::CallbackServerContex
       context_(context),
       request_(request),
       record_(env, "Generate", context),
-      queue_({.max_unsent_tokens = env.config.limits.max_unsent_tokens,
-              .slow_client_timeout =
-                  std::chrono::milliseconds(env.config.limits.slow_client_timeout_ms)},
-             record_.context(), [this](const v1::GenerateResponse* message) {
+      queue_(std::chrono::milliseconds(env.config.limits.slow_client_timeout_ms), record_.context(),
+             [this](const v1::GenerateResponse* message) {
                outgoing_ = BytesOf(*message);
                StartWrite(&outgoing_);
              }) {}
@@ -59,8 +57,7 @@ void GenerateReactor::OnDone() {
 
 bool GenerateReactor::Send(v1::GenerateResponse response) {
   if (response.has_final()) record_.set_final(response.final());
-  const int64_t tokens = response.delta().token_ids_size();
-  switch (queue_.Push(std::move(response), tokens)) {
+  switch (queue_.Push(std::move(response))) {
     case OutputQueue<v1::GenerateResponse>::Result::kOk:
       return true;
     case OutputQueue<v1::GenerateResponse>::Result::kClosed:

@@ -1,12 +1,13 @@
 #include "server/rpc/ingest_reactor.h"
 
+#include <algorithm>
 #include <chrono>
 #include <memory>
 #include <utility>
 
 #include "engine/core/status_macros.h"
+#include "server/core/cancel_status.h"
 #include "server/core/errors.h"
-#include "server/core/scoped_cancel.h"
 #include "server/rpc/message_bytes.h"
 #include "server/rpc/unary_call.h"
 
@@ -35,12 +36,15 @@ IngestReactor::IngestReactor(RpcEnvironment& env, grpc::CallbackServerContext* c
     : env_(env),
       context_(context),
       record_(env, "IngestSession", context),
-      queue_({.slow_client_timeout =
-                  std::chrono::milliseconds(env.config.limits.slow_client_timeout_ms)},
-             record_.context(), [this](const v1::IngestProgress* message) {
+      queue_(std::chrono::milliseconds(env.config.limits.slow_client_timeout_ms), record_.context(),
+             [this](const v1::IngestProgress* message) {
                outgoing_ = BytesOf(*message);
                StartWrite(&outgoing_);
-             }) {}
+             }),
+      on_cancel_(record_.context().stop_token(), [this] {
+        MutexLock lock(&mutex_);
+        changed_.NotifyAll();
+      }) {}
 
 void IngestReactor::OnReadDone(bool ok) {
   MutexLock lock(&mutex_);
@@ -72,13 +76,14 @@ void IngestReactor::Run() {
 
 absl::StatusOr<bool> IngestReactor::NextFrame(Ingest* ingest, v1::IngestRequest* frame) {
   grpc::ByteBuffer bytes;
+  const CallContext& context = record_.context();
   while (true) {
+    const auto commit_due =
+        ingest == nullptr ? CallContext::Clock::time_point::max() : ingest->commit_due();
     {
       MutexLock lock(&mutex_);
-      if (read_ == Read::kInFlight) {
-        // Not longer: a drain cancels through the context, which has no callback for us.
-        changed_.WaitUntil(&mutex_,
-                           std::chrono::steady_clock::now() + std::chrono::milliseconds(50));
+      if (read_ == Read::kInFlight && context.cancelled() == CallContext::Cancel::kNone) {
+        changed_.WaitUntil(&mutex_, std::min(context.deadline, commit_due));
       }
       if (read_ == Read::kEnd) {
         if (context_->IsCancelled()) return CancelStatus(CallContext::Cancel::kClient);
@@ -90,7 +95,7 @@ absl::StatusOr<bool> IngestReactor::NextFrame(Ingest* ingest, v1::IngestRequest*
         break;
       }
     }
-    MNEME_RETURN_IF_ERROR(CancelStatus(record_.context().cancelled()));
+    MNEME_RETURN_IF_ERROR(CancelStatus(context.cancelled()));
     if (ingest == nullptr) continue;
     MNEME_ASSIGN_OR_RETURN(const bool committed, ingest->CommitIfDue());
     if (committed) queue_.PushLatest(ingest->progress());

@@ -5,6 +5,9 @@
 #include <grpcpp/support/byte_buffer.h>
 #include <grpcpp/support/server_callback.h>
 
+#include <functional>
+#include <stop_token>
+
 #include "absl/status/status.h"
 #include "mneme/v1/sessions.pb.h"
 #include "server/core/server_core.h"
@@ -43,6 +46,8 @@ class IngestReactor final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grp
   CondVar changed_;
   enum class Read { kInFlight, kDone, kEnd };
   Read read_ ABSL_GUARDED_BY(mutex_) = Read::kInFlight;
+
+  const std::stop_callback<std::function<void()>> on_cancel_;  // last: it uses the others
 };
 
 }  // namespace mneme::server

@@ -1,15 +1,16 @@
-// What a stream still has to send: bounded, in order, one write in flight.
+// The way of a stream's messages to gRPC, which takes one at a time and says in OnWriteDone when it
+// wants the next.
 //
-// The producer is a worker thread that may block; the consumer is gRPC, which takes one message at
-// a time and says in OnWriteDone when it wants the next. Memory per stream is at most the limits
-// plus one message, however slow the reader is.
+// Nothing piles up here: the producer, a worker thread that may block, waits with a message until
+// gRPC has taken the one before. So the output of a turn gathers in one place, the turn itself,
+// where it is merged and bounded (turn_sequence.h).
 #pragma once
 
 #include <algorithm>
 #include <chrono>
-#include <cstdint>
 #include <deque>
 #include <functional>
+#include <stop_token>
 #include <utility>
 
 #include "engine/core/mutex.h"
@@ -20,13 +21,8 @@ namespace mneme::server {
 template <typename Message>
 class OutputQueue {
  public:
-  using Clock = std::chrono::steady_clock;
+  using Clock = CallContext::Clock;
 
-  struct Limits {
-    size_t max_unsent_bytes = 256 << 10;
-    int64_t max_unsent_tokens = 1024;
-    Clock::duration slow_client_timeout = std::chrono::seconds(30);
-  };
   enum class Result {
     kOk,
     kClosed,  // the client is gone, or the call is over for another reason in the context
@@ -34,29 +30,34 @@ class OutputQueue {
   };
 
   // `start_write` hands a message, which stays where it is until OnWriteDone, to gRPC. `context`
-  // and the reactor behind `start_write` must outlive the queue's use.
-  OutputQueue(Limits limits, const CallContext& context,
+  // and the reactor behind `start_write` must outlive the queue.
+  OutputQueue(Clock::duration slow_client_timeout, const CallContext& context,
               std::function<void(const Message*)> start_write)
-      : limits_(limits), context_(context), start_write_(std::move(start_write)) {}
+      : slow_client_timeout_(slow_client_timeout),
+        context_(context),
+        start_write_(std::move(start_write)),
+        on_cancel_(context.stop_token(), [this] {
+          MutexLock lock(&mutex_);
+          changed_.NotifyAll();
+        }) {}
 
-  // Blocks while the queue is full. A turn that is ending by request or shutdown is let through:
-  // what it still sends is little and must arrive.
-  Result Push(Message message, int64_t tokens) {
-    const auto bytes = static_cast<size_t>(message.ByteSizeLong());
+  // Blocks while another message is on its way. A turn that is ending by request or shutdown is let
+  // through: what it still sends is little and must arrive.
+  Result Push(Message message) {
     {
       MutexLock lock(&mutex_);
       while (true) {
         if (closed_) return Result::kClosed;
         if (Slow()) return Result::kSlow;
-        if (Fits(bytes, tokens)) break;
+        if (items_.empty()) break;
         const CallContext::Cancel cause = context_.cancelled();
         if (cause == CallContext::Cancel::kRequested || cause == CallContext::Cancel::kShutdown) {
           break;
         }
         if (cause != CallContext::Cancel::kNone) return Result::kClosed;
-        WaitABit();
+        WaitUntil(context_.deadline);
       }
-      Append(std::move(message), bytes, tokens);
+      items_.push_back(std::move(message));
     }
     StartNext();
     return Result::kOk;
@@ -70,9 +71,9 @@ class OutputQueue {
       if (closed_) return;
       const size_t in_flight = in_flight_ ? 1 : 0;
       if (items_.size() > in_flight) {
-        items_.back().message = std::move(message);
+        items_.back() = std::move(message);
       } else {
-        Append(std::move(message), 0, 0);
+        items_.push_back(std::move(message));
       }
     }
     StartNext();
@@ -85,8 +86,13 @@ class OutputQueue {
       if (starting_ == 0 && !in_flight_ && (items_.empty() || closed_)) {
         return closed_ ? Result::kClosed : Result::kOk;
       }
-      if (!closed_ && Slow()) return Result::kSlow;
-      WaitABit();
+      if (closed_) {
+        changed_.Wait(&mutex_);  // gRPC gives the message back that it has
+      } else if (Slow()) {
+        return Result::kSlow;
+      } else {
+        WaitUntil(Clock::time_point::max());
+      }
     }
   }
 
@@ -103,8 +109,6 @@ class OutputQueue {
   void OnWriteDone(bool ok) {
     {
       MutexLock lock(&mutex_);
-      unsent_bytes_ -= items_.front().bytes;
-      unsent_tokens_ -= items_.front().tokens;
       items_.pop_front();
       in_flight_ = false;
       last_progress_ = Clock::now();
@@ -120,27 +124,13 @@ class OutputQueue {
   }
 
  private:
-  struct Item {
-    Message message;
-    size_t bytes = 0;
-    int64_t tokens = 0;
-  };
-
-  bool Fits(size_t bytes, int64_t tokens) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    return items_.empty() || (unsent_bytes_ + bytes <= limits_.max_unsent_bytes &&
-                              unsent_tokens_ + tokens <= limits_.max_unsent_tokens);
+  Clock::time_point SlowAt() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return in_flight_ ? last_progress_ + slow_client_timeout_ : Clock::time_point::max();
   }
-  bool Slow() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    return in_flight_ && Clock::now() - last_progress_ >= limits_.slow_client_timeout;
-  }
-  void Append(Message message, size_t bytes, int64_t tokens) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    unsent_bytes_ += bytes;
-    unsent_tokens_ += tokens;
-    items_.push_back({std::move(message), bytes, tokens});
-  }
-  // The context has no second callback for us: look at it every 20 ms while blocked.
-  void WaitABit() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    changed_.WaitUntil(&mutex_, Clock::now() + std::chrono::milliseconds(20));
+  bool Slow() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return Clock::now() >= SlowAt(); }
+  // Something has changed, or the client is slow, or it is `time`.
+  void WaitUntil(Clock::time_point time) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    changed_.WaitUntil(&mutex_, std::min(time, SlowAt()));
   }
 
   // start_write_ runs without the lock, since gRPC may answer on the same thread.
@@ -152,7 +142,7 @@ class OutputQueue {
       in_flight_ = true;
       ++starting_;
       last_progress_ = Clock::now();
-      next = &items_.front().message;
+      next = &items_.front();
     }
     start_write_(next);
     MutexLock lock(&mutex_);
@@ -160,19 +150,19 @@ class OutputQueue {
     changed_.NotifyAll();
   }
 
-  const Limits limits_;
+  const Clock::duration slow_client_timeout_;
   const CallContext& context_;
   const std::function<void(const Message*)> start_write_;
 
   Mutex mutex_;
   CondVar changed_;
-  std::deque<Item> items_ ABSL_GUARDED_BY(mutex_);  // the first is in flight if in_flight_
-  size_t unsent_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
-  int64_t unsent_tokens_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::deque<Message> items_ ABSL_GUARDED_BY(mutex_);  // the first is in flight if in_flight_
   bool in_flight_ ABSL_GUARDED_BY(mutex_) = false;
   int starting_ ABSL_GUARDED_BY(mutex_) = 0;  // threads inside start_write_
   bool closed_ ABSL_GUARDED_BY(mutex_) = false;
   Clock::time_point last_progress_ ABSL_GUARDED_BY(mutex_) = Clock::now();
+
+  const std::stop_callback<std::function<void()>> on_cancel_;  // last: it uses the others
 };
 
 }  // namespace mneme::server

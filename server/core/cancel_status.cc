@@ -1,4 +1,4 @@
-#include "server/core/scoped_cancel.h"
+#include "server/core/cancel_status.h"
 
 #include "server/core/errors.h"
 
