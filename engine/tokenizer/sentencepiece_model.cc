@@ -17,6 +17,8 @@ class WireReader {
   explicit WireReader(std::string_view data) : data_(data) {}
 
   bool done() const { return data_.empty(); }
+  // What has not been read yet.
+  const char* position() const { return data_.data(); }
 
   // Reads one field. `*number` and `*varint` (wire type 0) or `*bytes` (wire type 2) are set; other
   // types are passed over. False if the data ends early or is no wire format.
@@ -67,13 +69,44 @@ class WireReader {
   std::string_view data_;
 };
 
-// ModelProto: trainer_spec = 2, normalizer_spec = 3, denormalizer_spec = 5.
+// ModelProto: pieces = 1 { piece = 1, type = 3 }, trainer_spec = 2, normalizer_spec = 3,
+// denormalizer_spec = 5.
+constexpr uint64_t kPieces = 1;
+constexpr uint64_t kPieceText = 1;
+constexpr uint64_t kPieceType = 3;
 constexpr uint64_t kTrainerSpec = 2;
 constexpr uint64_t kNormalizerSpec = 3;
 constexpr uint64_t kDenormalizerSpec = 5;
 // normalizer_spec { add_dummy_prefix: false }. A message field that occurs again is merged into the
 // first, so appending this to a serialised model turns the option off.
 constexpr std::string_view kNoDummyPrefix("\x1A\x02\x18\x00", 4);
+
+// The library puts user-defined pieces out for any text that spells them. Those that frame turns
+// become control pieces in the serialised, well-formed `model`: no message may forge a turn.
+void MakeFramingPiecesControl(std::span<const AddedToken> added, std::string* model) {
+  WireReader reader(*model);
+  uint64_t number, varint;
+  std::string_view bytes;
+  while (!reader.done() && reader.Next(&number, &varint, &bytes)) {
+    if (number != kPieces) continue;
+    std::string piece;
+    size_t type_at = 0;
+    WireReader inner(bytes);
+    while (!inner.done() && inner.Next(&number, &varint, &bytes)) {
+      if (number == kPieceText) piece = std::string(bytes);
+      if (number == kPieceType && varint == static_cast<uint64_t>(PieceType::kUserDefined)) {
+        type_at = inner.position() - 1 - model->data();  // its varint has one byte
+      }
+    }
+    if (type_at == 0) continue;
+    PieceType type = PieceType::kUserDefined;
+    PromoteFramingPieces({&piece, 1}, {&type, 1});
+    const bool is_special = std::ranges::any_of(
+        added, [&](const AddedToken& token) { return token.special && token.content == piece; });
+    if (is_special) type = PieceType::kControl;
+    (*model)[type_at] = static_cast<char>(type);
+  }
+}
 
 PieceType TypeOf(SentencePieceLibrary::Type type) {
   switch (type) {
@@ -167,6 +200,7 @@ absl::Status SentencePieceModel::Init(std::string model, const HfSpecials& speci
                                                  options_.model_type,
                                                  "; supported are 1 (unigram) and 2 (bpe)"));
   }
+  MakeFramingPiecesControl(added, &model);
   std::string error;
   at_start_ = SentencePieceLibrary::Load(model, &error);
   if (at_start_ != nullptr) {

@@ -438,14 +438,12 @@ class Evaluator {
         Unite(&out, Member(thing, index[0].text));
       } else if (parts == 0 && messages) {
         Unite(&out, {{.kind = Kind::kMessage}});
-      } else if (messages && from_start && to_end) {
+      } else if (thing.kind == Kind::kUndefined || (messages && from_start && to_end)) {
         Unite(&out, {thing});
       } else if (messages && slice[0] == "1" && to_end) {
         Unite(&out, {{.kind = Kind::kLaterMessages}});
       } else if (parts == 0 && thing.kind == Kind::kParts && slice[0] == "-1") {
         Unite(&out, Text(std::string(1, kAnswerMark)));
-      } else if (thing.kind == Kind::kUndefined) {
-        Unite(&out, {thing});
       } else {
         Unite(&out, {Thing{}});
       }

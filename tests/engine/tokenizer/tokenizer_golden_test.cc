@@ -218,6 +218,33 @@ TEST(SpmGolden, AddedTokens) {
   }
 }
 
+// What a model's own user-defined pieces spell is found in any text, but for those that frame
+// turns.
+TEST(SpmGolden, FramingPiecesOfTheModelAreControlTokens) {
+  // ModelProto { pieces { piece: text, type: USER_DEFINED } }, behind the file's own.
+  auto piece = [](const std::string& text) {
+    const std::string fields =
+        std::string("\x0A") + static_cast<char>(text.size()) + text + std::string("\x18\x04");
+    return std::string("\x0A") + static_cast<char>(fields.size()) + fields;
+  };
+  FakeCheckpoint folder(Checkpoint::Format::kSafetensors);
+  folder.SetFile("tokenizer.model", ReadGoldenFile("spm.model") + piece("<|im_start|>") +
+                                        piece("<named>") + piece("<word>"));
+  folder.SetFile("tokenizer_config.json",
+                 R"({"added_tokens_decoder": {"601": {"content": "<named>", "special": true}}})");
+  const auto tokenizer = Make(folder);
+  ASSERT_NE(tokenizer, nullptr);
+  const auto plain = Make(FolderWithSentencePiece());
+  ASSERT_NE(plain, nullptr);
+  for (const auto& [text, id] : {std::pair{"<|im_start|>", 600}, std::pair{"<named>", 601}}) {
+    ExpectIds(*tokenizer, text, true, {id});
+    ExpectIds(*tokenizer, text, false, plain->Encode(text, false, true).value());
+    EXPECT_EQ(tokenizer->TokenBytes(id), "");
+  }
+  const Ids word = tokenizer->Encode("a<word>", false, true).value();
+  EXPECT_THAT(word, testing::Contains(602));
+}
+
 TEST(SpmGolden, SpecialTokens) {
   for (const FakeCheckpoint& checkpoint : {GgufWithSpm(), FolderWithSentencePiece()}) {
     const auto tokenizer = Make(checkpoint);
