@@ -92,7 +92,8 @@ std::string HumanCount(int64_t count) {
 }
 
 std::string HumanRate(double rate) {
-  if (rate < 100) return absl::StrFormat(rate < 10 ? "%.2f" : "%.1f", rate);
+  if (rate < 10) return absl::StrFormat("%.2f", rate);
+  if (rate < 100) return absl::StrFormat("%.1f", rate);
   return HumanCount(std::llround(rate));
 }
 
