@@ -5,7 +5,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "engine/arch/arch.h"
-#include "engine/arch/rwkv_formats.h"
+#include "engine/arch/rwkv/rwkv_formats.h"
 #include "engine/arch/translated_checkpoint.h"
 #include "engine/core/status_macros.h"
 

@@ -1,7 +1,7 @@
 // RWKV checkpoints in the formats of llama.cpp and rwkv.cpp against the same weights as safetensors
 // (train/tiny_rwkv_formats.py wrote them), and files that must be refused by the name of a tensor
 // or key.
-#include "engine/arch/rwkv_formats.h"
+#include "engine/arch/rwkv/rwkv_formats.h"
 
 #include <functional>
 #include <map>

@@ -4,9 +4,9 @@
 #include <utility>
 
 #include "engine/arch/arch.h"
-#include "engine/arch/rwkv5/weights.h"
-#include "engine/arch/rwkv6/weights.h"
-#include "engine/arch/rwkv7/weights.h"
+#include "engine/arch/rwkv/v5/weights.h"
+#include "engine/arch/rwkv/v6/weights.h"
+#include "engine/arch/rwkv/v7/weights.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/engine/arch/rwkv/fake_rwkv.h"

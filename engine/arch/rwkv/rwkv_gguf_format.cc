@@ -6,9 +6,9 @@
 
 #include "absl/strings/str_cat.h"
 #include "engine/arch/config_reader.h"
-#include "engine/arch/rwkv_formats.h"
-#include "engine/arch/rwkv_hf_layout.h"
-#include "engine/arch/rwkv_name_rules.h"
+#include "engine/arch/rwkv/rwkv_formats.h"
+#include "engine/arch/rwkv/rwkv_hf_layout.h"
+#include "engine/arch/rwkv/rwkv_name_rules.h"
 #include "engine/core/status_macros.h"
 
 namespace mneme::engine::rwkv {

@@ -1,4 +1,4 @@
-#include "engine/arch/rwkv4/rwkv4.h"
+#include "engine/arch/rwkv/v4/rwkv4.h"
 
 #include <utility>
 

@@ -2,8 +2,8 @@
 #include <cmath>
 #include <string>
 
-#include "engine/arch/rwkv4/weights.h"
-#include "engine/arch/rwkv_hf_layout.h"
+#include "engine/arch/rwkv/rwkv_hf_layout.h"
+#include "engine/arch/rwkv/v4/weights.h"
 #include "engine/core/status_macros.h"
 
 namespace mneme::engine::rwkv4 {

@@ -1,4 +1,4 @@
-#include "engine/arch/rwkv7/rwkv7.h"
+#include "engine/arch/rwkv/v7/rwkv7.h"
 
 #include <algorithm>
 #include <optional>

@@ -1,4 +1,4 @@
-#include "engine/arch/rwkv6/rwkv6.h"
+#include "engine/arch/rwkv/v6/rwkv6.h"
 
 #include <algorithm>
 #include <utility>

@@ -4,8 +4,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "engine/arch/config_reader.h"
-#include "engine/arch/rwkv6/weights.h"
-#include "engine/arch/rwkv_hf_layout.h"
+#include "engine/arch/rwkv/rwkv_hf_layout.h"
+#include "engine/arch/rwkv/v6/weights.h"
 #include "engine/core/status_macros.h"
 
 namespace mneme::engine::rwkv6 {

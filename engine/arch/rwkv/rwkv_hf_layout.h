@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "engine/arch/rwkv_weights.h"
+#include "engine/arch/rwkv/rwkv_weights.h"
 #include "engine/core/status_macros.h"
 
 namespace mneme::engine::rwkv {

@@ -1,4 +1,4 @@
-#include "engine/arch/rwkv_arch.h"
+#include "engine/arch/rwkv/rwkv_arch.h"
 
 #include <utility>
 

@@ -5,7 +5,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "engine/arch/config_reader.h"
-#include "engine/arch/rwkv7/weights.h"
+#include "engine/arch/rwkv/v7/weights.h"
 #include "engine/core/status_macros.h"
 
 namespace mneme::engine::rwkv7 {

@@ -1,4 +1,4 @@
-#include "engine/arch/rwkv5/rwkv5.h"
+#include "engine/arch/rwkv/v5/rwkv5.h"
 
 #include <utility>
 

@@ -1,4 +1,4 @@
-#include "engine/arch/rwkv_weights.h"
+#include "engine/arch/rwkv/rwkv_weights.h"
 
 #include "absl/strings/str_cat.h"
 #include "engine/arch/config_reader.h"

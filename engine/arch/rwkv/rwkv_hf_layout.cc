@@ -1,4 +1,4 @@
-#include "engine/arch/rwkv_hf_layout.h"
+#include "engine/arch/rwkv/rwkv_hf_layout.h"
 
 #include <limits>
 

@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "engine/arch/arch.h"
-#include "engine/arch/rwkv_weights.h"
+#include "engine/arch/rwkv/rwkv_weights.h"
 #include "engine/device/arena.h"
 
 namespace mneme::engine::rwkv {

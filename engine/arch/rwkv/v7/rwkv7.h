@@ -6,8 +6,8 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "engine/arch/rwkv7/weights.h"
-#include "engine/arch/rwkv_arch.h"
+#include "engine/arch/rwkv/rwkv_arch.h"
+#include "engine/arch/rwkv/v7/weights.h"
 
 namespace mneme::engine::rwkv7 {
 

@@ -1,9 +1,9 @@
-#include "engine/arch/rwkv_formats.h"
+#include "engine/arch/rwkv/rwkv_formats.h"
 
 #include <utility>
 #include <vector>
 
-#include "engine/arch/rwkv_name_rules.h"
+#include "engine/arch/rwkv/rwkv_name_rules.h"
 #include "engine/core/status_macros.h"
 
 namespace mneme::engine::rwkv {

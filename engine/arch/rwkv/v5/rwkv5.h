@@ -5,8 +5,8 @@
 #include <memory>
 #include <vector>
 
-#include "engine/arch/rwkv5/weights.h"
-#include "engine/arch/rwkv_arch.h"
+#include "engine/arch/rwkv/rwkv_arch.h"
+#include "engine/arch/rwkv/v5/weights.h"
 
 namespace mneme::engine::rwkv5 {
 

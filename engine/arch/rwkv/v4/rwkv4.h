@@ -9,8 +9,8 @@
 #include <memory>
 #include <vector>
 
-#include "engine/arch/rwkv4/weights.h"
-#include "engine/arch/rwkv_arch.h"
+#include "engine/arch/rwkv/rwkv_arch.h"
+#include "engine/arch/rwkv/v4/weights.h"
 
 namespace mneme::engine::rwkv4 {
 

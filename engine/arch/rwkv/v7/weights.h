@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "engine/arch/rwkv_weights.h"
+#include "engine/arch/rwkv/rwkv_weights.h"
 
 namespace mneme::engine::rwkv7 {
 
