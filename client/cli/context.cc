@@ -26,6 +26,8 @@ std::string Hint(const client::Error& error, const std::string& server) {
        "`mneme sessions rewind SESSION --to-snapshot ID`"},
       {"NO_CHAT_TEMPLATE", "give plain text instead; `mneme models get MODEL` says why"},
       {"INPUT_TOO_LONG", "feed long texts with `mneme ingest FILE --session SESSION`"},
+      {"CONTEXT_FULL",
+       "rewind it: `mneme sessions rewind SESSION --to-position N`, or start another session"},
       {"DRAINING", "the server is shutting down: try again in a moment"},
       {"STORE_FULL", "the server's disk is full; deleting sessions still works"},
   };

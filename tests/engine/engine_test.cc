@@ -24,7 +24,6 @@ std::string Tiny(const char* name) { return std::string(MNEME_TINY_DIR) + "/" + 
 std::unique_ptr<Engine> LoadTiny(const char* name = "tiny-llama-q.gguf",
                                  EngineOptions options = {}) {
   options.checkpoint_path = Tiny(name);
-  options.backend = std::string(AllBackends().back()->name);
   auto engine = Engine::Load(options);
   EXPECT_TRUE(engine.ok()) << engine.status();
   return engine.ok() ? *std::move(engine) : nullptr;

@@ -48,6 +48,13 @@ void ExpectEveryTensorIsNeededInItsShape(const Make& make, const std::string& op
   }
 }
 
+// For tests of every backend: "reference", "cpu".
+inline std::vector<std::string_view> BackendNameList() {
+  std::vector<std::string_view> names;
+  for (const Kernels* kernels : AllBackends()) names.push_back(kernels->name);
+  return names;
+}
+
 // One model on one backend, and one sequence.
 class ArchRunner {
  public:

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "engine/engine.h"
+#include "engine/kernels/kernels.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/support/compare.h"
@@ -56,7 +57,8 @@ class RwkvFormatsTest : public testing::TestWithParam<Pair> {};
 
 TEST_P(RwkvFormatsTest, SameLogitsAndStateAsSafetensors) {
   const Pair& pair = GetParam();
-  for (const char* backend : {"reference", "cpu"}) {
+  for (const Kernels* kernels : AllBackends()) {
+    const std::string backend(kernels->name);
     const std::vector<float> expected =
         Outputs(std::string(MNEME_GOLDEN_DIR "/tiny/") + pair.folder, backend);
     const std::vector<float> actual = Outputs(Formats(pair.file), backend);

@@ -13,7 +13,7 @@
 
 namespace mneme::engine {
 
-// One way to run the kernels. The reference has no SIMD target.
+// One way to run the kernels. Only `cpu` has SIMD targets.
 struct Variant {
   const Kernels* kernels;
   std::string simd;

@@ -244,6 +244,16 @@ TEST_F(ErrorTableTest, TooMuchAndTooFar) {
   EXPECT_RPC(Ingest("s", {{5, "x"}}), OUT_OF_RANGE, "INGEST_GAP");
 }
 
+TEST_F(ErrorTableTest, AContextThatIsFull) {
+  config.engine.overflow = "error";
+  config.engine.window_tokens = 20;
+  Serve();
+  ASSERT_TRUE(CreateOverRpc("s").ok());
+  ASSERT_TRUE(Turn(Request("s", "x", 100)).ok());
+  const Details full = EXPECT_RPC(Turn(Request("s", "x", 1)), FAILED_PRECONDITION, "CONTEXT_FULL");
+  EXPECT_EQ(full.info.metadata().at("context_limit_tokens"), "20");
+}
+
 TEST_F(ErrorTableTest, NamesThatAreNotThereOrTaken) {
   Serve();
   ASSERT_TRUE(CreateOverRpc("s").ok());

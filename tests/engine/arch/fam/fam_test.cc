@@ -220,7 +220,7 @@ TEST_P(FamTest, StateIsWhatTheDocumentSays) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Backends, FamTest, testing::Values("reference", "cpu"),
+INSTANTIATE_TEST_SUITE_P(Backends, FamTest, testing::ValuesIn(BackendNameList()),
                          [](const auto& info) { return std::string(info.param); });
 
 TEST(FamOptionsTest, RefusesOtherTypesOfKeysAndValues) {

@@ -253,7 +253,7 @@ TEST_P(InfiniTest, ALongRandomReadStaysFinite) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Backends, InfiniTest, testing::Values("reference", "cpu"),
+INSTANTIATE_TEST_SUITE_P(Backends, InfiniTest, testing::ValuesIn(BackendNameList()),
                          [](const auto& info) { return std::string(info.param); });
 
 TEST(InfiniOptionsTest, RefusesOtherTypesOfKeysAndValues) {

@@ -221,7 +221,7 @@ TEST_P(PanguTest, ALongRandomReadStaysFinite) {
   ASSERT_NO_FATAL_FAILURE(ExpectLongRunIsFinite(run, tokens));
 }
 
-INSTANTIATE_TEST_SUITE_P(Backends, PanguTest, testing::Values("reference", "cpu"),
+INSTANTIATE_TEST_SUITE_P(Backends, PanguTest, testing::ValuesIn(BackendNameList()),
                          [](const auto& info) { return std::string(info.param); });
 
 TEST(PanguConfigTest, RefusesValuesByName) {

@@ -190,7 +190,7 @@ TEST_P(RwkvBackendTest, Version52IsASpecialCaseOf6) {
                        {1e-5, 1e-5}));
 }
 
-INSTANTIATE_TEST_SUITE_P(Backends, RwkvBackendTest, testing::Values("reference", "cpu"),
+INSTANTIATE_TEST_SUITE_P(Backends, RwkvBackendTest, testing::ValuesIn(BackendNameList()),
                          [](const auto& info) { return std::string(info.param); });
 
 TEST(RwkvKeysTest, TheDivisorAndTheEpsilonReachTheMathematics) {

@@ -57,7 +57,7 @@ std::string Describe(const FakeTitansOptions& o) {
   return o.variant + ", " + o.read_mode + ", depth " + std::to_string(o.depth);
 }
 
-class TitansTest : public testing::TestWithParam<const char*> {};
+class TitansTest : public testing::TestWithParam<std::string_view> {};
 
 TEST_P(TitansTest, AFreshStateIsTheTrainedMemory) {
   for (const FakeTitansOptions& options : AllOptions()) {
@@ -301,7 +301,7 @@ TEST_P(TitansTest, StateIsWhatTheDocumentSays) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Backends, TitansTest, testing::Values("reference", "cpu"),
+INSTANTIATE_TEST_SUITE_P(Backends, TitansTest, testing::ValuesIn(BackendNameList()),
                          [](const auto& info) { return std::string(info.param); });
 
 TEST(TitansStateTest, OrderOfTensors) {
