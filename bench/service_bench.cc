@@ -19,6 +19,7 @@
 #include <fstream>
 #include <iostream>
 #include <memory>
+#include <random>
 #include <span>
 #include <string>
 #include <thread>
@@ -217,9 +218,37 @@ absl::StatusOr<v1::Usage> Receive(Service& service, const v1::GenerateRequest& r
   return final.usage();
 }
 
+// A commit comes after a turn in which neither disk nor store had anything to do.
+constexpr std::chrono::milliseconds kTurnPause{300};
+
+// The store's own durable write of as many bytes in as long chunks as a snapshot's: what a commit
+// takes at least.
+absl::StatusOr<double> StoreWriteMs(memstore::StateStore& store, int64_t size_bytes, int round) {
+  const memstore::Key key{.realm = "bench", .name = "own"};
+  memstore::Put put{.key = key};
+  memstore::Transaction write;
+  std::mt19937_64 random(round);
+  for (int64_t at = 0; at < size_bytes; at += engine::kMaxChunkBytes) {
+    std::string bytes(std::min<int64_t>(engine::kMaxChunkBytes, size_bytes - at), '\0');
+    std::generate(bytes.begin(), bytes.end(), [&] { return static_cast<char>(random()); });
+    put.chunks.push_back(memstore::HashChunk(bytes));
+    write.new_chunks.push_back({put.chunks.back(), std::move(bytes)});
+  }
+  write.puts.push_back(std::move(put));
+  std::this_thread::sleep_for(kTurnPause);
+  const auto start = Clock::now();
+  MNEME_RETURN_IF_ERROR(store.Commit(write));
+  const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
+  memstore::Transaction erase;
+  erase.deletes.push_back({key, 1});
+  MNEME_RETURN_IF_ERROR(store.Commit(erase));
+  return seconds * 1e3;
+}
+
 struct ServerTurn : Turn {
   v1::Usage usage;  // of stream 0
   double restore_ms = 0;
+  double store_ms = 0;
   int64_t chunk_bytes = 0;
   int64_t disk_bytes = 0;
 };
@@ -267,6 +296,7 @@ absl::StatusOr<ServerTurn> RunServerTurn(Service& service, const Flags& flags, i
     MNEME_ASSIGN_OR_RETURN(const v1::Usage usage,
                            Receive(service, Request(used[1], {1}, 1, flags.temperature), nullptr));
     turn.restore_ms = usage.restore_ms();
+    MNEME_ASSIGN_OR_RETURN(turn.store_ms, StoreWriteMs(*service.store, turn.chunk_bytes, round));
   }
   // Neither resident states nor chunks shall pile up.
   for (const std::string& session : used) {
@@ -284,13 +314,14 @@ struct Row {
   int streams = 0;
   double engine_tokens_s = 0, server_tokens_s = 0;
   double overhead = 0, cpu_overhead = 0;  // medians of the rounds' own ratios
-  double queue_ms = 0, prefill_ms = 0, decode_ms = 0, commit_ms = 0, restore_ms = 0;
+  double queue_ms = 0, prefill_ms = 0, decode_ms = 0, commit_ms = 0, store_ms = 0, restore_ms = 0;
   int64_t chunk_bytes = 0, disk_bytes = 0;
 };
 
 absl::StatusOr<Row> Measure(engine::Engine& engine, Service& service, const Flags& flags,
                             int threads, int streams) {
-  std::vector<double> engine_s, server_s, overhead, cpu, queue, prefill, decode, commit, restore;
+  std::vector<double> engine_s, server_s, overhead, cpu, queue, prefill, decode, commit, store,
+      restore;
   std::vector<double> chunk_bytes, disk_bytes;
   for (int round = 0; round <= flags.rounds; ++round) {
     Turn alone;
@@ -316,6 +347,7 @@ absl::StatusOr<Row> Measure(engine::Engine& engine, Service& service, const Flag
     prefill.push_back(served.usage.prefill_ms());
     decode.push_back(served.usage.decode_ms());
     commit.push_back(served.usage.commit_ms());
+    store.push_back(served.store_ms);
     restore.push_back(served.restore_ms);
     chunk_bytes.push_back(static_cast<double>(served.chunk_bytes));
     disk_bytes.push_back(static_cast<double>(served.disk_bytes));
@@ -331,6 +363,7 @@ absl::StatusOr<Row> Measure(engine::Engine& engine, Service& service, const Flag
              .prefill_ms = Median(prefill),
              .decode_ms = Median(decode),
              .commit_ms = Median(commit),
+             .store_ms = Median(store),
              .restore_ms = Median(restore),
              .chunk_bytes = static_cast<int64_t>(Median(chunk_bytes)),
              .disk_bytes = static_cast<int64_t>(Median(disk_bytes))};
@@ -376,6 +409,7 @@ nlohmann::json ToJson(const Flags& flags, const std::vector<Row>& rows) {
                             {"prefill_ms", row.prefill_ms},
                             {"decode_ms", row.decode_ms},
                             {"commit_ms", row.commit_ms},
+                            {"store_ms", row.store_ms},
                             {"restore_ms", row.restore_ms},
                             {"chunk_bytes", row.chunk_bytes},
                             {"disk_bytes", row.disk_bytes}});
@@ -392,15 +426,17 @@ void PrintTable(const Flags& flags, const std::vector<Row>& rows) {
               static_cast<long long>(flags.tokens));
   std::printf(
       "                  engine     server   overhead         the first stream's ms"
-      "                         bytes of all\n"
-      "threads streams   tokens/s   tokens/s   time    cpu   prefill   decode  commit  restore"
+      "                                bytes of all\n"
+      "threads streams   tokens/s   tokens/s   time    cpu   prefill   decode  commit   store  "
+      "restore"
       "   chunks MB  disk MB\n");
   for (const Row& row : rows) {
     std::printf(
-        "%7d %7d   %8.1f   %8.1f %5.1f %% %5.1f %%  %7.1f  %7.1f %7.1f  %7.1f  %9.2f  %7.2f\n",
+        "%7d %7d   %8.1f   %8.1f %5.1f %% %5.1f %%  %7.1f  %7.1f %7.1f %7.1f  %7.1f  %9.2f  "
+        "%7.2f\n",
         row.threads, row.streams, row.engine_tokens_s, row.server_tokens_s, 100 * row.overhead,
-        100 * row.cpu_overhead, row.prefill_ms, row.decode_ms, row.commit_ms, row.restore_ms,
-        row.chunk_bytes / 1e6, row.disk_bytes / 1e6);
+        100 * row.cpu_overhead, row.prefill_ms, row.decode_ms, row.commit_ms, row.store_ms,
+        row.restore_ms, row.chunk_bytes / 1e6, row.disk_bytes / 1e6);
   }
 }
 
@@ -412,6 +448,7 @@ int Main(int argc, char** argv) {
       "          server, the durable commit\n"
       "overhead  server against engine, of the time and of this process's CPU time (client\n"
       "          included); medians of the ratios of neighbouring runs\n"
+      "store     the same bytes written by the store alone, as durably\n"
       "restore   of the state from the store, into another session"};
   app.add_option("--model", flags.model, "GGUF file or safetensors folder")->capture_default_str();
   app.add_option("--dir", flags.directory, "where the store is made, on a real disk")

@@ -33,6 +33,7 @@ class MemoryStateStore : public StateStore {
     if (it == realms_.end()) return ChunkNotFound(id);
     const auto chunk = it->second.chunks.find(id);
     if (chunk == it->second.chunks.end()) return ChunkNotFound(id);
+    if (HashChunk(chunk->second.bytes) != id) return ChunkDamaged(realm, id);
     return chunk->second.bytes;
   }
 

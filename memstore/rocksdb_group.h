@@ -50,8 +50,10 @@ class StoredEntries {
 
 class CommitGroup {
  public:
-  // `stored` must outlive this.
-  explicit CommitGroup(const StoredEntries& stored) : stored_(stored) {}
+  // `stored` must outlive this. `size_bytes` of records and chunks are expected: a batch that grows
+  // copies everything it has each time.
+  CommitGroup(const StoredEntries& stored, size_t size_bytes)
+      : stored_(stored), batch_(size_bytes + size_bytes / 64 + 4096) {}
 
   // Errors of StateStore::Commit(); nothing of the transaction is in the batch then.
   absl::Status Add(const PreparedTransaction& prepared);

@@ -217,10 +217,7 @@ absl::StatusOr<std::string> RocksDbStateStore::GetChunk(std::string_view realm,
       db->Get(rocksdb::ReadOptions(), db->DefaultColumnFamily(), ChunkKey(realm, id), &bytes);
   if (found.IsNotFound()) return ChunkNotFound(id);
   if (!found.ok()) return ToStatus(found, absl::StrCat("chunk ", ChunkText(id)));
-  if (HashChunk(bytes) != id) {
-    return absl::DataLossError(absl::StrCat("chunk ", ChunkText(id), " of realm ",
-                                            std::string(realm), " does not match its SHA-256"));
-  }
+  if (HashChunk(bytes) != id) return ChunkDamaged(realm, id);
   return bytes;
 }
 
@@ -258,7 +255,9 @@ absl::Status RocksDbStateStore::Commit(const Transaction& transaction) {
 
 // Fills in the results; wakes nobody.
 void RocksDbStateStore::Lead(const std::vector<Committer*>& group) {
-  CommitGroup commits(*this);
+  size_t size_bytes = 0;
+  for (const Committer* committer : group) size_bytes += committer->prepared.size_bytes;
+  CommitGroup commits(*this, size_bytes);
   PutDurableMark(durable_sequence_, commits.batch());
   std::vector<Committer*> accepted;
   for (Committer* committer : group) {

@@ -56,7 +56,7 @@ struct Delete {
 
 // New bytes for chunks that the transaction's puts refer to.
 struct NewChunk {
-  ChunkId id;
+  ChunkId id;  // must be HashChunk(bytes)
   std::string bytes;
 };
 
@@ -100,7 +100,8 @@ class StateStore {
   // ABORTED if a version does not match ("key ... has version 7, expected 6"; nothing is written
   // and the found version is in the payload kVersionPayload as decimal text, 0 for an absent key).
   // FAILED_PRECONDITION if a referred chunk is neither stored nor among new_chunks.
-  // INVALID_ARGUMENT for malformed keys, mixed realms or a chunk whose bytes do not match its id.
+  // INVALID_ARGUMENT for malformed keys or mixed realms. Whoever makes a chunk has just hashed it,
+  // so that ids are not checked here: GetChunk() does.
   // RESOURCE_EXHAUSTED if the disk is full, UNAVAILABLE if the store cannot be reached; after
   // either the transaction happened entirely or not at all. When it returns OK and sync was set, a
   // crash of the machine loses nothing. Of two writers with the same expected version exactly one

@@ -100,13 +100,6 @@ absl::Status ValidateTransaction(const Transaction& transaction) {
                                                      del.expected_version));
     }
   }
-  for (const NewChunk& chunk : transaction.new_chunks) {
-    if (HashChunk(chunk.bytes) != chunk.id) {
-      return absl::InvalidArgumentError(absl::StrCat("new chunk of ", chunk.bytes.size(),
-                                                     " bytes does not hash to its id ",
-                                                     ChunkText(chunk.id)));
-    }
-  }
   return absl::OkStatus();
 }
 
@@ -130,6 +123,11 @@ absl::Status RecordNotFound(const Key& key) {
 
 absl::Status ChunkNotFound(const ChunkId& id) {
   return absl::NotFoundError(absl::StrCat("no chunk ", ChunkText(id)));
+}
+
+absl::Status ChunkDamaged(std::string_view realm, const ChunkId& id) {
+  return absl::DataLossError(absl::StrCat("chunk ", ChunkText(id), " of realm ", std::string(realm),
+                                          " does not match its SHA-256"));
 }
 
 absl::Status ChunkMissing(const ChunkId& id) {

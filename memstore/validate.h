@@ -18,8 +18,8 @@ absl::Status ValidateRealm(std::string_view realm);
 absl::Status ValidateKey(const Key& key);
 absl::Status ValidateListOptions(const ListOptions& options);
 
-// Keys, realms, duplicates, versions, and that each new chunk hashes to its id. A new chunk that no
-// put refers to is legal and is not stored.
+// Keys, realms, duplicates and versions. A new chunk that no put refers to is legal and is not
+// stored.
 absl::Status ValidateTransaction(const Transaction& transaction);
 
 // "realm/name" for messages.
@@ -29,6 +29,7 @@ std::string ChunkText(const ChunkId& id);  // lower-case hex
 absl::Status VersionMismatch(const Key& key, int64_t found_version, int64_t expected_version);
 absl::Status RecordNotFound(const Key& key);
 absl::Status ChunkNotFound(const ChunkId& id);
+absl::Status ChunkDamaged(std::string_view realm, const ChunkId& id);
 absl::Status ChunkMissing(const ChunkId& id);  // FAILED_PRECONDITION of a commit
 
 // Expiry times are kept in whole nanoseconds since 1970, as int64: INT64_MAX is never. Times beyond

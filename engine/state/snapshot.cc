@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "engine/core/status_macros.h"
@@ -61,14 +62,12 @@ class Encoder {
       : layout_(layout), state_(state), out_(out), base_(base) {}
 
   absl::Status Fixed() {
-    std::string all;
-    all.reserve(layout_.fixed_bytes);
+    Pieces pieces(*this, Kind::kFixed, layout_.fixed_bytes);
     for (const StateTensor* tensor : layout_.fixed) {
       const char* data = Bytes(state_.block, tensor->offset_bytes, tensor->size_bytes);
       if (!AllFinite(data, tensor->size_bytes, tensor->dtype)) return NotFinite(*tensor);
-      all.append(data, tensor->size_bytes);
+      pieces.Append({data, tensor->size_bytes});
     }
-    AddPieces(Kind::kFixed, all);
     return absl::OkStatus();
   }
 
@@ -77,7 +76,7 @@ class Encoder {
     if (!AllFinite(bytes.data(), bytes.size(), DType::kF32)) {
       return absl::InternalError("logits are not finite");
     }
-    AddPieces(Kind::kLogits, bytes);
+    Pieces(*this, Kind::kLogits, bytes.size()).Append(bytes);
     return absl::OkStatus();
   }
 
@@ -94,13 +93,17 @@ class Encoder {
   const char* Bytes(const Block& block, size_t at, size_t size_bytes) {
     return reinterpret_cast<const char*>(reader_.Read(block, at, size_bytes).data());
   }
-  const char* Row(const StateTensor& tensor, const RingClass& ring, int64_t position) {
-    const size_t row_bytes = tensor.row_bytes();
-    if (tensor.kind == StateKind::kPaged) {
-      return Bytes(state_.pages[position / kPageTokens],
-                   tensor.offset_bytes + position % kPageTokens * row_bytes, row_bytes);
-    }
-    return Bytes(state_.block, tensor.offset_bytes + ring.RowOf(position) * row_bytes, row_bytes);
+  // Rows from `position` on, up to `end`, that lie one behind the other.
+  std::string_view Rows(const StateTensor& tensor, const RingClass& ring, int64_t position,
+                        int64_t end) {
+    const bool paged = tensor.kind == StateKind::kPaged;
+    const int64_t row = paged ? position % kPageTokens : ring.RowOf(position);
+    const int64_t rows_end = paged                   ? kPageTokens
+                             : position < ring.sinks ? ring.sinks
+                                                     : ring.sinks + ring.window;
+    const Block& block = paged ? state_.pages[position / kPageTokens] : state_.block;
+    const size_t bytes = std::min(end - position, rows_end - row) * tensor.row_bytes();
+    return {Bytes(block, tensor.offset_bytes + row * tensor.row_bytes(), bytes), bytes};
   }
 
   absl::Status NotFinite(const StateTensor& tensor) const {
@@ -139,10 +142,11 @@ class Encoder {
     std::string bytes;
     bytes.reserve((need.end - covered) * ring.position_bytes);
     for (const StateTensor* tensor : ring.tensors) {
-      for (int64_t position = covered; position < need.end; ++position) {
-        const char* row = Row(*tensor, ring, position);
-        if (!AllFinite(row, tensor->row_bytes(), tensor->dtype)) return NotFinite(*tensor);
-        bytes.append(row, tensor->row_bytes());
+      for (int64_t position = covered; position < need.end;) {
+        const std::string_view rows = Rows(*tensor, ring, position, need.end);
+        if (!AllFinite(rows.data(), rows.size(), tensor->dtype)) return NotFinite(*tensor);
+        bytes.append(rows);
+        position += static_cast<int64_t>(rows.size() / tensor->row_bytes());
       }
     }
     Add({.kind = Kind::kRing, .ring_class = ring_class, .first = covered, .end = need.end},
@@ -150,15 +154,36 @@ class Encoder {
     return absl::OkStatus();
   }
 
-  void AddPieces(Kind kind, std::string_view bytes) {
-    for (size_t at = 0; at < bytes.size(); at += kMaxChunkBytes) {
-      const std::string_view piece = bytes.substr(at, kMaxChunkBytes);
-      Add({.kind = kind,
-           .first = static_cast<int64_t>(at),
-           .end = static_cast<int64_t>(at + piece.size())},
-          std::string(piece));
+  // Cuts `size_bytes` that come bit by bit into chunks; copies them once.
+  class Pieces {
+   public:
+    Pieces(Encoder& encoder, Kind kind, size_t size_bytes)
+        : encoder_(encoder), kind_(kind), size_bytes_(size_bytes) {}
+
+    void Append(std::string_view bytes) {
+      while (!bytes.empty()) {
+        const size_t whole = std::min(kMaxChunkBytes, size_bytes_ - begin_);
+        piece_.reserve(whole);
+        const std::string_view part = bytes.substr(0, whole - piece_.size());
+        piece_ += part;
+        bytes.remove_prefix(part.size());
+        if (piece_.size() < whole) continue;
+        const size_t end = begin_ + whole;
+        encoder_.Add({.kind = kind_,
+                      .first = static_cast<int64_t>(begin_),
+                      .end = static_cast<int64_t>(end)},
+                     std::exchange(piece_, {}));
+        begin_ = end;
+      }
     }
-  }
+
+   private:
+    Encoder& encoder_;
+    const Kind kind_;
+    const size_t size_bytes_;
+    size_t begin_ = 0;
+    std::string piece_;
+  };
 
   void Add(SnapshotChunk chunk, std::string bytes) {
     SHA256(reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size(), chunk.hash.data());

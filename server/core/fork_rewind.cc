@@ -171,28 +171,26 @@ absl::Status Rewind::ToPosition(int64_t position) {
 }
 
 absl::StatusOr<SessionRecord> Rewind::Commit() {
-  MNEME_ASSIGN_OR_RETURN(
-      SessionRecord written,
-      parts_.sessions->Update(base_.name, [&](SessionRecord& record, SessionStore::Change& change) {
-        storage::StoredSession& data = record.data;
-        if (data.uid() != base_.data.uid() ||
-            data.head().version() != base_.data.head().version()) {
-          parts_.metrics.version_conflicts.Increment();
-          return VersionMismatch(record);
-        }
-        change.new_chunks = new_chunks_;
-        if (!data.damaged()) KeepBeforeRewind(parts_, record, change);
-        const int64_t version = data.head().version() + 1;
-        *data.mutable_head() = target_;
-        data.mutable_head()->set_version(version);
-        data.set_damaged(false);
-        // What an ingest had read may be gone now.
-        data.clear_ingest();
-        const int64_t now = NowMicros();
-        data.set_update_time_us(now);
-        data.set_last_used_time_us(now);
-        return absl::OkStatus();
-      }));
+  const auto change_record = [&](SessionRecord& record, SessionStore::Change& change) {
+    storage::StoredSession& data = record.data;
+    if (data.uid() != base_.data.uid() || data.head().version() != base_.data.head().version()) {
+      parts_.metrics.version_conflicts.Increment();
+      return VersionMismatch(record);
+    }
+    if (!data.damaged()) KeepBeforeRewind(parts_, record, change);
+    const int64_t version = data.head().version() + 1;
+    *data.mutable_head() = target_;
+    data.mutable_head()->set_version(version);
+    data.set_damaged(false);
+    // What an ingest had read may be gone now.
+    data.clear_ingest();
+    const int64_t now = NowMicros();
+    data.set_update_time_us(now);
+    data.set_last_used_time_us(now);
+    return absl::OkStatus();
+  };
+  MNEME_ASSIGN_OR_RETURN(SessionRecord written, parts_.sessions->Update(base_.name, change_record,
+                                                                        std::move(new_chunks_)));
   const std::string key = CacheKey(base_.name);
   if (has_state_) {
     parts_.states->Keep(std::move(held_.slot),

@@ -1,13 +1,13 @@
 #include "server/core/session_store.h"
 
 #include <algorithm>
+#include <iterator>
 #include <set>
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "engine/core/status_macros.h"
-#include "engine/state/snapshot.h"
 #include "server/core/errors.h"
 #include "server/core/transcript.h"
 
@@ -44,13 +44,17 @@ Metrics::Stored StoredKind(const storage::StoredSession& data) {
 
 int64_t NowMicros() { return absl::ToUnixMicros(absl::Now()); }
 
-std::vector<memstore::ChunkId> ChunksOf(const storage::Point& point) {
+std::vector<memstore::ChunkId> ChunksOf(const storage::Point& point,
+                                        const engine::SnapshotManifest* manifest) {
   std::vector<memstore::ChunkId> chunks;
-  if (!point.manifest().empty()) {
+  absl::StatusOr<engine::SnapshotManifest> parsed;
+  if (manifest == nullptr && !point.manifest().empty()) {
     // Written by ourselves and checked when the record was read.
-    if (auto manifest = engine::SnapshotManifest::Parse(point.manifest()); manifest.ok()) {
-      for (const auto& chunk : manifest->chunks) chunks.push_back(chunk.hash);
-    }
+    parsed = engine::SnapshotManifest::Parse(point.manifest());
+    if (parsed.ok()) manifest = &*parsed;
+  }
+  if (manifest != nullptr) {
+    for (const auto& chunk : manifest->chunks) chunks.push_back(chunk.hash);
   }
   for (const auto& chunk : point.transcript()) chunks.push_back(ToChunkId(chunk.id()));
   return chunks;
@@ -177,11 +181,12 @@ memstore::Key SessionStore::SnapshotKey(const SnapshotName& name) const {
 }
 
 memstore::Put SessionStore::SnapshotPut(const memstore::Key& key, int64_t expected_version,
-                                        const storage::StoredSnapshot& snapshot) {
+                                        const storage::StoredSnapshot& snapshot,
+                                        const engine::SnapshotManifest* manifest) {
   return {.key = key,
           .expected_version = expected_version,
           .value = snapshot.SerializeAsString(),
-          .chunks = ChunksOf(snapshot.point())};
+          .chunks = ChunksOf(snapshot.point(), manifest)};
 }
 
 memstore::Put SessionStore::SessionPut(const SessionRecord& record) const {
@@ -199,7 +204,7 @@ memstore::Put SessionStore::SessionPut(const SessionRecord& record) const {
   memstore::Put put{.key = SessionKey(record.name),
                     .expected_version = record.record_version,
                     .value = data.SerializeAsString(),
-                    .chunks = ChunksOf(data.head())};
+                    .chunks = ChunksOf(data.head(), record.manifest.get())};
   if (expire != 0) put.expire_time = absl::FromUnixMicros(expire);
   return put;
 }
@@ -226,16 +231,21 @@ absl::StatusOr<std::string> SessionStore::ReadChunk(const std::string& tenant,
   return Map(bytes.status(), "get_chunk");
 }
 
-absl::StatusOr<SessionRecord> SessionStore::Update(const SessionName& name,
-                                                   const ChangeFn& change) {
+absl::StatusOr<SessionRecord> SessionStore::Update(const SessionName& name, const ChangeFn& change,
+                                                   std::vector<memstore::NewChunk> new_chunks) {
+  memstore::Transaction transaction{.new_chunks = std::move(new_chunks)};
+  const auto given = static_cast<ptrdiff_t>(transaction.new_chunks.size());
   for (int attempt = 0;; ++attempt) {
     MNEME_ASSIGN_OR_RETURN(SessionRecord record, Get(name));
     const Metrics::Stored before = StoredKind(record.data);
     Change extra;
     MNEME_RETURN_IF_ERROR(change(record, extra));
-    memstore::Transaction transaction{.puts = std::move(extra.puts),
-                                      .deletes = std::move(extra.deletes),
-                                      .new_chunks = std::move(extra.new_chunks)};
+    transaction.puts = std::move(extra.puts);
+    transaction.deletes = std::move(extra.deletes);
+    std::vector<memstore::NewChunk>& offered = transaction.new_chunks;
+    offered.erase(offered.begin() + given, offered.end());
+    offered.insert(offered.end(), std::make_move_iterator(extra.new_chunks.begin()),
+                   std::make_move_iterator(extra.new_chunks.end()));
     transaction.puts.push_back(SessionPut(record));
     const absl::Status status = store_->Commit(transaction);
     if (status.ok()) {

@@ -11,6 +11,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "engine/state/snapshot.h"
 #include "memstore/state_store.h"
 #include "mneme/v1/resources.pb.h"
 #include "server/core/metrics.h"
@@ -23,6 +24,8 @@ struct SessionRecord {
   SessionName name;
   int64_t record_version = 0;  // of the store; +1 with every change, metadata included
   storage::StoredSession data;
+  // That of data.head(), if it is at hand; it need not be parsed again then.
+  std::shared_ptr<const engine::SnapshotManifest> manifest;
 };
 
 // Where a session stands at `now`: an expired session is deleted from that moment on.
@@ -64,8 +67,10 @@ class SessionStore {
   };
   // Reads the record, lets `change` modify it, writes; again from the start if someone else wrote
   // in between. `change` may refuse with an error, which is returned. Returns what was written.
+  // `new_chunks` are offered beside those of the change, each time.
   using ChangeFn = std::function<absl::Status(SessionRecord& record, Change& extra)>;
-  absl::StatusOr<SessionRecord> Update(const SessionName& name, const ChangeFn& change);
+  absl::StatusOr<SessionRecord> Update(const SessionName& name, const ChangeFn& change,
+                                       std::vector<memstore::NewChunk> new_chunks = {});
   // All or none, with `extra` records of theirs. ALREADY_EXISTS SESSION_EXISTS names the first id
   // that is taken, also by a deleted session. FAILED_PRECONDITION (no reason) if a chunk they refer
   // to is gone: read again.
@@ -88,8 +93,10 @@ class SessionStore {
   absl::StatusOr<int64_t> StoredBytes(const SessionRecord& record) const;
 
   memstore::Key SnapshotKey(const SnapshotName& name) const;
+  // `manifest`: that of the snapshot's point, if it is at hand.
   static memstore::Put SnapshotPut(const memstore::Key& key, int64_t expected_version,
-                                   const storage::StoredSnapshot& snapshot);
+                                   const storage::StoredSnapshot& snapshot,
+                                   const engine::SnapshotManifest* manifest = nullptr);
 
  private:
   absl::Status Map(const absl::Status& status, const char* op) const;
@@ -100,8 +107,9 @@ class SessionStore {
   Metrics& metrics_;
 };
 
-// Chunks that a point refers to.
-std::vector<memstore::ChunkId> ChunksOf(const storage::Point& point);
+// Chunks that a point refers to. `manifest`: its own, if it is at hand.
+std::vector<memstore::ChunkId> ChunksOf(const storage::Point& point,
+                                        const engine::SnapshotManifest* manifest = nullptr);
 std::string EtagOf(const SessionRecord& record);
 // ABORTED VERSION_MISMATCH with current_version.
 absl::Status VersionMismatch(const SessionRecord& record);

@@ -216,30 +216,29 @@ absl::StatusOr<CommitResult> CommitHead(Parts& parts, const Model& model, const 
                                         std::span<const engine::TokenId> new_tokens,
                                         const CommitOptions& options) {
   const auto start = Clock::now();
-  engine::EncodedSnapshot encoded;
+  std::shared_ptr<const engine::SnapshotManifest> manifest;  // null at position 0
+  std::vector<memstore::NewChunk> new_chunks;
   if (loaded.state.position > 0) {
-    auto result = engine::EncodeSnapshot(model.engine->schema(), loaded.state, loaded.logits,
-                                         model.engine->snapshot_identity(), loaded.manifest.get());
-    if (!result.ok()) {
+    auto encoded = engine::EncodeSnapshot(model.engine->schema(), loaded.state, loaded.logits,
+                                          model.engine->snapshot_identity(), loaded.manifest.get());
+    if (!encoded.ok()) {
       return Error(absl::StatusCode::kInternal, reason::kInternal,
                    "the state could not be encoded; the session is unchanged");
     }
-    encoded = *std::move(result);
+    manifest = std::make_shared<const engine::SnapshotManifest>(std::move(encoded->manifest));
+    for (auto& chunk : encoded->new_chunks) {
+      new_chunks.push_back({chunk.hash, std::move(chunk.bytes)});
+    }
   }
-  const std::string manifest =
-      loaded.state.position > 0 ? encoded.manifest.Serialize() : std::string();
+  const std::string manifest_bytes = manifest != nullptr ? manifest->Serialize() : std::string();
   parts.metrics.state_save_store.Observe(Since(start));
 
-  auto written = parts.sessions->Update(base.name, [&](SessionRecord& record,
-                                                       SessionStore::Change& change) {
+  const auto change_record = [&](SessionRecord& record, SessionStore::Change& change) {
     storage::StoredSession& data = record.data;
     storage::Point& head = *data.mutable_head();
     if (data.uid() != base.data.uid() || head.version() != base.data.head().version()) {
       parts.metrics.version_conflicts.Increment();
       return VersionMismatch(record);
-    }
-    for (const auto& chunk : encoded.new_chunks) {
-      change.new_chunks.push_back({chunk.hash, chunk.bytes});
     }
     if (!data.no_transcript()) {
       MNEME_RETURN_IF_ERROR(AppendTranscript(
@@ -251,7 +250,8 @@ absl::StatusOr<CommitResult> CommitHead(Parts& parts, const Model& model, const 
     }
     head.set_version(head.version() + 1);
     head.set_position_tokens(loaded.state.position);
-    head.set_manifest(manifest);
+    head.set_manifest(manifest_bytes);
+    record.manifest = manifest;
     if (!new_tokens.empty()) head.set_last_token(new_tokens.back());
     head.set_unfinished_character(
         UnfinishedCharacter(model.tokenizer(), head.unfinished_character(), new_tokens));
@@ -275,8 +275,8 @@ absl::StatusOr<CommitResult> CommitHead(Parts& parts, const Model& model, const 
     ref.set_version(head.version());
     ref.set_position_tokens(head.position_tokens());
     ref.set_automatic(true);
-    change.puts.push_back(
-        SessionStore::SnapshotPut(parts.sessions->SnapshotKey({base.name, ref.id()}), 0, snapshot));
+    change.puts.push_back(SessionStore::SnapshotPut(
+        parts.sessions->SnapshotKey({base.name, ref.id()}), 0, snapshot, manifest.get()));
     int automatic = 0;
     for (const auto& s : data.snapshots()) automatic += s.automatic();
     for (int i = 0; i < data.snapshots_size() && automatic > data.snapshot_max_count();) {
@@ -290,11 +290,10 @@ absl::StatusOr<CommitResult> CommitHead(Parts& parts, const Model& model, const 
       --automatic;
     }
     return absl::OkStatus();
-  });
+  };
+  auto written = parts.sessions->Update(base.name, change_record, std::move(new_chunks));
   if (!written.ok()) return written.status();
-  if (loaded.state.position > 0) {
-    loaded.manifest = std::make_shared<const engine::SnapshotManifest>(std::move(encoded.manifest));
-  }
+  if (manifest != nullptr) loaded.manifest = std::move(manifest);
   CommitResult result{*std::move(written), Since(start)};
   parts.metrics.commit.Observe(result.seconds);
   return result;

@@ -1,4 +1,5 @@
 // Turns: what they return, what they leave behind, and that a restart changes nothing.
+#include <atomic>
 #include <chrono>
 #include <thread>
 
@@ -384,6 +385,22 @@ TEST_F(TurnTest, StoreFailureLeavesTheSessionAsItWas) {
     EXPECT_EQ(Get("s").state(), v1::Session::ACTIVE);
   }
   // The failed turns left no trace in the state either.
+  const auto all = Say("", "abc", 8).tokens;
+  EXPECT_EQ(Say("s", "", 4).tokens, std::vector<int32_t>(all.begin() + 4, all.end()));
+}
+
+TEST_F(TurnTest, ACommitThatIsTriedAgainStillHasItsState) {
+  Start();
+  Create("s");
+  std::atomic<int> commits = 0;
+  store->fault = [&](const std::string& op) {
+    return op == "commit" && commits++ == 0 ? absl::AbortedError("written meanwhile")
+                                            : absl::OkStatus();
+  };
+  EXPECT_TRUE(Say("s", "abc", 4).final.committed());
+  store->fault = nullptr;
+  EXPECT_EQ(commits, 2);
+  Start();  // what the store has is all that is left
   const auto all = Say("", "abc", 8).tokens;
   EXPECT_EQ(Say("s", "", 4).tokens, std::vector<int32_t>(all.begin() + 4, all.end()));
 }
