@@ -4,6 +4,7 @@
 #include <array>
 #include <cassert>
 
+#include "absl/container/inlined_vector.h"
 #include "engine/device/raw.h"
 #include "engine/kernels/exec.h"
 #include "engine/kernels/kernels.h"
@@ -25,10 +26,14 @@ float* At(const Rows& rows, const Run& run) {
   return rows ? Raw(rows) + run.first_row * rows.stride() : nullptr;
 }
 
+// What a decode step's calls need fits without an allocation: they are many and short.
+template <typename Args>
+using List = absl::InlinedVector<Args, 4>;
+
 // One entry per run.
 template <typename Args, typename Make>
-std::vector<Args> ForEach(std::span<const Run> runs, Make make) {
-  std::vector<Args> batch;
+List<Args> ForEach(std::span<const Run> runs, Make make) {
+  List<Args> batch;
   batch.reserve(runs.size());
   for (const Run& run : runs) batch.push_back(make(run));
   return batch;
@@ -47,7 +52,7 @@ CopyRowsArgs CopyOf(const Rows& from, const Rows& to) {
 }  // namespace
 
 void MatMul(Exec& exec, Rows x, std::span<const Product> products) {
-  std::vector<MatMulTask> tasks;
+  List<MatMulTask> tasks;
   tasks.reserve(products.size());
   for (const Product& product : products) {
     const Matrix& weight = product.weight;
@@ -151,7 +156,7 @@ void Copy(Exec& exec, Vector from, Rows to) {
 }
 
 void Gather(Exec& exec, Rows from, std::span<const int64_t> rows, Rows to) {
-  std::vector<CopyRowsArgs> copies;
+  List<CopyRowsArgs> copies;
   // Neighbours in one piece.
   for (size_t begin = 0, end; begin < rows.size(); begin = end) {
     for (end = begin + 1; end < rows.size() && rows[end] == rows[end - 1] + 1;) ++end;
@@ -175,7 +180,7 @@ void Scatter(Exec& exec, Rows from, std::span<const Run> pieces, Rows to) {
 void StoreRows(Exec& exec, std::span<const Run> runs, Rows x, const StateField& field,
                int64_t ring_rows) {
   const int64_t row_bytes = x.width() * Traits(field.dtype).block_bytes;
-  std::vector<StoreRowsArgs> stores;
+  List<StoreRowsArgs> stores;
   for (const Run& run : runs) {
     // Of more rows than the ring has, the last ones; where it wraps, in two pieces.
     const int64_t skip = std::max<int64_t>(0, run.rows - ring_rows);
@@ -445,7 +450,7 @@ void Mix(Exec& exec, std::span<const Run> runs, const InfiniMix& mix) {
 }
 
 void Convolve(Exec& exec, std::span<const Run> runs, std::span<const Convolution> convolutions) {
-  std::vector<ShortConvArgs> batch;
+  List<ShortConvArgs> batch;
   for (const Convolution& c : convolutions) {
     assert(SameArrays(c.x, c.y) && c.taps.size() == c.num_taps * c.x.width());
     for (const Run& run : runs) {

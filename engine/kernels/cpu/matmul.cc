@@ -147,6 +147,7 @@ void MatMulSome(Exec& exec, std::span<const MatMulTask> tasks, const float* x, i
                     task.y + t * task.y_stride + row,
                     task.y_stride,
                     task.accumulate,
+                    task.bias == nullptr && task.scale == 1,
                     task.bias == nullptr ? nullptr : task.bias + row,
                     task.scale,
                     task.weight.rows,

@@ -36,6 +36,9 @@ struct RowSpan {
   float* y;
   int64_t y_stride;
   bool accumulate;
+  // Neither bias nor scale, as most products: a flag that no store to y can be suspected to change,
+  // so that the loops over outputs need not look at the other two.
+  bool plain;
   const float* bias;
   float scale;
   // What this thread is likely to read afterwards: rows up to `stream_end` of the same weight, then
@@ -46,6 +49,7 @@ struct RowSpan {
 
 // What row `row` of the span becomes where `y` was, from the product's finished sum.
 inline float Finished(const RowSpan& span, int64_t row, float y, float sum) {
+  if (span.plain) return span.accumulate ? y + sum : sum;
   sum *= span.scale;
   if (span.bias == nullptr) return span.accumulate ? y + sum : sum;
   const float start = span.accumulate ? y + span.bias[row] : span.bias[row];

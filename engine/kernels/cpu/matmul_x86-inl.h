@@ -135,14 +135,16 @@ MICRO_INLINE void StoreRows(const RowSpan& span, int64_t row, int64_t t, __m256 
   float* y = span.y + t * span.y_stride + row;
   const int64_t rows = span.rows - row;
   if (rows >= kRows) {
-    value = _mm256_mul_ps(value, _mm256_set1_ps(span.scale));
-    if (span.bias != nullptr) {
-      __m256 start = _mm256_loadu_ps(span.bias + row);
-      if (span.accumulate) start = _mm256_add_ps(_mm256_loadu_ps(y), start);
-      value = _mm256_add_ps(start, value);
-    } else if (span.accumulate) {
-      value = _mm256_add_ps(_mm256_loadu_ps(y), value);
+    if (!span.plain) {
+      value = _mm256_mul_ps(value, _mm256_set1_ps(span.scale));
+      if (span.bias != nullptr) {
+        __m256 start = _mm256_loadu_ps(span.bias + row);
+        if (span.accumulate) start = _mm256_add_ps(_mm256_loadu_ps(y), start);
+        _mm256_storeu_ps(y, _mm256_add_ps(start, value));
+        return;
+      }
     }
+    if (span.accumulate) value = _mm256_add_ps(_mm256_loadu_ps(y), value);
     _mm256_storeu_ps(y, value);
     return;
   }
