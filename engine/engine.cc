@@ -56,7 +56,8 @@ std::string ProcField(const char* path, std::string_view key) {
   return "";
 }
 
-// Tokens that go through the layers together, and where their logits are wanted.
+// Tokens that go through the layers together, and where their logits are wanted. One for all steps:
+// its memory stays.
 class Pass {
  public:
   explicit Pass(int64_t vocab_size) : vocab_size_(vocab_size) {}
@@ -100,7 +101,11 @@ class Pass {
                   std::as_writable_bytes(std::span(target.logits, vocab_size_)));
     }
     for (const auto& [state, count] : advances_) state->position += count;
-    batch_ = Batch();
+    Clear();
+  }
+
+  void Clear() {
+    batch_.Clear();
     targets_.clear();
     advances_.clear();
   }
@@ -137,13 +142,15 @@ class Engine::Impl {
         checkpoint(std::move(checkpoint)),
         arch(std::move(arch)),
         states(this->device->memory(), this->arch->schema()),
-        exec(*this->device, contract) {}
+        exec(*this->device, contract),
+        pass(this->arch->info().vocab_size) {}
 
   const std::shared_ptr<Device> device;
   const std::shared_ptr<const Checkpoint> checkpoint;
   const std::unique_ptr<Arch> arch;
   StatePool states;
   Exec exec;
+  Pass pass;
   std::unique_ptr<const Tokenizer> tokenizer;
   std::unique_ptr<const ChatTemplate> chat_template;
   std::string chat_template_problem;
@@ -270,7 +277,7 @@ absl::Status Engine::Impl::Step(std::span<const EngineSlice> slices, std::vector
   std::vector<uint8_t> finite(slices.size(), 1);
 
   // Whole slices where they fit, pieces of the long ones otherwise.
-  Pass pass(arch->info().vocab_size);
+  pass.Clear();  // of a step that an exception ended
   for (size_t i = 0; i < slices.size(); ++i) {
     const auto n = static_cast<int64_t>(slices[i].tokens.size());
     for (int64_t begin = 0; begin < n;) {

@@ -26,6 +26,13 @@ struct Batch {
   std::vector<int64_t> wanted;     // rows whose logits are wanted, ascending
 
   int64_t rows() const { return static_cast<int64_t>(tokens.size()); }
+  // Keeps the vectors' memory: a batch is made for every step.
+  void Clear() {
+    tokens.clear();
+    positions.clear();
+    runs.clear();
+    wanted.clear();
+  }
   // Appends a run of `run_tokens`, of which the logits of the last `num_wanted` are wanted.
   void Add(StateSlot slot, int64_t position, std::span<const int32_t> run_tokens,
            int64_t num_wanted);
