@@ -10,6 +10,18 @@
 #include "engine/kernels/dequantize.h"
 
 namespace mneme::engine {
+namespace {
+
+// All elements of a tensor, as f32.
+std::vector<float> ValuesOf(const Tensor& tensor) {
+  int64_t size = 1;
+  for (const int64_t n : tensor.shape) size *= n;
+  std::vector<float> values(size);
+  DequantizeRow(tensor.dtype, tensor.data, size, values.data());
+  return values;
+}
+
+}  // namespace
 
 absl::StatusOr<std::vector<int64_t>> WeightReader::Shape(const std::string& name,
                                                          std::string_view expected) {
@@ -81,12 +93,7 @@ absl::StatusOr<std::vector<float>> WeightReader::Dequantized(const std::string& 
     return absl::NotFoundError(
         absl::StrCat(checkpoint_.path(), ": tensor \"", name, "\" is missing"));
   }
-  const Tensor& tensor = it->second;
-  int64_t size = 1;
-  for (const int64_t n : tensor.shape) size *= n;
-  std::vector<float> values(size);
-  DequantizeRow(tensor.dtype, tensor.data, size, values.data());
-  return values;
+  return ValuesOf(it->second);
 }
 
 absl::StatusOr<std::vector<float>> WeightReader::Floats(const std::string& name,
@@ -105,10 +112,8 @@ absl::StatusOr<std::vector<float>> WeightReader::Floats(const std::string& name,
                      std::string(Traits(tensor->dtype).name), ", expected F32, F16 or BF16"));
   }
   MNEME_RETURN_IF_ERROR(RequireFinite(name, *tensor));
-  int64_t size = 1;
-  for (const int64_t n : *shape) size *= n;
-  std::vector<float> values(size);
-  DequantizeRow(tensor->dtype, tensor->data, size, values.data());
+  std::vector<float> values = ValuesOf(*tensor);
+  const auto size = static_cast<int64_t>(values.size());
   used_.insert(name);
   bytes_ += size * static_cast<int64_t>(sizeof(float));
   parameters_ += size;

@@ -6,7 +6,6 @@
 
 namespace mneme::server {
 
-// Neither construction nor destruction may happen under a lock that the callback takes.
 // The status a stopped call ends with, when the caller did not ask for the stop.
 absl::Status CancelStatus(CallContext::Cancel cause);
 // For metrics: "client", "deadline", ...
