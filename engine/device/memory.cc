@@ -1,6 +1,10 @@
 #include "engine/device/memory.h"
 
+#include <sys/sysinfo.h>
+
+#include <algorithm>
 #include <cstring>
+#include <fstream>
 
 #include "engine/core/aligned_buffer.h"
 
@@ -10,6 +14,16 @@ namespace {
 class Host final : public Memory {
  public:
   bool OnHost() const override { return true; }
+  // The machine's, or the cgroup's where that is less.
+  int64_t CapacityBytes() const override {
+    struct sysinfo info;
+    int64_t bytes = int64_t{1} << 32;
+    if (sysinfo(&info) == 0) bytes = static_cast<int64_t>(info.totalram) * info.mem_unit;
+    std::ifstream cgroup("/sys/fs/cgroup/memory.max");
+    int64_t limit = 0;
+    if (cgroup >> limit && limit > 0) bytes = std::min(bytes, limit);
+    return bytes;
+  }
   void Write(Block& to, size_t at, std::span<const std::byte> bytes) override {
     std::memcpy(to.data() + at, bytes.data(), bytes.size());
   }

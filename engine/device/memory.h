@@ -52,6 +52,8 @@ class Memory {
 
   // Whether the host can read and write blocks where they lie.
   virtual bool OnHost() const = 0;
+  // What there is of it for this process, used or not.
+  virtual int64_t CapacityBytes() const = 0;
   // Zeroed, 64-byte aligned. Throws std::bad_alloc.
   Block Allocate(size_t size_bytes);
   virtual void Write(Block& to, size_t at, std::span<const std::byte> bytes) = 0;

@@ -94,8 +94,8 @@ absl::Status Rewind::ToSnapshot(const SnapshotName& name) {
   // Of a damaged session only a point that can be read is worth going back to.
   MNEME_ASSIGN_OR_RETURN(const Model* model, FindModel());
   MNEME_ASSIGN_OR_RETURN(
-      auto grant,
-      parts_.states->Acquire(context_, model->SlotBytes(target_.position_tokens()), nullptr, 0));
+      auto grant, parts_.states->Acquire(context_, model->name,
+                                         model->SlotBytes(target_.position_tokens()), nullptr, 0));
   held_.slot = std::move(grant.slot);
   MNEME_ASSIGN_OR_RETURN(held_.loaded, RestorePoint(parts_, *model, base_.name.tenant, target_));
   has_state_ = true;
@@ -140,8 +140,9 @@ absl::Status Rewind::ToPosition(int64_t position) {
   const auto rest = std::span(tokens).subspan(from.position_tokens());
   recomputed_ = static_cast<int64_t>(rest.size());
 
-  MNEME_ASSIGN_OR_RETURN(auto grant, parts_.states->Acquire(context_, model->SlotBytes(position),
-                                                            nullptr, recomputed_));
+  MNEME_ASSIGN_OR_RETURN(
+      auto grant, parts_.states->Acquire(context_, model->name, model->SlotBytes(position), nullptr,
+                                         recomputed_));
   held_.slot = std::move(grant.slot);
   MNEME_ASSIGN_OR_RETURN(held_.loaded, RestorePoint(parts_, *model, base_.name.tenant, from));
   MNEME_RETURN_IF_ERROR(ReadTokens(parts_, context_, *model, held_.loaded, rest));

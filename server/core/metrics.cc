@@ -38,8 +38,8 @@ Histogram& AddHistogram(Registry& r, const char* name, const char* help, const B
 }
 
 constexpr char kSessionsHelp[] =
-    "Sessions, by where they are: tier host counts states in memory (running calls and idle "
-    "residents), tier store every stored session.";
+    "Sessions, by where they are: tier store counts every stored session, the others states in "
+    "memory (running calls and idle residents).";
 constexpr char kRestoreHelp[] = "Time to get a session's state ready for a turn.";
 constexpr char kTtftHelp[] =
     "Time from the arrival of a request to its first delta, by where the state came from.";
@@ -55,15 +55,6 @@ Metrics::Metrics(std::shared_ptr<Registry> registry)
           AddGauge(*registry, "mneme_requests_waiting", "Calls that wait for a state slot.")),
       queued_tokens(AddGauge(*registry, "mneme_queued_tokens",
                              "Input tokens of calls that wait for a state slot.")),
-      state_slots_used_ratio(AddGauge(*registry, "mneme_state_slots_used_ratio",
-                                      "Share of the state memory that running calls hold.",
-                                      {{"tier", "host"}})),
-      state_bytes(AddGauge(*registry, "mneme_state_bytes",
-                           "Bytes of states in memory, running and idle.", {{"tier", "host"}})),
-      sessions_running(AddGauge(*registry, "mneme_sessions", kSessionsHelp,
-                                {{"state", "running"}, {"tier", "host"}})),
-      sessions_resident(AddGauge(*registry, "mneme_sessions", kSessionsHelp,
-                                 {{"state", "active"}, {"tier", "host"}})),
       orphan_sequences(AddGauge(*registry, "mneme_orphan_sequences",
                                 "Sequences in a batch that no call owns; must be 0.")),
       drain_phase(AddGauge(*registry, "mneme_drain_phase",
@@ -82,8 +73,6 @@ Metrics::Metrics(std::shared_ptr<Registry> registry)
           AddCounter(*registry, "mneme_recomputed_tokens_total", "Tokens read once more.")),
       version_conflicts(AddCounter(*registry, "mneme_version_conflicts_total",
                                    "Calls refused because a version or etag did not match.")),
-      evictions(AddCounter(*registry, "mneme_evictions_total",
-                           "Idle states that left memory for others.", {{"tier", "host"}})),
       state_not_finite(AddCounter(*registry, "mneme_state_not_finite_total",
                                   "Turns that produced NaN or infinite values.")),
       checksum_failures(AddCounter(*registry, "mneme_checksum_failures_total",
@@ -101,8 +90,6 @@ Metrics::Metrics(std::shared_ptr<Registry> registry)
                                    "Time that generation requests read their input.", kDuration)),
       request_decode(AddHistogram(*registry, "mneme_request_decode_seconds",
                                   "Time that generation requests generated.", kDuration)),
-      state_restore_host(AddHistogram(*registry, "mneme_state_restore_seconds", kRestoreHelp,
-                                      kShort, {{"tier", "host"}})),
       state_restore_store(AddHistogram(*registry, "mneme_state_restore_seconds", kRestoreHelp,
                                        kShort, {{"tier", "store"}})),
       state_save_store(AddHistogram(*registry, "mneme_state_save_seconds",
@@ -141,6 +128,26 @@ Metrics::Metrics(std::shared_ptr<Registry> registry)
       .Register(*registry)
       .Add({{"version", "0.1.0"}})
       .Set(1);
+}
+
+TierMetrics Metrics::Tier(const std::string& tier) {
+  const prometheus::Labels labels = {{"tier", tier}};
+  const auto sessions = [&](const char* state) -> Gauge& {
+    return AddGauge(*registry_, "mneme_sessions", kSessionsHelp,
+                    {{"state", state}, {"tier", tier}});
+  };
+  return {
+      .slots_used_ratio = AddGauge(*registry_, "mneme_state_slots_used_ratio",
+                                   "Share of the state memory that running calls hold.", labels),
+      .state_bytes = AddGauge(*registry_, "mneme_state_bytes",
+                              "Bytes of states in memory, running and idle.", labels),
+      .sessions_running = sessions("running"),
+      .sessions_resident = sessions("active"),
+      .evictions = AddCounter(*registry_, "mneme_evictions_total",
+                              "Idle states that left memory for others.", labels),
+      .restore =
+          AddHistogram(*registry_, "mneme_state_restore_seconds", kRestoreHelp, kShort, labels),
+  };
 }
 
 void Metrics::CountFinished(const std::string& finish_reason) {

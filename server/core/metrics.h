@@ -14,6 +14,16 @@
 
 namespace mneme::server {
 
+// Of states in one memory: tier "host" or that of a device.
+struct TierMetrics {
+  prometheus::Gauge& slots_used_ratio;  // mneme_state_slots_used_ratio
+  prometheus::Gauge& state_bytes;
+  prometheus::Gauge& sessions_running;   // sessions{state="running"}
+  prometheus::Gauge& sessions_resident;  // sessions{state="active"}
+  prometheus::Counter& evictions;
+  prometheus::Histogram& restore;  // state_restore_seconds
+};
+
 class Metrics {
  public:
   Metrics();
@@ -23,10 +33,8 @@ class Metrics {
   prometheus::Gauge& requests_running;
   prometheus::Gauge& requests_waiting;
   prometheus::Gauge& queued_tokens;
-  prometheus::Gauge& state_slots_used_ratio;  // tier="host"
-  prometheus::Gauge& state_bytes;             // tier="host"
-  prometheus::Gauge& sessions_running;        // sessions{state="running",tier="host"}
-  prometheus::Gauge& sessions_resident;       // sessions{state="active",tier="host"}
+  // Adds the tier's series.
+  TierMetrics Tier(const std::string& tier);
   // sessions{state=...,tier="store"}: an expired one is deleted once the sweeper has seen it
   enum class Stored { kActive, kDamaged, kDeleted };
   prometheus::Gauge& sessions_stored(Stored state) {
@@ -41,7 +49,6 @@ class Metrics {
   prometheus::Counter& reused_input_tokens;
   prometheus::Counter& recomputed_tokens;
   prometheus::Counter& version_conflicts;
-  prometheus::Counter& evictions;  // tier="host"
   prometheus::Counter& state_not_finite;
   prometheus::Counter& checksum_failures;
   void CountFinished(const std::string& finish_reason);
@@ -58,7 +65,6 @@ class Metrics {
   prometheus::Histogram& request_queue;
   prometheus::Histogram& request_prefill;
   prometheus::Histogram& request_decode;
-  prometheus::Histogram& state_restore_host;
   prometheus::Histogram& state_restore_store;
   prometheus::Histogram& state_save_store;
   prometheus::Histogram& commit;

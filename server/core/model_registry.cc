@@ -106,7 +106,7 @@ absl::StatusOr<std::unique_ptr<ModelRegistry>> ModelRegistry::Load(const Config&
   // One for all models: its threads and scratch are shared, and their passes take turns.
   auto made = engine::CreateDevice(config.engine.backend, config.engine.threads);
   if (!made.ok()) return made.status();
-  const std::shared_ptr<engine::Device> device = *std::move(made);
+  registry->device_ = *std::move(made);
   for (const ModelConfig& entry : config.models) {
     if (!IsValidId(entry.name)) {
       return absl::InvalidArgumentError(
@@ -114,7 +114,7 @@ absl::StatusOr<std::unique_ptr<ModelRegistry>> ModelRegistry::Load(const Config&
                        "\" must be 1 to 63 of a-z, 0-9 and '-', begin with a letter and not end "
                        "with '-'"));
     }
-    auto options = OptionsFor(config, entry, device);
+    auto options = OptionsFor(config, entry, registry->device_);
     if (!options.ok()) return options.status();
     auto model = std::make_unique<Model>();
     model->name = FullModelName(entry.name);

@@ -43,10 +43,13 @@ class ModelRegistry {
   // behind it is another one.
   absl::StatusOr<const Model*> ForSession(const std::string& name,
                                           const std::string& fingerprint) const;
+  // Where all of them run.
+  engine::Device& device() const { return *device_; }
   // Ordered by name.
   const std::map<std::string, std::unique_ptr<Model>>& models() const { return models_; }
 
  private:
+  std::shared_ptr<engine::Device> device_;
   std::map<std::string, std::unique_ptr<Model>> models_;
 };
 

@@ -1,10 +1,7 @@
 #include "server/core/server_core.h"
 
-#include <sys/sysinfo.h>
-
 #include <algorithm>
 #include <chrono>
-#include <fstream>
 #include <thread>
 
 #include "absl/strings/str_cat.h"
@@ -22,17 +19,6 @@ namespace {
 
 // Sessions that one sweep deals with: small, so that it never delays a turn for long.
 constexpr int kSweepBatch = 20;
-
-// Half of what this process may use: the machine's memory, or its cgroup's.
-int64_t DefaultStateMemory() {
-  struct sysinfo info;
-  int64_t bytes = int64_t{1} << 31;
-  if (sysinfo(&info) == 0) bytes = static_cast<int64_t>(info.totalram) * info.mem_unit;
-  std::ifstream cgroup("/sys/fs/cgroup/memory.max");
-  int64_t limit = 0;
-  if (cgroup >> limit && limit > 0) bytes = std::min(bytes, limit);
-  return bytes / 2;
-}
 
 absl::Status CheckConfig(const Config& config) {
   const auto at_least_one = [](int64_t value, const char* name) {
@@ -68,9 +54,12 @@ class ServerCoreImpl final : public ServerCore {
     Parts& parts = core->parts_;
     parts.config = config;
     MNEME_ASSIGN_OR_RETURN(parts.models, ModelRegistry::Load(config, parts.metrics));
+    const engine::Memory& memory = parts.models->device().memory();
     const int64_t budget = config.limits.state_memory_bytes > 0 ? config.limits.state_memory_bytes
-                                                                : DefaultStateMemory();
+                                                                : memory.CapacityBytes() / 2;
+    std::vector<std::string> names;
     for (const auto& [name, model] : parts.models->models()) {
+      names.push_back(name);
       const int64_t largest = model->SlotBytes(model->context_limit());
       if (largest > budget) {
         return absl::InvalidArgumentError(absl::StrCat(
@@ -84,7 +73,8 @@ class ServerCoreImpl final : public ServerCore {
     parts.sessions->CountSessions();
     parts.states = std::make_unique<StateCache>(
         budget, static_cast<int>(config.limits.max_running_streams),
-        static_cast<int>(config.limits.max_queued_requests), parts.metrics);
+        static_cast<int>(config.limits.max_queued_requests), names,
+        parts.metrics.Tier(memory.OnHost() ? "host" : "device"), parts.metrics);
     core->sweeper_ = std::thread([impl = core.get()] { impl->Sweep(); });
     return core;
   }

@@ -9,45 +9,65 @@
 
 namespace mneme::server {
 
-StateCache::StateCache(int64_t budget_bytes, int max_running, int max_waiting, Metrics& metrics)
+StateCache::StateCache(int64_t budget_bytes, int max_running, int max_waiting,
+                       std::span<const std::string> models, TierMetrics tier, Metrics& metrics)
     : budget_bytes_(budget_bytes),
       max_running_(max_running),
-      max_waiting_(max_waiting),
-      metrics_(metrics) {}
+      max_waiting_((max_waiting + models.size() - 1) / models.size()),
+      tier_(tier),
+      metrics_(metrics) {
+  for (const std::string& model : models) lines_.try_emplace(model);
+}
 
 StateCache::Slot::Slot(Slot&& other) noexcept
-    : cache_(std::exchange(other.cache_, nullptr)), bytes_(other.bytes_) {}
+    : cache_(std::exchange(other.cache_, nullptr)), line_(other.line_), bytes_(other.bytes_) {}
 
 StateCache::Slot& StateCache::Slot::operator=(Slot&& other) noexcept {
   if (this != &other) {
     Release();
     cache_ = std::exchange(other.cache_, nullptr);
+    line_ = other.line_;
     bytes_ = other.bytes_;
   }
   return *this;
 }
 
 void StateCache::Slot::Release() {
-  if (auto* cache = std::exchange(cache_, nullptr)) cache->ReleaseBytes(bytes_);
+  if (auto* cache = std::exchange(cache_, nullptr)) {
+    MutexLock lock(&cache->mutex_);
+    cache->Return(*this);
+    cache->Publish();
+    cache->changed_.NotifyAll();
+  }
 }
 
-void StateCache::ReleaseBytes(int64_t bytes) {
-  MutexLock lock(&mutex_);
-  pinned_bytes_ -= bytes;
+void StateCache::Return(const Slot& slot) {
+  pinned_bytes_ -= slot.bytes_;
+  slot.line_->bytes -= slot.bytes_;
   --running_;
-  Publish();
-  changed_.NotifyAll();
 }
 
-void StateCache::Erase(Residents::iterator it, std::vector<LoadedState>& freed) {
+void StateCache::Erase(Residents::iterator it, Freed& freed) {
   resident_bytes_ -= it->bytes;
+  it->line->bytes -= it->bytes;
   by_key_.erase(it->identity.key);
   freed.push_back(std::move(it->loaded));
-  residents_.erase(it);
+  it->line->residents.erase(it);
 }
 
-bool StateCache::TryTake(int64_t bytes, const Identity* want, Grant& grant,
-                         std::vector<LoadedState>& freed) {
+void StateCache::EvictOne(Freed& freed) {
+  Line* largest = nullptr;
+  for (auto& [model, line] : lines_) {
+    if (!line.residents.empty() && (largest == nullptr || line.bytes > largest->bytes)) {
+      largest = &line;
+    }
+  }
+  Erase(largest->residents.begin(), freed);
+  tier_.evictions.Increment();
+}
+
+bool StateCache::TryTake(Line& line, int64_t bytes, const Identity* want, Grant& grant,
+                         Freed& freed) {
   if (running_ >= max_running_) return false;
   if (want != nullptr) {
     if (auto found = by_key_.find(want->key); found != by_key_.end()) {
@@ -62,43 +82,60 @@ bool StateCache::TryTake(int64_t bytes, const Identity* want, Grant& grant,
     }
   }
   if (pinned_bytes_ + bytes > budget_bytes_) return false;
-  while (pinned_bytes_ + resident_bytes_ + bytes > budget_bytes_) {
-    Erase(residents_.begin(), freed);
-    metrics_.evictions.Increment();
-  }
+  line.bytes += bytes;
+  while (pinned_bytes_ + resident_bytes_ + bytes > budget_bytes_) EvictOne(freed);
   pinned_bytes_ += bytes;
   ++running_;
-  grant.slot = Slot(this, bytes);
+  grant.slot = Slot(this, &line, bytes);
   return true;
 }
 
-absl::StatusOr<StateCache::Grant> StateCache::Acquire(CallContext& context, int64_t bytes,
+bool StateCache::IsNext(const Line& line, uint64_t ticket) const {
+  return turns_.front() == &line && line.waiting.front() == ticket;
+}
+
+void StateCache::JoinLine(Line& line, uint64_t ticket) {
+  if (line.waiting.empty()) turns_.push_back(&line);
+  line.waiting.push_back(ticket);
+}
+
+void StateCache::LeaveLine(Line& line, uint64_t ticket) {
+  const bool was_first = line.waiting.front() == ticket;
+  line.waiting.erase(std::find(line.waiting.begin(), line.waiting.end(), ticket));
+  if (!was_first) return;
+  turns_.erase(std::find(turns_.begin(), turns_.end(), &line));
+  if (!line.waiting.empty()) turns_.push_back(&line);
+}
+
+absl::StatusOr<StateCache::Grant> StateCache::Acquire(CallContext& context,
+                                                      const std::string& model, int64_t bytes,
                                                       const Identity* want, int64_t queued_tokens) {
   Grant grant;
-  std::vector<LoadedState> freed;  // destroyed after the lock is gone: unmapping is slow
+  Freed freed;
   std::stop_callback on_cancel(context.stop_token(), [this] {
     MutexLock lock(&mutex_);
     changed_.NotifyAll();
   });
   MutexLock lock(&mutex_);
-  if (line_.empty() && TryTake(bytes, want, grant, freed)) {
+  Line& line = lines_.at(model);
+  if (turns_.empty() && TryTake(line, bytes, want, grant, freed)) {
     Publish();
     return grant;
   }
-  if (static_cast<int>(line_.size()) >= max_waiting_) {
+  if (line.waiting.size() >= max_waiting_) {
     metrics_.CountRejected(reason::kQueueFull);
     return WithRetry(Error(absl::StatusCode::kUnavailable, reason::kQueueFull,
                            "every slot is in use and the queue is full; repeat the call later"),
                      absl::Seconds(1));
   }
   const uint64_t ticket = next_ticket_++;
-  line_.push_back(ticket);
+  JoinLine(line, ticket);
   queued_tokens_ += queued_tokens;
   Publish();
   CallContext::Cancel cause;
   bool taken = false;
   while ((cause = context.cancelled()) == CallContext::Cancel::kNone) {
-    if (line_.front() == ticket && TryTake(bytes, want, grant, freed)) {
+    if (IsNext(line, ticket) && TryTake(line, bytes, want, grant, freed)) {
       taken = true;
       break;
     }
@@ -108,16 +145,16 @@ absl::StatusOr<StateCache::Grant> StateCache::Acquire(CallContext& context, int6
       changed_.WaitUntil(&mutex_, context.deadline);
     }
   }
-  line_.erase(std::find(line_.begin(), line_.end(), ticket));
+  LeaveLine(line, ticket);
   queued_tokens_ -= queued_tokens;
   Publish();
-  changed_.NotifyAll();  // the next in line may fit
+  changed_.NotifyAll();  // the next may fit
   if (!taken) return CancelStatus(cause);
   return grant;
 }
 
 void StateCache::Keep(Slot slot, Identity identity, LoadedState loaded) {
-  std::vector<LoadedState> freed;
+  Freed freed;
   MutexLock lock(&mutex_);
   if (auto found = by_key_.find(identity.key); found != by_key_.end()) {
     Erase(found->second, freed);
@@ -127,17 +164,18 @@ void StateCache::Keep(Slot slot, Identity identity, LoadedState loaded) {
       slot.bytes_,
       static_cast<int64_t>(loaded.state.size_bytes() + loaded.logits.size() * sizeof(float)));
   slot.cache_ = nullptr;
-  pinned_bytes_ -= slot.bytes_;
-  --running_;
+  Return(slot);
+  Line& line = *slot.line_;
   resident_bytes_ += bytes;
-  residents_.push_back({identity, bytes, std::move(loaded)});
-  by_key_[identity.key] = std::prev(residents_.end());
+  line.bytes += bytes;
+  line.residents.push_back({&line, identity, bytes, std::move(loaded)});
+  by_key_[identity.key] = std::prev(line.residents.end());
   Publish();
   changed_.NotifyAll();
 }
 
 void StateCache::Drop(const std::string& key) {
-  std::vector<LoadedState> freed;
+  Freed freed;
   MutexLock lock(&mutex_);
   if (auto found = by_key_.find(key); found != by_key_.end()) {
     Erase(found->second, freed);
@@ -158,21 +196,27 @@ int64_t StateCache::running() const {
 }
 int64_t StateCache::waiting() const {
   MutexLock lock(&mutex_);
-  return static_cast<int64_t>(line_.size());
+  return Waiting();
 }
 int64_t StateCache::used_bytes() const {
   MutexLock lock(&mutex_);
   return pinned_bytes_ + resident_bytes_;
 }
 
+int64_t StateCache::Waiting() const {
+  size_t waiting = 0;
+  for (const Line* line : turns_) waiting += line->waiting.size();
+  return static_cast<int64_t>(waiting);
+}
+
 void StateCache::Publish() {
   metrics_.requests_running.Set(running_);
-  metrics_.requests_waiting.Set(static_cast<double>(line_.size()));
+  metrics_.requests_waiting.Set(static_cast<double>(Waiting()));
   metrics_.queued_tokens.Set(static_cast<double>(queued_tokens_));
-  metrics_.state_bytes.Set(static_cast<double>(pinned_bytes_ + resident_bytes_));
-  metrics_.state_slots_used_ratio.Set(static_cast<double>(pinned_bytes_) / budget_bytes_);
-  metrics_.sessions_running.Set(running_);
-  metrics_.sessions_resident.Set(static_cast<double>(residents_.size()));
+  tier_.state_bytes.Set(static_cast<double>(pinned_bytes_ + resident_bytes_));
+  tier_.slots_used_ratio.Set(static_cast<double>(pinned_bytes_) / budget_bytes_);
+  tier_.sessions_running.Set(running_);
+  tier_.sessions_resident.Set(static_cast<double>(by_key_.size()));
 }
 
 }  // namespace mneme::server

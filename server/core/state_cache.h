@@ -1,8 +1,14 @@
-// The memory for states: who may hold one, and which idle ones stay resident.
+// The states in one device's memory: who may hold one, and which idle ones stay resident.
 //
 // Running calls hold slots; a slot is pinned. States of idle, committed sessions stay as long as
-// nobody needs their bytes; the least recently used goes first and comes back from the store.
-// Bytes of both together never exceed the budget. Thread-safe.
+// nobody needs their bytes, and come back from the store. Bytes of both together never exceed the
+// budget.
+//
+// Fair between models: each has a line of its own for slots, and the lines take turns, so that a
+// crowd before one model delays the next call of another by no more than one of the crowd. Bytes
+// are taken from the model that holds the most: a model that keeps to its even share of the budget
+// never loses an idle state to another, and within a model the least recently used goes first.
+// Thread-safe.
 #pragma once
 
 #include <cstdint>
@@ -11,6 +17,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -30,8 +37,12 @@ struct LoadedState {
 };
 
 class StateCache {
+  struct Line;
+
  public:
-  StateCache(int64_t budget_bytes, int max_running, int max_waiting, Metrics& metrics);
+  // `models` share max_waiting evenly; no other may be asked for.
+  StateCache(int64_t budget_bytes, int max_running, int max_waiting,
+             std::span<const std::string> models, TierMetrics tier, Metrics& metrics);
 
   // The right to hold one state in memory.
   class Slot {
@@ -45,8 +56,10 @@ class StateCache {
 
    private:
     friend class StateCache;
-    Slot(StateCache* cache, int64_t bytes) : cache_(cache), bytes_(bytes) {}
+    Slot(StateCache* cache, Line* line, int64_t bytes)
+        : cache_(cache), line_(line), bytes_(bytes) {}
     StateCache* cache_ = nullptr;
+    Line* line_ = nullptr;
     int64_t bytes_ = 0;
   };
 
@@ -60,17 +73,17 @@ class StateCache {
     std::optional<LoadedState> resident;  // the session's own, if it was here; else restore it
   };
 
-  // Waits in line for a slot of `bytes`. `want` may be null. Hands out the resident state of
-  // exactly this (key, uid, version). UNAVAILABLE QUEUE_FULL if too many wait already; the
-  // context's cancellation status if it is cancelled first.
-  absl::StatusOr<Grant> Acquire(CallContext& context, int64_t bytes, const Identity* want,
-                                int64_t queued_tokens);
+  // Waits in the model's line for a slot of `bytes`. `want` may be null. Hands out the resident
+  // state of exactly this (key, uid, version). UNAVAILABLE QUEUE_FULL if too many wait already;
+  // the context's cancellation status if it is cancelled first.
+  absl::StatusOr<Grant> Acquire(CallContext& context, const std::string& model, int64_t bytes,
+                                const Identity* want, int64_t queued_tokens);
   // Makes the state of a call that ended resident; takes over what it needs of the slot.
   void Keep(Slot slot, Identity identity, LoadedState loaded);
   void Drop(const std::string& key);
   bool Contains(const std::string& key, int64_t version) const;
 
-  int64_t budget_bytes() const { return budget_bytes_; }
+  TierMetrics& tier() { return tier_; }
   int64_t running() const;
   int64_t waiting() const;
   // Bytes of slots and residents.
@@ -78,34 +91,46 @@ class StateCache {
 
  private:
   struct Resident {
+    Line* line;
     Identity identity;
     int64_t bytes;
     LoadedState loaded;
   };
-  using Residents = std::list<Resident>;  // least recently used first
+  using Residents = std::list<Resident>;
+  struct Line {  // of one model
+    int64_t bytes = 0;
+    Residents residents;  // least recently used first
+    std::deque<uint64_t> waiting;
+  };
+  using Freed = std::vector<LoadedState>;  // destroyed without the lock: unmapping is slow
 
-  void ReleaseBytes(int64_t bytes);
-  void Erase(Residents::iterator it, std::vector<LoadedState>& freed)
+  void Return(const Slot& slot) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Erase(Residents::iterator it, Freed& freed) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void EvictOne(Freed& freed) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  bool TryTake(Line& line, int64_t bytes, const Identity* want, Grant& grant, Freed& freed)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  bool TryTake(int64_t bytes, const Identity* want, Grant& grant, std::vector<LoadedState>& freed)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  bool IsNext(const Line& line, uint64_t ticket) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void JoinLine(Line& line, uint64_t ticket) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void LeaveLine(Line& line, uint64_t ticket) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  int64_t Waiting() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Publish() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const int64_t budget_bytes_;
   const int max_running_;
-  const int max_waiting_;
+  const size_t max_waiting_;  // in one line
+  TierMetrics tier_;
   Metrics& metrics_;
 
   mutable Mutex mutex_;
   CondVar changed_;
-  Residents residents_ ABSL_GUARDED_BY(mutex_);
+  std::map<std::string, Line> lines_ ABSL_GUARDED_BY(mutex_);  // by model; none comes or goes
+  std::deque<Line*> turns_ ABSL_GUARDED_BY(mutex_);  // lines in which somebody waits; next first
   std::map<std::string, Residents::iterator> by_key_ ABSL_GUARDED_BY(mutex_);
   int64_t pinned_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
   int64_t resident_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
   int running_ ABSL_GUARDED_BY(mutex_) = 0;
   int64_t queued_tokens_ ABSL_GUARDED_BY(mutex_) = 0;
   uint64_t next_ticket_ ABSL_GUARDED_BY(mutex_) = 0;
-  std::deque<uint64_t> line_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace mneme::server

@@ -160,8 +160,9 @@ absl::StatusOr<HeldState> HoldHead(Parts& parts, CallContext& context, const Mod
   const auto start = Clock::now();
   const StateCache::Identity want{CacheKey(record.name), record.data.uid(),
                                   record.data.head().version()};
-  MNEME_ASSIGN_OR_RETURN(auto grant, parts.states->Acquire(context, model.SlotBytes(counts.end),
-                                                           &want, counts.queued));
+  MNEME_ASSIGN_OR_RETURN(
+      auto grant, parts.states->Acquire(context, model.name, model.SlotBytes(counts.end), &want,
+                                        counts.queued));
   HeldState held;
   held.slot = std::move(grant.slot);
   held.queue_seconds = Since(start);
@@ -169,7 +170,7 @@ absl::StatusOr<HeldState> HoldHead(Parts& parts, CallContext& context, const Mod
   if (grant.resident.has_value()) {
     held.loaded = *std::move(grant.resident);
     held.was_resident = true;
-    parts.metrics.state_restore_host.Observe(Since(restore));
+    parts.states->tier().restore.Observe(Since(restore));
   } else {
     auto loaded = RestorePoint(parts, model, record.name.tenant, record.data.head());
     if (!loaded.ok()) {
@@ -185,8 +186,9 @@ absl::StatusOr<HeldState> HoldHead(Parts& parts, CallContext& context, const Mod
 absl::StatusOr<HeldState> HoldCopy(Parts& parts, CallContext& context, const Model& model,
                                    const SessionRecord* record, const TokenCounts& counts) {
   const auto start = Clock::now();
-  MNEME_ASSIGN_OR_RETURN(auto grant, parts.states->Acquire(context, model.SlotBytes(counts.end),
-                                                           nullptr, counts.queued));
+  MNEME_ASSIGN_OR_RETURN(
+      auto grant, parts.states->Acquire(context, model.name, model.SlotBytes(counts.end), nullptr,
+                                        counts.queued));
   HeldState held;
   held.slot = std::move(grant.slot);
   held.queue_seconds = Since(start);

@@ -13,6 +13,7 @@ namespace mneme::test {
 class RemoteMemory final : public engine::Memory {
  public:
   bool OnHost() const override { return false; }
+  int64_t CapacityBytes() const override { return engine::HostMemory().CapacityBytes(); }
   void Write(engine::Block& to, size_t at, std::span<const std::byte> bytes) override {
     std::memcpy(to.address() + at, bytes.data(), bytes.size());
   }
