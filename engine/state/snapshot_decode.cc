@@ -1,15 +1,12 @@
-#include "engine/state/snapshot.h"
-
-#include <openssl/sha.h>
-
 #include <algorithm>
 #include <cstring>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "engine/core/status_macros.h"
-#include "engine/device/block_reader.h"
 #include "engine/state/crc32c.h"
+#include "engine/state/finite.h"
+#include "engine/state/snapshot.h"
 #include "engine/state/state_layout.h"
 
 namespace mneme::engine {
@@ -17,34 +14,9 @@ namespace {
 
 using Kind = SnapshotChunk::Kind;
 
-// A group of positions is kept in as many pieces as commits touched it, so that a commit writes
-// only what it added; past this many it is written once more as a whole, so that manifests stay
-// small.
-constexpr int kMaxPiecesPerGroup = 8;
-
 // Far above what can occur, far below what would overflow.
 constexpr int64_t kMaxPosition = int64_t{1} << 62;
 constexpr int64_t kMaxVocabSize = int64_t{1} << 26;
-
-// Exponent all ones: infinity or NaN. Reads through memcpy: chunk bytes are not aligned.
-bool AllFinite(const char* bytes, size_t size, DType dtype) {
-  if (dtype == DType::kF32) {
-    uint32_t bad = 0;
-    for (size_t i = 0; i + 4 <= size; i += 4) {
-      uint32_t u;
-      std::memcpy(&u, bytes + i, 4);
-      bad |= (u & 0x7F800000u) == 0x7F800000u;
-    }
-    return bad == 0;
-  }
-  uint32_t bad = 0;
-  for (size_t i = 0; i + 2 <= size; i += 2) {
-    uint16_t u;
-    std::memcpy(&u, bytes + i, 2);
-    bad |= (u & 0x7C00u) == 0x7C00u;
-  }
-  return bad == 0;
-}
 
 std::string Describe(const SnapshotChunk& chunk) {
   const char* kind = chunk.kind == Kind::kFixed  ? "fixed"
@@ -52,159 +24,6 @@ std::string Describe(const SnapshotChunk& chunk) {
                                                  : "logits";
   return absl::StrCat("snapshot chunk ", kind, " [", chunk.first, ", ", chunk.end, ")");
 }
-
-// ---- encoding
-
-class Encoder {
- public:
-  Encoder(const StateLayout& layout, const State& state, EncodedSnapshot& out,
-          const SnapshotManifest* base)
-      : layout_(layout), state_(state), out_(out), base_(base) {}
-
-  absl::Status Fixed() {
-    Pieces pieces(*this, Kind::kFixed, layout_.fixed_bytes);
-    for (const StateTensor* tensor : layout_.fixed) {
-      const char* data = Bytes(state_.block, tensor->offset_bytes, tensor->size_bytes);
-      if (!AllFinite(data, tensor->size_bytes, tensor->dtype)) return NotFinite(*tensor);
-      pieces.Append({data, tensor->size_bytes});
-    }
-    return absl::OkStatus();
-  }
-
-  absl::Status Logits(std::span<const float> logits) {
-    const std::string_view bytes(reinterpret_cast<const char*>(logits.data()), logits.size_bytes());
-    if (!AllFinite(bytes.data(), bytes.size(), DType::kF32)) {
-      return absl::InternalError("logits are not finite");
-    }
-    Pieces(*this, Kind::kLogits, bytes.size()).Append(bytes);
-    return absl::OkStatus();
-  }
-
-  absl::Status Ring(uint8_t ring_class) {
-    const RingClass& ring = layout_.rings[ring_class];
-    for (const PositionRange& need : ValidRanges(ring, state_.position)) {
-      MNEME_RETURN_IF_ERROR(RingRange(ring_class, ring, need));
-    }
-    return absl::OkStatus();
-  }
-
- private:
-  // Valid until the next call.
-  const char* Bytes(const Block& block, size_t at, size_t size_bytes) {
-    return reinterpret_cast<const char*>(reader_.Read(block, at, size_bytes).data());
-  }
-  // Rows from `position` on, up to `end`, that lie one behind the other.
-  std::string_view Rows(const StateTensor& tensor, const RingClass& ring, int64_t position,
-                        int64_t end) {
-    const bool paged = tensor.kind == StateKind::kPaged;
-    const int64_t row = paged ? position % kPageTokens : ring.RowOf(position);
-    const int64_t rows_end = paged                   ? kPageTokens
-                             : position < ring.sinks ? ring.sinks
-                                                     : ring.sinks + ring.window;
-    const Block& block = paged ? state_.pages[position / kPageTokens] : state_.block;
-    const size_t bytes = std::min(end - position, rows_end - row) * tensor.row_bytes();
-    return {Bytes(block, tensor.offset_bytes + row * tensor.row_bytes(), bytes), bytes};
-  }
-
-  absl::Status NotFinite(const StateTensor& tensor) const {
-    return absl::InternalError(
-        absl::StrCat("state tensor ", tensor.name, " of layer ", tensor.layer, " is not finite"));
-  }
-
-  // Covers `need`, which lies in one group: with pieces of the base as far as they go, then with
-  // one new piece.
-  absl::Status RingRange(uint8_t ring_class, const RingClass& ring, PositionRange need) {
-    std::vector<SnapshotChunk> reused;
-    int64_t covered = need.first;
-    if (base_ != nullptr) {
-      for (const SnapshotChunk& chunk : base_->chunks) {
-        if (chunk.kind != Kind::kRing || chunk.ring_class != ring_class) continue;
-        if (chunk.end <= covered || chunk.first >= need.end) continue;
-        if (chunk.first > covered) break;  // a hole: rows it does not have must be written anyway
-        reused.push_back(chunk);
-        covered = chunk.end;
-      }
-    }
-    if (static_cast<int>(reused.size()) + (covered < need.end) > kMaxPiecesPerGroup) {
-      reused.clear();
-      covered = need.first;
-    }
-    for (const SnapshotChunk& chunk : reused) {
-      // Sinks and recents of one group can be rows of one and the same older piece.
-      std::vector<SnapshotChunk>& chunks = out_.manifest.chunks;
-      if (chunks.empty() || chunks.back().hash != chunk.hash ||
-          chunks.back().first != chunk.first) {
-        chunks.push_back(chunk);
-      }
-    }
-    if (covered >= need.end) return absl::OkStatus();
-
-    std::string bytes;
-    bytes.reserve((need.end - covered) * ring.position_bytes);
-    for (const StateTensor* tensor : ring.tensors) {
-      for (int64_t position = covered; position < need.end;) {
-        const std::string_view rows = Rows(*tensor, ring, position, need.end);
-        if (!AllFinite(rows.data(), rows.size(), tensor->dtype)) return NotFinite(*tensor);
-        bytes.append(rows);
-        position += static_cast<int64_t>(rows.size() / tensor->row_bytes());
-      }
-    }
-    Add({.kind = Kind::kRing, .ring_class = ring_class, .first = covered, .end = need.end},
-        std::move(bytes));
-    return absl::OkStatus();
-  }
-
-  // Cuts `size_bytes` that come bit by bit into chunks; copies them once.
-  class Pieces {
-   public:
-    Pieces(Encoder& encoder, Kind kind, size_t size_bytes)
-        : encoder_(encoder), kind_(kind), size_bytes_(size_bytes) {}
-
-    void Append(std::string_view bytes) {
-      while (!bytes.empty()) {
-        const size_t whole = std::min(kMaxChunkBytes, size_bytes_ - begin_);
-        piece_.reserve(whole);
-        const std::string_view part = bytes.substr(0, whole - piece_.size());
-        piece_ += part;
-        bytes.remove_prefix(part.size());
-        if (piece_.size() < whole) continue;
-        const size_t end = begin_ + whole;
-        encoder_.Add({.kind = kind_,
-                      .first = static_cast<int64_t>(begin_),
-                      .end = static_cast<int64_t>(end)},
-                     std::exchange(piece_, {}));
-        begin_ = end;
-      }
-    }
-
-   private:
-    Encoder& encoder_;
-    const Kind kind_;
-    const size_t size_bytes_;
-    size_t begin_ = 0;
-    std::string piece_;
-  };
-
-  void Add(SnapshotChunk chunk, std::string bytes) {
-    SHA256(reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size(), chunk.hash.data());
-    chunk.size_bytes = static_cast<uint32_t>(bytes.size());
-    chunk.crc32c = Crc32c(bytes);
-    out_.manifest.chunks.push_back(chunk);
-    const auto same = [&](const auto& other) { return other.hash == chunk.hash; };
-    const bool stored =
-        (base_ != nullptr && std::any_of(base_->chunks.begin(), base_->chunks.end(), same)) ||
-        std::any_of(out_.new_chunks.begin(), out_.new_chunks.end(), same);
-    if (!stored) out_.new_chunks.push_back({chunk.hash, std::move(bytes)});
-  }
-
-  const StateLayout& layout_;
-  const State& state_;
-  BlockReader reader_;
-  EncodedSnapshot& out_;
-  const SnapshotManifest* base_;
-};
-
-// ---- decoding
 
 class Decoder {
  public:
@@ -348,28 +167,6 @@ class Decoder {
 };
 
 }  // namespace
-
-absl::StatusOr<EncodedSnapshot> EncodeSnapshot(const StateSchema& schema, const State& state,
-                                               std::span<const float> logits,
-                                               const SnapshotIdentity& identity,
-                                               const SnapshotManifest* base) {
-  const StateLayout layout(schema);
-  if (base != nullptr && (base->position > state.position || base->schema_hash != schema.hash())) {
-    base = nullptr;
-  }
-  EncodedSnapshot out;
-  out.manifest.identity = identity;
-  out.manifest.schema_hash = schema.hash();
-  out.manifest.position = state.position;
-  out.manifest.vocab_size = static_cast<int64_t>(logits.size());
-  Encoder encoder(layout, state, out, base);
-  MNEME_RETURN_IF_ERROR(encoder.Fixed());
-  for (size_t i = 0; i < layout.rings.size(); ++i) {
-    MNEME_RETURN_IF_ERROR(encoder.Ring(static_cast<uint8_t>(i)));
-  }
-  MNEME_RETURN_IF_ERROR(encoder.Logits(logits));
-  return out;
-}
 
 absl::StatusOr<DecodedSnapshot> DecodeSnapshot(const StatePool& states,
                                                const SnapshotIdentity& expected,
