@@ -8,6 +8,7 @@
 #include <thread>
 #include <vector>
 
+#include "engine/core/cgroup.h"
 #include "engine/core/mutex.h"
 
 namespace mneme::engine {
@@ -151,8 +152,10 @@ class ThreadPool::Impl {
 
 int AvailableProcessors() {
   cpu_set_t set;
-  if (sched_getaffinity(0, sizeof(set), &set) == 0) return std::max(1, CPU_COUNT(&set));
-  return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+  const int allowed = sched_getaffinity(0, sizeof(set), &set) == 0
+                          ? CPU_COUNT(&set)
+                          : static_cast<int>(std::thread::hardware_concurrency());
+  return ReadCgroupLimits().Threads(allowed);
 }
 
 ThreadPool::ThreadPool(int num_threads) : impl_(std::make_unique<Impl>(num_threads)) {}

@@ -4,9 +4,9 @@
 
 #include <algorithm>
 #include <cstring>
-#include <fstream>
 
 #include "engine/core/aligned_buffer.h"
+#include "engine/core/cgroup.h"
 
 namespace mneme::engine {
 namespace {
@@ -19,10 +19,7 @@ class Host final : public Memory {
     struct sysinfo info;
     int64_t bytes = int64_t{1} << 32;
     if (sysinfo(&info) == 0) bytes = static_cast<int64_t>(info.totalram) * info.mem_unit;
-    std::ifstream cgroup("/sys/fs/cgroup/memory.max");
-    int64_t limit = 0;
-    if (cgroup >> limit && limit > 0) bytes = std::min(bytes, limit);
-    return bytes;
+    return std::min(bytes, ReadCgroupLimits().memory_bytes);
   }
   void Write(Block& to, size_t at, std::span<const std::byte> bytes) override {
     std::memcpy(to.data() + at, bytes.data(), bytes.size());
