@@ -16,8 +16,8 @@
 
 namespace mneme::server {
 
-// ErrorInfo.reason values. tests/server/rpc/error_table_test.cc provokes each and shows what comes
-// with it.
+// ErrorInfo.reason values. docs/errors.md says what each means and what to do;
+// tests/server/rpc/error_table_test.cc provokes each and shows what comes with it.
 namespace reason {
 inline constexpr char kFieldInvalid[] = "FIELD_INVALID";
 inline constexpr char kFieldOutOfRange[] = "FIELD_OUT_OF_RANGE";
@@ -54,6 +54,48 @@ inline constexpr char kStateNotFinite[] = "STATE_NOT_FINITE";
 inline constexpr char kBackendFailed[] = "BACKEND_FAILED";
 inline constexpr char kInternal[] = "INTERNAL";
 }  // namespace reason
+
+// Every reason, with the code that it comes with.
+struct ReasonCode {
+  std::string_view reason;
+  absl::StatusCode code;
+};
+inline constexpr ReasonCode kReasonCodes[] = {
+    {reason::kFieldInvalid, absl::StatusCode::kInvalidArgument},
+    {reason::kFieldOutOfRange, absl::StatusCode::kInvalidArgument},
+    {reason::kFieldRequired, absl::StatusCode::kInvalidArgument},
+    {reason::kPageTokenInvalid, absl::StatusCode::kInvalidArgument},
+    {reason::kInputTooLong, absl::StatusCode::kInvalidArgument},
+    {reason::kContextFull, absl::StatusCode::kFailedPrecondition},
+    {reason::kPositionOutOfRange, absl::StatusCode::kOutOfRange},
+    {reason::kIngestGap, absl::StatusCode::kOutOfRange},
+    {reason::kAccessDenied, absl::StatusCode::kPermissionDenied},
+    {reason::kSessionNotFound, absl::StatusCode::kNotFound},
+    {reason::kSnapshotNotFound, absl::StatusCode::kNotFound},
+    {reason::kModelNotFound, absl::StatusCode::kNotFound},
+    {reason::kGenerationNotFound, absl::StatusCode::kNotFound},
+    {reason::kSessionExists, absl::StatusCode::kAlreadyExists},
+    {reason::kSessionBusy, absl::StatusCode::kAborted},
+    {reason::kVersionMismatch, absl::StatusCode::kAborted},
+    {reason::kModelNotLoaded, absl::StatusCode::kFailedPrecondition},
+    {reason::kModelMismatch, absl::StatusCode::kFailedPrecondition},
+    {reason::kSessionDeleted, absl::StatusCode::kFailedPrecondition},
+    {reason::kSessionDamaged, absl::StatusCode::kFailedPrecondition},
+    {reason::kPositionNotRestorable, absl::StatusCode::kFailedPrecondition},
+    {reason::kNoChatTemplate, absl::StatusCode::kFailedPrecondition},
+    {reason::kSlowConsumer, absl::StatusCode::kResourceExhausted},
+    {reason::kQueueFull, absl::StatusCode::kUnavailable},
+    {reason::kOverloaded, absl::StatusCode::kUnavailable},
+    {reason::kDraining, absl::StatusCode::kUnavailable},
+    {reason::kStoreUnavailable, absl::StatusCode::kUnavailable},
+    {reason::kStoreFull, absl::StatusCode::kUnavailable},
+    {reason::kDeadlineExceeded, absl::StatusCode::kDeadlineExceeded},
+    {reason::kCancelled, absl::StatusCode::kCancelled},
+    {reason::kStateCorrupt, absl::StatusCode::kDataLoss},
+    {reason::kStateNotFinite, absl::StatusCode::kInternal},
+    {reason::kBackendFailed, absl::StatusCode::kInternal},
+    {reason::kInternal, absl::StatusCode::kInternal},
+};
 
 // An error with ErrorInfo{reason, domain "mneme", metadata}.
 absl::Status Error(absl::StatusCode code, std::string_view reason, std::string message,
