@@ -145,7 +145,8 @@ absl::Status Rewind::ToPosition(int64_t position) {
                                          recomputed_));
   held_.slot = std::move(grant.slot);
   MNEME_ASSIGN_OR_RETURN(held_.loaded, RestorePoint(parts_, *model, base_.name.tenant, from));
-  MNEME_RETURN_IF_ERROR(ReadTokens(parts_, context_, *model, held_.loaded, rest));
+  MNEME_RETURN_IF_ERROR(ReadTokens(context_, *model, held_.loaded, rest));
+  model->metrics->recomputed_tokens.Increment(static_cast<double>(recomputed_));
   has_state_ = true;
 
   target_ = from;
@@ -344,7 +345,6 @@ absl::StatusOr<v1::RewindSessionResponse> RewindSession(Parts& parts, CallContex
   MNEME_RETURN_IF_ERROR(to_position ? rewind.ToPosition(request.position_tokens())
                                     : rewind.ToSnapshot(snapshot));
   MNEME_ASSIGN_OR_RETURN(const SessionRecord written, rewind.Commit());
-  parts.metrics.recomputed_tokens.Increment(static_cast<double>(rewind.recomputed()));
   writer.Release();
   v1::RewindSessionResponse response;
   MNEME_ASSIGN_OR_RETURN(*response.mutable_session(), ToProto(parts, written));

@@ -152,7 +152,7 @@ absl::Status Turn::Hold() {
     MNEME_ASSIGN_OR_RETURN(held_, HoldHead(parts_, context_, *model_, base_, counts));
   }
   queue_seconds_ = Seconds(Clock::now() - start_) - held_.restore_seconds;
-  parts_.metrics.request_queue.Observe(queue_seconds_);
+  model_->metrics->request_queue.Observe(queue_seconds_);
   version_ = base_.data.head().version();
   position_ = base_.data.head().position_tokens();
   held_bytes_ = base_.data.head().unfinished_character().size();
@@ -212,7 +212,7 @@ absl::Status Turn::Replay() {
   std::vector<engine::TokenId> tokens = input_;
   tokens.insert(tokens.end(), result_.output.begin(), result_.output.end());
   recomputed_ += static_cast<int64_t>(tokens.size());
-  return ReadTokens(parts_, context_, *model_, held_.loaded, tokens);
+  return ReadTokens(context_, *model_, held_.loaded, tokens);
 }
 
 absl::Status Turn::Commit() {
@@ -264,17 +264,17 @@ absl::Status Turn::Run() {
   SendStarted();
 
   auto sequence = std::make_shared<TurnSequence>(
-      *model_, context_, parts_.metrics, held_.loaded, input_,
+      *model_, context_, held_.loaded, input_,
       UnfinishedCharacter(model_->tokenizer(), base_.data.head().unfinished_character(), input_),
       options_);
   model_->scheduler->Add(sequence);
   Decode(*sequence);
   result_ = sequence->result();
 
-  Metrics& metrics = parts_.metrics;
-  const auto kind = stateless()          ? Metrics::Kind::kStateless
-                    : held_.was_resident ? Metrics::Kind::kWarm
-                                         : Metrics::Kind::kCold;
+  ModelMetrics& metrics = *model_->metrics;
+  const auto kind = stateless()          ? ModelMetrics::Kind::kStateless
+                    : held_.was_resident ? ModelMetrics::Kind::kWarm
+                                         : ModelMetrics::Kind::kCold;
   if (first_sent_) {
     metrics.time_to_first_token(kind).Observe(Seconds(*first_sent_ - context_.arrival));
   }
@@ -287,7 +287,7 @@ absl::Status Turn::Run() {
   metrics.input_tokens.Increment(static_cast<double>(result_.prefilled));
   metrics.output_tokens.Increment(static_cast<double>(result_.output.size()));
   metrics.reused_input_tokens.Increment(static_cast<double>(base_.data.head().position_tokens()));
-  if (result_.cause != Cancel::kNone) metrics.CountCancelled(CancelName(result_.cause));
+  if (result_.cause != Cancel::kNone) parts_.metrics.CountCancelled(CancelName(result_.cause));
   MNEME_RETURN_IF_ERROR(result_.failure);
 
   if (!stateless() && (result_.complete || result_.replay)) {
@@ -306,7 +306,7 @@ absl::Status Turn::Run() {
       result_.cause != Cancel::kShutdown) {
     return CancelStatus(result_.cause);
   }
-  metrics.CountFinished(v1::FinishReason_Name(result_.reason));
+  parts_.metrics.CountFinished(v1::FinishReason_Name(result_.reason));
   SendFinal();
   return absl::OkStatus();
 }

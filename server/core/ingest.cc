@@ -237,8 +237,8 @@ absl::Status IngestImpl::Read(bool all) {
   }
   MNEME_RETURN_IF_ERROR(
       CheckContext(*model_, held_.loaded.state.position, static_cast<int64_t>(unread_.size())));
-  MNEME_RETURN_IF_ERROR(ReadTokens(parts_, context_, *model_, held_.loaded, unread_));
-  parts_.metrics.input_tokens.Increment(static_cast<double>(unread_.size()));
+  MNEME_RETURN_IF_ERROR(ReadTokens(context_, *model_, held_.loaded, unread_));
+  model_->metrics->input_tokens.Increment(static_cast<double>(unread_.size()));
   uncommitted_.insert(uncommitted_.end(), unread_.begin(), unread_.end());
   unread_.clear();
   consumed_read_ = text_->consumed_bytes();

@@ -1,5 +1,11 @@
 #include "server/core/metrics.h"
 
+#include "absl/status/status.h"
+#include "mneme/v1/generation.pb.h"
+#include "server/core/call_context.h"
+#include "server/core/cancel_status.h"
+#include "server/core/errors.h"
+
 namespace mneme::server {
 namespace {
 
@@ -46,6 +52,53 @@ constexpr char kTtftHelp[] =
 
 }  // namespace
 
+ModelMetrics::ModelMetrics(Registry& registry, const std::string& model)
+    : input_tokens(AddCounter(registry, "mneme_input_tokens_total", "Input tokens read.",
+                              {{"model", model}})),
+      output_tokens(AddCounter(registry, "mneme_output_tokens_total", "Tokens generated.",
+                               {{"model", model}})),
+      reused_input_tokens(AddCounter(
+          registry, "mneme_reused_input_tokens_total",
+          "Tokens that a turn found already read in its session's state.", {{"model", model}})),
+      recomputed_tokens(AddCounter(registry, "mneme_recomputed_tokens_total",
+                                   "Tokens read once more.", {{"model", model}})),
+      state_not_finite(AddCounter(registry, "mneme_state_not_finite_total",
+                                  "Turns that produced NaN or infinite values.",
+                                  {{"model", model}})),
+      inter_token_latency(AddHistogram(registry, "mneme_inter_token_latency_seconds",
+                                       "Gap between tokens of one stream.", kInterToken,
+                                       {{"model", model}})),
+      time_per_output_token(
+          AddHistogram(registry, "mneme_request_time_per_output_token_seconds",
+                       "Mean gap between tokens of a request, without the first token.",
+                       kInterToken, {{"model", model}})),
+      request_duration(AddHistogram(registry, "mneme_request_duration_seconds",
+                                    "Duration of generation requests.", kDuration,
+                                    {{"model", model}})),
+      request_queue(AddHistogram(registry, "mneme_request_queue_seconds",
+                                 "Time that generation requests waited to start.", kDuration,
+                                 {{"model", model}})),
+      request_prefill(AddHistogram(registry, "mneme_request_prefill_seconds",
+                                   "Time that generation requests read their input.", kDuration,
+                                   {{"model", model}})),
+      request_decode(AddHistogram(registry, "mneme_request_decode_seconds",
+                                  "Time that generation requests generated.", kDuration,
+                                  {{"model", model}})),
+      commit(AddHistogram(registry, "mneme_commit_seconds",
+                          "Time of a commit, encoding and store included.", kShort,
+                          {{"model", model}})),
+      cancel_latency(AddHistogram(registry, "mneme_cancel_latency_seconds",
+                                  "Time from cancellation to the end of compute.", kShort,
+                                  {{"model", model}})),
+      batch_size(AddHistogram(registry, "mneme_batch_size", "Sequences in one engine step.", kBatch,
+                              {{"model", model}})) {
+  static constexpr const char* kKinds[3] = {"stateless", "warm", "cold"};
+  for (int i = 0; i < 3; ++i) {
+    ttft_[i] = &AddHistogram(registry, "mneme_time_to_first_token_seconds", kTtftHelp, kTimeToFirst,
+                             {{"kind", kKinds[i]}, {"model", model}});
+  }
+}
+
 Metrics::Metrics() : Metrics(std::make_shared<Registry>()) {}
 
 Metrics::Metrics(std::shared_ptr<Registry> registry)
@@ -64,43 +117,15 @@ Metrics::Metrics(std::shared_ptr<Registry> registry)
                      .Name("mneme_model_info")
                      .Help("A loaded model; always 1.")
                      .Register(*registry)),
-      input_tokens(AddCounter(*registry, "mneme_input_tokens_total", "Input tokens read.")),
-      output_tokens(AddCounter(*registry, "mneme_output_tokens_total", "Tokens generated.")),
-      reused_input_tokens(
-          AddCounter(*registry, "mneme_reused_input_tokens_total",
-                     "Tokens that a turn found already read in its session's state.")),
-      recomputed_tokens(
-          AddCounter(*registry, "mneme_recomputed_tokens_total", "Tokens read once more.")),
       version_conflicts(AddCounter(*registry, "mneme_version_conflicts_total",
                                    "Calls refused because a version or etag did not match.")),
-      state_not_finite(AddCounter(*registry, "mneme_state_not_finite_total",
-                                  "Turns that produced NaN or infinite values.")),
       checksum_failures(AddCounter(*registry, "mneme_checksum_failures_total",
                                    "Stored states that failed their checks.")),
-      inter_token_latency(AddHistogram(*registry, "mneme_inter_token_latency_seconds",
-                                       "Gap between tokens of one stream.", kInterToken)),
-      time_per_output_token(AddHistogram(
-          *registry, "mneme_request_time_per_output_token_seconds",
-          "Mean gap between tokens of a request, without the first token.", kInterToken)),
-      request_duration(AddHistogram(*registry, "mneme_request_duration_seconds",
-                                    "Duration of generation requests.", kDuration)),
-      request_queue(AddHistogram(*registry, "mneme_request_queue_seconds",
-                                 "Time that generation requests waited to start.", kDuration)),
-      request_prefill(AddHistogram(*registry, "mneme_request_prefill_seconds",
-                                   "Time that generation requests read their input.", kDuration)),
-      request_decode(AddHistogram(*registry, "mneme_request_decode_seconds",
-                                  "Time that generation requests generated.", kDuration)),
       state_restore_store(AddHistogram(*registry, "mneme_state_restore_seconds", kRestoreHelp,
                                        kShort, {{"tier", "store"}})),
       state_save_store(AddHistogram(*registry, "mneme_state_save_seconds",
                                     "Time to encode a state for the store.", kShort,
                                     {{"tier", "store"}})),
-      commit(AddHistogram(*registry, "mneme_commit_seconds",
-                          "Time of a commit, encoding and store included.", kShort)),
-      cancel_latency(AddHistogram(*registry, "mneme_cancel_latency_seconds",
-                                  "Time from cancellation to the end of compute.", kShort)),
-      batch_size(
-          AddHistogram(*registry, "mneme_batch_size", "Sequences in one engine step.", kBatch)),
       registry_(registry),
       finished_(CounterFamily(*registry, "mneme_requests_finished_total",
                               "Generation requests that ended OK, by finish reason.")),
@@ -112,11 +137,6 @@ Metrics::Metrics(std::shared_ptr<Registry> registry)
                                "Generation requests that were stopped early, by cause.")),
       store_errors_(
           CounterFamily(*registry, "mneme_store_errors_total", "Failed operations of the store.")) {
-  static constexpr const char* kKinds[3] = {"stateless", "warm", "cold"};
-  for (int i = 0; i < 3; ++i) {
-    ttft_[i] = &AddHistogram(*registry, "mneme_time_to_first_token_seconds", kTtftHelp,
-                             kTimeToFirst, {{"kind", kKinds[i]}});
-  }
   static constexpr const char* kStored[3] = {"active", "damaged", "deleted"};
   for (int i = 0; i < 3; ++i) {
     sessions_stored_[i] = &AddGauge(*registry, "mneme_sessions", kSessionsHelp,
@@ -126,8 +146,32 @@ Metrics::Metrics(std::shared_ptr<Registry> registry)
       .Name("mneme_build_info")
       .Help("This build; always 1.")
       .Register(*registry)
-      .Add({{"version", "0.1.0"}})
+      .Add({{"version", MNEME_VERSION}})
       .Set(1);
+
+  for (const ReasonCode& known : kReasonCodes) {
+    failed_.Add(
+        {{"code", absl::StatusCodeToString(known.code)}, {"reason", std::string(known.reason)}});
+  }
+  for (const char* reason : {reason::kQueueFull, reason::kDraining}) {
+    rejected_.Add({{"reason", reason}});
+  }
+  using Cancel = CallContext::Cancel;
+  for (const Cancel cause : {Cancel::kClient, Cancel::kRequested, Cancel::kDeadline,
+                             Cancel::kShutdown, Cancel::kSlowConsumer}) {
+    cancelled_.Add({{"cause", CancelName(cause)}});
+  }
+  for (const char* op : kStoreOperations) store_errors_.Add({{"op", op}});
+  const auto* finish_reasons = v1::FinishReason_descriptor();
+  for (int i = 0; i < finish_reasons->value_count(); ++i) {
+    if (finish_reasons->value(i)->number() == v1::FINISH_REASON_UNSPECIFIED) continue;
+    finished_.Add({{"finish_reason", finish_reasons->value(i)->name()}});
+  }
+}
+
+ModelMetrics& Metrics::ForModel(const std::string& model) {
+  MutexLock lock(&mutex_);
+  return models_.try_emplace(model, *registry_, model).first->second;
 }
 
 TierMetrics Metrics::Tier(const std::string& tier) {

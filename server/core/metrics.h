@@ -8,9 +8,11 @@
 #include <prometheus/histogram.h>
 #include <prometheus/registry.h>
 
+#include <map>
 #include <memory>
 #include <string>
-#include <vector>
+
+#include "engine/core/mutex.h"
 
 namespace mneme::server {
 
@@ -24,11 +26,45 @@ struct TierMetrics {
   prometheus::Histogram& restore;  // state_restore_seconds
 };
 
+// What is counted for one model: series with its label `model`.
+struct ModelMetrics {
+  ModelMetrics(prometheus::Registry& registry, const std::string& model);
+
+  prometheus::Counter& input_tokens;
+  prometheus::Counter& output_tokens;
+  prometheus::Counter& reused_input_tokens;
+  prometheus::Counter& recomputed_tokens;
+  prometheus::Counter& state_not_finite;
+
+  enum class Kind { kStateless, kWarm, kCold };  // where the state came from
+  prometheus::Histogram& time_to_first_token(Kind kind) { return *ttft_[static_cast<int>(kind)]; }
+  prometheus::Histogram& inter_token_latency;
+  prometheus::Histogram& time_per_output_token;
+  prometheus::Histogram& request_duration;
+  prometheus::Histogram& request_queue;
+  prometheus::Histogram& request_prefill;
+  prometheus::Histogram& request_decode;
+  prometheus::Histogram& commit;
+  prometheus::Histogram& cancel_latency;
+  prometheus::Histogram& batch_size;
+
+ private:
+  prometheus::Histogram* ttft_[3];
+};
+
+// Those of the session store that can fail.
+inline constexpr const char* kStoreOperations[] = {"get",    "get_chunk", "list",
+                                                   "commit", "expired",   "probe"};
+
+// What can go wrong has its series from the start, at 0: an alert on an increase would miss the
+// first error otherwise.
 class Metrics {
  public:
   Metrics();
 
   std::shared_ptr<prometheus::Registry> registry() { return registry_; }
+  // Made at the first call; lives as long as this.
+  ModelMetrics& ForModel(const std::string& model);
 
   prometheus::Gauge& requests_running;
   prometheus::Gauge& requests_waiting;
@@ -44,44 +80,29 @@ class Metrics {
   prometheus::Gauge& drain_phase;
   prometheus::Family<prometheus::Gauge>& model_info;
 
-  prometheus::Counter& input_tokens;
-  prometheus::Counter& output_tokens;
-  prometheus::Counter& reused_input_tokens;
-  prometheus::Counter& recomputed_tokens;
   prometheus::Counter& version_conflicts;
-  prometheus::Counter& state_not_finite;
   prometheus::Counter& checksum_failures;
+  prometheus::Histogram& state_restore_store;
+  prometheus::Histogram& state_save_store;
   void CountFinished(const std::string& finish_reason);
   void CountFailed(const std::string& code, const std::string& reason);
   void CountRejected(const std::string& reason);
   void CountCancelled(const std::string& cause);
+  // `op`: one of kStoreOperations.
   void CountStoreError(const std::string& op);
-
-  enum class Kind { kStateless, kWarm, kCold };  // where the state came from
-  prometheus::Histogram& time_to_first_token(Kind kind) { return *ttft_[static_cast<int>(kind)]; }
-  prometheus::Histogram& inter_token_latency;
-  prometheus::Histogram& time_per_output_token;
-  prometheus::Histogram& request_duration;
-  prometheus::Histogram& request_queue;
-  prometheus::Histogram& request_prefill;
-  prometheus::Histogram& request_decode;
-  prometheus::Histogram& state_restore_store;
-  prometheus::Histogram& state_save_store;
-  prometheus::Histogram& commit;
-  prometheus::Histogram& cancel_latency;
-  prometheus::Histogram& batch_size;
 
  private:
   explicit Metrics(std::shared_ptr<prometheus::Registry> registry);
 
   std::shared_ptr<prometheus::Registry> registry_;
-  prometheus::Histogram* ttft_[3];
   prometheus::Gauge* sessions_stored_[3];
   prometheus::Family<prometheus::Counter>& finished_;
   prometheus::Family<prometheus::Counter>& failed_;
   prometheus::Family<prometheus::Counter>& rejected_;
   prometheus::Family<prometheus::Counter>& cancelled_;
   prometheus::Family<prometheus::Counter>& store_errors_;
+  Mutex mutex_;
+  std::map<std::string, ModelMetrics> models_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace mneme::server

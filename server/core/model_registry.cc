@@ -127,11 +127,12 @@ absl::StatusOr<std::unique_ptr<ModelRegistry>> ModelRegistry::Load(const Config&
       return absl::ResourceExhaustedError(
           absl::StrCat("model ", entry.name, ": not enough memory"));
     }
+    model->metrics = &metrics.ForModel(entry.name);
     model->scheduler = std::make_unique<Scheduler>(
         *model->engine,
         Scheduler::Limits{.prefill_chunk_tokens = config.limits.prefill_chunk_tokens,
                           .max_step_tokens = config.limits.max_step_tokens},
-        metrics);
+        *model->metrics);
     model->info = Describe(*model);
     metrics.model_info
         .Add({{"model", entry.name},

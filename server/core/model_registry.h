@@ -20,6 +20,7 @@ struct Model {
   std::string name;  // models/{model}
   std::unique_ptr<engine::Engine> engine;
   std::unique_ptr<Scheduler> scheduler;  // destroyed before the engine
+  ModelMetrics* metrics = nullptr;       // of the Metrics that Load was given
   v1::Model info;
 
   const engine::Tokenizer& tokenizer() const { return engine->tokenizer(); }

@@ -17,7 +17,7 @@ constexpr int64_t kMinPrefillTokens = 16;
 
 }  // namespace
 
-Scheduler::Scheduler(engine::Engine& engine, Limits limits, Metrics& metrics)
+Scheduler::Scheduler(engine::Engine& engine, Limits limits, ModelMetrics& metrics)
     : engine_(engine), limits_(limits), metrics_(metrics), thread_([this] { Run(); }) {}
 
 Scheduler::~Scheduler() {

@@ -59,7 +59,7 @@ class Scheduler {
     int64_t prefill_chunk_tokens = 256;
     int64_t max_step_tokens = 512;
   };
-  Scheduler(engine::Engine& engine, Limits limits, Metrics& metrics);
+  Scheduler(engine::Engine& engine, Limits limits, ModelMetrics& metrics);
   // Every sequence must have been removed.
   ~Scheduler();
 
@@ -87,7 +87,7 @@ class Scheduler {
 
   engine::Engine& engine_;
   const Limits limits_;
-  Metrics& metrics_;
+  ModelMetrics& metrics_;
 
   mutable Mutex mutex_;
   CondVar changed_;

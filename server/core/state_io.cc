@@ -45,7 +45,7 @@ void MarkDamaged(Parts& parts, const SessionRecord& seen) {
 
 class ReadSequence final : public Sequence {
  public:
-  ReadSequence(CallContext& context, Metrics& metrics, engine::State* state,
+  ReadSequence(CallContext& context, ModelMetrics& metrics, engine::State* state,
                std::span<const engine::TokenId> tokens, std::vector<float>& last_logits,
                const RowsFn& on_rows)
       : context_(context),
@@ -98,7 +98,7 @@ class ReadSequence final : public Sequence {
 
  private:
   CallContext& context_;
-  Metrics& metrics_;
+  ModelMetrics& metrics_;
   engine::State* const state_;
   const std::span<const engine::TokenId> tokens_;
   std::vector<float>& last_logits_;
@@ -297,14 +297,14 @@ absl::StatusOr<CommitResult> CommitHead(Parts& parts, const Model& model, const 
   if (!written.ok()) return written.status();
   if (manifest != nullptr) loaded.manifest = std::move(manifest);
   CommitResult result{*std::move(written), Since(start)};
-  parts.metrics.commit.Observe(result.seconds);
+  model.metrics->commit.Observe(result.seconds);
   return result;
 }
 
-absl::Status ReadTokens(Parts& parts, CallContext& context, const Model& model, LoadedState& loaded,
+absl::Status ReadTokens(CallContext& context, const Model& model, LoadedState& loaded,
                         std::span<const engine::TokenId> tokens, const RowsFn& on_rows) {
   if (tokens.empty()) return absl::OkStatus();
-  auto sequence = std::make_shared<ReadSequence>(context, parts.metrics, &loaded.state, tokens,
+  auto sequence = std::make_shared<ReadSequence>(context, *model.metrics, &loaded.state, tokens,
                                                  loaded.logits, on_rows);
   // The batch looks at the context before every step; nothing is to be woken.
   model.scheduler->Add(sequence);

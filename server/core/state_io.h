@@ -54,7 +54,7 @@ absl::StatusOr<CommitResult> CommitHead(Parts& parts, const Model& model, const 
 // one. `on_rows`, if given, gets all logits, [n, V], on a thread of the batch. The context's
 // cancellation ends it with its status; the state must then be thrown away.
 using RowsFn = std::function<void(int64_t first, std::span<const float> logits)>;
-absl::Status ReadTokens(Parts& parts, CallContext& context, const Model& model, LoadedState& loaded,
+absl::Status ReadTokens(CallContext& context, const Model& model, LoadedState& loaded,
                         std::span<const engine::TokenId> tokens, const RowsFn& on_rows = nullptr);
 
 }  // namespace mneme::server

@@ -163,7 +163,7 @@ absl::StatusOr<v1::ScoreResponse> Score(Parts& parts, CallContext& context,
   const auto vocab = static_cast<size_t>(model->engine->info().vocab_size);
   const auto context_tokens = std::span(tokens).first(count - 1);
   MNEME_RETURN_IF_ERROR(
-      ReadTokens(parts, context, *model, held.loaded, context_tokens,
+      ReadTokens(context, *model, held.loaded, context_tokens,
                  [&](int64_t first, std::span<const float> logits) {
                    for (size_t row = 0; row * vocab < logits.size(); ++row) {
                      const auto next = static_cast<int>(first) + static_cast<int>(row) + 1;
@@ -171,7 +171,7 @@ absl::StatusOr<v1::ScoreResponse> Score(Parts& parts, CallContext& context,
                                  request.logprobs(), *response.mutable_logprobs(next));
                    }
                  }));
-  parts.metrics.input_tokens.Increment(static_cast<double>(count - 1));
+  model->metrics->input_tokens.Increment(static_cast<double>(count - 1));
   double total = 0;
   for (const auto& entry : response.logprobs()) total += entry.logprob();
   response.set_total_logprob(total);

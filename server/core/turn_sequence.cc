@@ -13,12 +13,11 @@ double Seconds(Clock::duration d) { return std::chrono::duration<double>(d).coun
 
 }  // namespace
 
-TurnSequence::TurnSequence(const Model& model, CallContext& context, Metrics& metrics,
-                           LoadedState& loaded, const std::vector<engine::TokenId>& input,
-                           std::string begun, TurnOptions options)
+TurnSequence::TurnSequence(const Model& model, CallContext& context, LoadedState& loaded,
+                           const std::vector<engine::TokenId>& input, std::string begun,
+                           TurnOptions options)
     : model_(model),
       context_(context),
-      metrics_(metrics),
       loaded_(loaded),
       input_(input),
       options_(std::move(options)),
@@ -165,7 +164,7 @@ void TurnSequence::Detokenize() {
     if (token_ends_.empty()) {
       result_.first_token = token.time;
     } else {
-      metrics_.inter_token_latency.Observe(Seconds(token.time - result_.last_token));
+      model_.metrics->inter_token_latency.Observe(Seconds(token.time - result_.last_token));
     }
     result_.last_token = token.time;
     token_ends_.push_back(token.end);
@@ -233,7 +232,7 @@ void TurnSequence::OnRemoved() {
   result_.prefill_seconds = Seconds(prefill_end_ - started_);
   result_.decode_seconds = Seconds(now - prefill_end_);
   if (result_.cause != Cancel::kNone) {
-    metrics_.cancel_latency.Observe(Seconds(now - context_.cancelled_at()));
+    model_.metrics->cancel_latency.Observe(Seconds(now - context_.cancelled_at()));
   }
   MutexLock lock(&mutex_);
   removed_ = true;

@@ -67,7 +67,7 @@ class TurnSequence final : public Sequence {
 
   // All references must outlive the sequence's removal. `input` may be empty if `loaded` has
   // logits. `begun`: UnfinishedCharacter() of everything up to the end of the input.
-  TurnSequence(const Model& model, CallContext& context, Metrics& metrics, LoadedState& loaded,
+  TurnSequence(const Model& model, CallContext& context, LoadedState& loaded,
                const std::vector<engine::TokenId>& input, std::string begun, TurnOptions options);
 
   // Of the turn's thread.
@@ -111,7 +111,6 @@ class TurnSequence final : public Sequence {
 
   const Model& model_;
   CallContext& context_;
-  Metrics& metrics_;
   LoadedState& loaded_;
   const std::vector<engine::TokenId>& input_;
   const TurnOptions options_;

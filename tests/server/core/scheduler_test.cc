@@ -104,7 +104,7 @@ class SchedulerTest : public testing::Test {
         {.checkpoint_path = std::string(MNEME_TINY_DIR) + "/tiny-llama-q.gguf", .device = device_});
     ASSERT_TRUE(engine.ok()) << engine.status();
     engine_ = *std::move(engine);
-    scheduler_.emplace(*engine_, Scheduler::Limits(), metrics_);
+    scheduler_.emplace(*engine_, Scheduler::Limits(), metrics_.ForModel("tiny"));
   }
   std::shared_ptr<Recorder> Make(int64_t tokens) {
     return std::make_shared<Recorder>(engine_->CreateState(), tokens);

@@ -104,19 +104,19 @@ TEST_F(MetricFamiliesTest, ATurn) {
       {{"mneme_sessions", {{"tier", "store"}, {"state", "active"}}, 1},
        {"mneme_rpc_server_duration_seconds", {{"method", "CreateSession"}, {"code", "OK"}}, 1}},
       [&] { ASSERT_TRUE(CreateOverRpc("s").ok()); });
-  ExpectMoves({{"mneme_input_tokens_total", {}, 3},
-               {"mneme_output_tokens_total", {}, 5},
+  ExpectMoves({{"mneme_input_tokens_total", {{"model", "tiny"}}, 3},
+               {"mneme_output_tokens_total", {{"model", "tiny"}}, 5},
                {"mneme_requests_finished_total", {{"finish_reason", "MAX_TOKENS"}}, 1},
-               {"mneme_time_to_first_token_seconds", {{"kind", "cold"}}, 1},
-               {"mneme_inter_token_latency_seconds", {}, 4},
-               {"mneme_request_time_per_output_token_seconds", {}, 1},
-               {"mneme_request_duration_seconds", {}, 1},
-               {"mneme_request_queue_seconds", {}, 1},
-               {"mneme_request_prefill_seconds", {}, 1},
-               {"mneme_request_decode_seconds", {}, 1},
+               {"mneme_time_to_first_token_seconds", {{"model", "tiny"}, {"kind", "cold"}}, 1},
+               {"mneme_inter_token_latency_seconds", {{"model", "tiny"}}, 4},
+               {"mneme_request_time_per_output_token_seconds", {{"model", "tiny"}}, 1},
+               {"mneme_request_duration_seconds", {{"model", "tiny"}}, 1},
+               {"mneme_request_queue_seconds", {{"model", "tiny"}}, 1},
+               {"mneme_request_prefill_seconds", {{"model", "tiny"}}, 1},
+               {"mneme_request_decode_seconds", {{"model", "tiny"}}, 1},
                {"mneme_state_save_seconds", {{"tier", "store"}}, 1},
-               {"mneme_commit_seconds", {}, 1},
-               {"mneme_batch_size", {}, 6},
+               {"mneme_commit_seconds", {{"model", "tiny"}}, 1},
+               {"mneme_batch_size", {{"model", "tiny"}}, 6},
                {"mneme_state_bytes", {{"tier", "host"}}, 0},
                {"mneme_sessions", {{"tier", "host"}, {"state", "active"}}, 1},
                {"mneme_rpc_server_duration_seconds", {{"method", "Complete"}, {"code", "OK"}}, 1}},
@@ -125,13 +125,14 @@ TEST_F(MetricFamiliesTest, ATurn) {
                 for (int id : {5, 6, 7}) request.mutable_token_ids()->add_ids(id);
                 ASSERT_TRUE(Turn(request).ok());
               });
-  ExpectMoves({{"mneme_reused_input_tokens_total", {}, 8},
-               {"mneme_time_to_first_token_seconds", {{"kind", "warm"}}, 1},
+  ExpectMoves({{"mneme_reused_input_tokens_total", {{"model", "tiny"}}, 8},
+               {"mneme_time_to_first_token_seconds", {{"model", "tiny"}, {"kind", "warm"}}, 1},
                {"mneme_state_restore_seconds", {{"tier", "host"}}, 1}},
               [&] { ASSERT_TRUE(Turn(Request("s", "", 2)).ok()); });
-  ExpectMoves({{"mneme_time_to_first_token_seconds", {{"kind", "stateless"}}, 1}},
-              [&] { ASSERT_TRUE(Turn(Request("", "x", 2)).ok()); });
-  ExpectMoves({{"mneme_recomputed_tokens_total", {}, 1}}, [&] {
+  ExpectMoves(
+      {{"mneme_time_to_first_token_seconds", {{"model", "tiny"}, {"kind", "stateless"}}, 1}},
+      [&] { ASSERT_TRUE(Turn(Request("", "x", 2)).ok()); });
+  ExpectMoves({{"mneme_recomputed_tokens_total", {{"model", "tiny"}}, 1}}, [&] {
     v1::RewindSessionRequest rewind;
     rewind.set_name(Name("s"));
     rewind.set_position_tokens(9);
@@ -140,7 +141,7 @@ TEST_F(MetricFamiliesTest, ATurn) {
   Serve();  // now the state is only in the store
   ExpectIs(1, "mneme_sessions", {{"tier", "store"}, {"state", "active"}});
   ExpectMoves({{"mneme_state_restore_seconds", {{"tier", "store"}}, 1},
-               {"mneme_time_to_first_token_seconds", {{"kind", "cold"}}, 1}},
+               {"mneme_time_to_first_token_seconds", {{"model", "tiny"}, {"kind", "cold"}}, 1}},
               [&] { ASSERT_TRUE(Turn(Request("s", "", 2)).ok()); });
 }
 
@@ -287,7 +288,7 @@ TEST_F(MetricFamiliesTest, Trouble) {
       ASSERT_TRUE(Turn(Request(id, "", 1)).ok());
     }
   });
-  ExpectMoves({{"mneme_state_not_finite_total", {}, 1}}, [&] {
+  ExpectMoves({{"mneme_state_not_finite_total", {{"model", "poisoned"}}, 1}}, [&] {
     auto request = Request("a", "", 1);
     request.mutable_token_ids()->add_ids(kPoison);
     EXPECT_FALSE(Turn(request).ok());

@@ -10,6 +10,7 @@
 #include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <set>
 #include <string>
 #include <thread>
 #include <vector>
@@ -34,6 +35,9 @@ class ServedCoreTest : public CoreTest {
 
   void Stop() {
     server_.reset();
+    if (core != nullptr) {
+      EXPECT_EQ(Series(), series_) << "a series was not there from the start";
+    }
     core.reset();
   }
   // Again on the same store.
@@ -43,6 +47,7 @@ class ServedCoreTest : public CoreTest {
     auto server = RpcServer::Start(config, *core);
     ASSERT_TRUE(server.ok()) << server.status();
     server_ = *std::move(server);
+    series_ = Series();
     grpc::ChannelArguments arguments;
     arguments.SetInt(GRPC_ARG_HTTP2_BDP_PROBE,
                      0);  // windows that do not grow: slow readers show soon
@@ -51,6 +56,20 @@ class ServedCoreTest : public CoreTest {
     sessions_ = v1::Sessions::NewStub(channel_);
     generation_ = v1::Generation::NewStub(channel_);
     models_ = v1::Models::NewStub(channel_);
+  }
+
+  // The counters that there are, with their labels.
+  std::set<std::string> Series() {
+    std::set<std::string> series;
+    for (const auto& family : core->metrics().registry()->Collect()) {
+      if (family.type != prometheus::MetricType::Counter) continue;
+      for (const auto& metric : family.metric) {
+        std::string name = family.name;
+        for (const auto& label : metric.label) name += " " + label.name + "=" + label.value;
+        series.insert(name);
+      }
+    }
+    return series;
   }
 
   // One unary call.
@@ -111,6 +130,7 @@ class ServedCoreTest : public CoreTest {
   static v1::GenerateRequest Endless(const std::string& id) { return Request(id, "x", 65536); }
 
   std::unique_ptr<RpcServer> server_;
+  std::set<std::string> series_;  // when it began to serve
   std::shared_ptr<grpc::Channel> channel_;
   std::unique_ptr<v1::Sessions::Stub> sessions_;
   std::unique_ptr<v1::Generation::Stub> generation_;
