@@ -13,7 +13,7 @@ set -euo pipefail
 build=(
   g++ cmake ninja-build pkg-config git ca-certificates
   libgrpc++-dev protobuf-compiler-grpc libprotobuf-dev protobuf-compiler
-  libabsl-dev prometheus-cpp-dev librocksdb-dev libhwy-dev nlohmann-json3-dev
+  libabsl-dev prometheus-cpp-dev libcivetweb-dev librocksdb-dev libhwy-dev nlohmann-json3-dev
   libpcre2-dev libsentencepiece-dev libzstd-dev libisal-dev libspdlog-dev libcli11-dev
   libssl-dev libedit-dev libyaml-cpp-dev libicu-dev zlib1g-dev
   libgtest-dev libgmock-dev libbenchmark-dev
@@ -26,7 +26,7 @@ test=("${quickstart[@]}" clang clang-format clang-tidy prometheus python3-grpcio
 runtime=(
   libgrpc++1.51 libprotobuf32 libabsl20220623 librocksdb7.8 libhwy1 libpcre2-8-0
   libisal2 libspdlog1.10 libssl3 libedit2 libyaml-cpp0.7 libicu72 libprometheus-cpp-core1.0
-  libprometheus-cpp-pull1.0
+  libcivetweb1
 )
 # protoc makes the Python client that train/recall.py asks the server with; bible-kjv prints text to train on.
 train=(

@@ -37,8 +37,12 @@ void HealthReporter::StopServing() {
   changed_.NotifyAll();
 }
 
+std::string HealthReporter::WhyNotReady() {
+  MutexLock lock(&mutex_);
+  return stopping_ ? "draining" : store_lost_ ? "the store does not answer" : "";
+}
+
 void HealthReporter::Watch() {
-  bool sessions_serving = true;
   MutexLock lock(&mutex_);
   while (!stopping_) {
     const auto now = std::chrono::steady_clock::now();
@@ -50,9 +54,9 @@ void HealthReporter::Watch() {
       start = !probe_->running;
       probe_->running = true;
     }
-    if (lost == sessions_serving) {
-      sessions_serving = !lost;
-      health_->SetServingStatus(kSessions, sessions_serving);
+    if (lost != store_lost_) {
+      store_lost_ = lost;
+      health_->SetServingStatus(kSessions, !lost);
       spdlog::warn("health: the store {}", lost ? "is lost; sessions are not served" : "is back");
     }
     if (start) {

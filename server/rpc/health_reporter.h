@@ -7,6 +7,7 @@
 
 #include <chrono>
 #include <memory>
+#include <string>
 #include <thread>
 
 #include "engine/core/mutex.h"
@@ -32,6 +33,9 @@ class HealthReporter {
   // NOT_SERVING for good.
   void StopServing();
 
+  // For /readyz: why no new work should be sent here now; "" if it should.
+  std::string WhyNotReady();
+
  private:
   // Shared with a probe that may hang in a broken store.
   struct Probe {
@@ -52,6 +56,7 @@ class HealthReporter {
   Mutex mutex_;
   CondVar changed_;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
+  bool store_lost_ ABSL_GUARDED_BY(mutex_) = false;
   std::thread watcher_;
 };
 

@@ -9,14 +9,16 @@
 #include <unistd.h>
 
 #include <chrono>
-#include <exception>
 #include <mutex>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "engine/core/status_macros.h"
 #include "server/core/errors.h"
+#include "server/rpc/process_metrics.h"
+#include "server/rpc/store_disk_metrics.h"
 
 namespace mneme::server {
 namespace {
@@ -81,7 +83,7 @@ absl::StatusOr<std::unique_ptr<RpcServer>> RpcServer::Start(const Config& config
   }
   std::unique_ptr<RpcServer> server(new RpcServer(config, core));
   MNEME_RETURN_IF_ERROR(server->Listen(health));
-  MNEME_RETURN_IF_ERROR(server->ListenForMetrics());
+  MNEME_RETURN_IF_ERROR(server->ListenForHttp());
   return server;
 }
 
@@ -117,17 +119,18 @@ absl::Status RpcServer::Listen(HealthReporter::Options health) {
   return absl::OkStatus();
 }
 
-absl::Status RpcServer::ListenForMetrics() {
+absl::Status RpcServer::ListenForHttp() {
   const std::string& address = env_.config.listen.metrics_address;
   if (address.empty()) return absl::OkStatus();
-  try {
-    exposer_ = std::make_unique<prometheus::Exposer>(address);
-  } catch (const std::exception&) {  // CivetException, which its header does not promise
-    return CannotListen("listen.metrics_address", address);
+  std::vector<std::shared_ptr<prometheus::Collectable>> metrics = {
+      core_.metrics().registry(), std::make_shared<ProcessMetrics>()};
+  if (env_.config.store.kind == "rocksdb") {
+    metrics.push_back(std::make_shared<StoreDiskMetrics>(env_.config.store.path));
   }
-  exposer_->RegisterCollectable(core_.metrics().registry());
-  const std::vector<int> ports = exposer_->GetListeningPorts();
-  metrics_address_ = ports.empty() ? address : WithPort(address, ports.front());
+  http_ =
+      HttpListener::Start(address, std::move(metrics), [this] { return health_->WhyNotReady(); });
+  if (http_ == nullptr) return CannotListen("listen.metrics_address", address);
+  metrics_address_ = WithPort(address, http_->port());
   return absl::OkStatus();
 }
 
@@ -174,8 +177,8 @@ RpcServer::~RpcServer() {
   // Cancels every call; their workers see it, and the pools' destructors wait for them.
   server_->Shutdown(std::chrono::system_clock::now());
   server_->Wait();
+  http_.reset();  // it asks health_
   health_.reset();
-  exposer_.reset();
 }
 
 }  // namespace mneme::server

@@ -7,7 +7,6 @@
 
 #include <grpcpp/channel.h>
 #include <grpcpp/server.h>
-#include <prometheus/exposer.h>
 
 #include <atomic>
 #include <memory>
@@ -18,6 +17,7 @@
 #include "server/core/server_core.h"
 #include "server/rpc/generation_service.h"
 #include "server/rpc/health_reporter.h"
+#include "server/rpc/http_listener.h"
 #include "server/rpc/models_service.h"
 #include "server/rpc/rpc_environment.h"
 #include "server/rpc/sessions_service.h"
@@ -38,7 +38,8 @@ class RpcServer {
   int port() const { return port_; }
   // What listens, with the real port: "127.0.0.1:41234".
   const std::string& address() const { return address_; }
-  const std::string& metrics_address() const { return metrics_address_; }  // "" if off
+  // The same of /metrics, /healthz and /readyz; "" if off.
+  const std::string& metrics_address() const { return metrics_address_; }
 
   enum class DrainStart {
     kPreStop,     // keep serving for drain.pre_stop_delay first, so that balancers notice
@@ -55,7 +56,7 @@ class RpcServer {
  private:
   RpcServer(const Config& config, ServerCore& core);
   absl::Status Listen(HealthReporter::Options health);
-  absl::Status ListenForMetrics();
+  absl::Status ListenForHttp();
 
   ServerCore& core_;
   RpcEnvironment env_;  // before the pools: their last tasks still use it while they join
@@ -66,7 +67,7 @@ class RpcServer {
   ModelsService models_;
   std::unique_ptr<grpc::Server> server_;
   std::unique_ptr<HealthReporter> health_;
-  std::unique_ptr<prometheus::Exposer> exposer_;
+  std::unique_ptr<HttpListener> http_;
   int port_ = 0;
   std::string address_;
   std::string metrics_address_;

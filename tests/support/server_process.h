@@ -40,6 +40,8 @@ class ServerProcess {
   void Kill();
   void Signal(int signal);
   ChildProcess::Result Wait(absl::Duration timeout = absl::Seconds(120));
+  // What it has told people so far.
+  std::string Out() const { return child_->Out(); }
   // Its log so far.
   std::string Log() const { return child_->Err(); }
 

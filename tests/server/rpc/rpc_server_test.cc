@@ -267,39 +267,6 @@ TEST_F(RpcServerTest, AStoreThatDoesNotAnswerStopsTheStart) {
 }
 
 // GET `path`; the whole response.
-std::string HttpGet(const std::string& address, const std::string& path) {
-  const size_t colon = address.rfind(':');
-  sockaddr_in peer{};
-  peer.sin_family = AF_INET;
-  peer.sin_port = htons(static_cast<uint16_t>(std::stoi(address.substr(colon + 1))));
-  inet_pton(AF_INET, address.substr(0, colon).c_str(), &peer.sin_addr);
-  const int fd = socket(AF_INET, SOCK_STREAM, 0);
-  EXPECT_EQ(connect(fd, reinterpret_cast<sockaddr*>(&peer), sizeof(peer)), 0);
-  const std::string request = "GET " + path + " HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
-  EXPECT_EQ(write(fd, request.data(), request.size()), static_cast<ssize_t>(request.size()));
-  std::string response;
-  char buffer[4096];
-  for (ssize_t n; (n = read(fd, buffer, sizeof(buffer))) > 0;) response.append(buffer, n);
-  close(fd);
-  return response;
-}
-
-TEST_F(RpcServerTest, MetricsAreServed) {
-  config_.listen.metrics_address = "127.0.0.1:0";
-  StartServer();
-  for (int i = 0; i < 3; ++i) {
-    grpc::ClientContext context;
-    v1::Session session;
-    ASSERT_TRUE(sessions_->GetSession(&context, {}, &session).ok());
-  }
-  const std::string response = HttpGet(server_->metrics_address(), "/metrics");
-  EXPECT_THAT(response, HasSubstr("200 OK"));
-  EXPECT_THAT(response, testing::ContainsRegex("mneme_rpc_server_duration_seconds_count"
-                                               "[{](code=\"OK\",method=\"GetSession\"|"
-                                               "method=\"GetSession\",code=\"OK\")[}] 3"));
-  EXPECT_THAT(response, HasSubstr("mneme_drain_phase"));
-  EXPECT_THAT(HttpGet(server_->metrics_address(), "/"), HasSubstr("404"));
-}
 
 }  // namespace
 }  // namespace mneme::server

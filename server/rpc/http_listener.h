@@ -1,0 +1,41 @@
+// What scrapers, balancers and orchestrators ask over plain HTTP:
+//
+//   GET /metrics   Prometheus' text format
+//   GET /healthz   200 as long as the process answers: restart it if not
+//   GET /readyz    200 if new work may be sent here; 503 and why not, from the first moment of a
+//                  drain on
+#pragma once
+
+#include <prometheus/collectable.h>
+#include <prometheus/metric_family.h>
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+class CivetServer;
+
+namespace mneme::server {
+
+class HttpListener {
+ public:
+  // `address` as in "127.0.0.1:7448"; port 0 takes any free one. `why_not_ready` returns "" for
+  // ready; it is called on the listener's threads until the destructor has returned. nullptr if it
+  // cannot listen there.
+  static std::unique_ptr<HttpListener> Start(
+      const std::string& address, std::vector<std::shared_ptr<prometheus::Collectable>> metrics,
+      std::function<std::string()> why_not_ready);
+  ~HttpListener();
+
+  int port() const;
+
+ private:
+  class Handler;
+  HttpListener();
+
+  std::vector<std::unique_ptr<Handler>> handlers_;  // outlive the server's threads
+  std::unique_ptr<CivetServer> server_;
+};
+
+}  // namespace mneme::server
