@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <filesystem>
 #include <iostream>
 #include <memory>
 #include <string>
@@ -15,6 +16,7 @@
 #include <vector>
 
 #include "absl/strings/str_format.h"
+#include "engine/core/thread_pool.h"
 #include "engine/engine.h"
 #include "memstore/state_store.h"
 #include "server/config/config_loader.h"
@@ -69,6 +71,24 @@ void PrintModels(ServerCore& core) {
   }
 }
 
+// Where the sessions are, how many, and what computes.
+void PrintPlaces(const Config& config, ServerCore& core) {
+  Metrics& metrics = core.metrics();
+  const auto count = [&](Metrics::Stored state) {
+    return static_cast<int64_t>(metrics.sessions_stored(state).Value());
+  };
+  const std::string place = config.store.kind == "memory"
+                                ? "memory alone"
+                                : std::filesystem::absolute(config.store.path).string();
+  const int threads =
+      config.engine.threads > 0 ? config.engine.threads : engine::AvailableProcessors();
+  std::cout << absl::StrFormat("backend: %s, threads: %d, models: %d\n", config.engine.backend,
+                               threads, core.ModelNames().size());
+  std::cout << absl::StrFormat("sessions: %d, damaged: %d, deleted: %d, kept in %s\n",
+                               count(Metrics::Stored::kActive), count(Metrics::Stored::kDamaged),
+                               count(Metrics::Stored::kDeleted), place);
+}
+
 // Waits for SIGTERM or SIGINT, drains, and lets a second signal hurry the drain.
 void ServeUntilSignal(RpcServer& server, const sigset_t& signals) {
   int signal = 0;
@@ -112,10 +132,12 @@ int Run(const std::vector<std::string>& arguments, const std::vector<std::string
   auto core = ServerCore::Create(config, *std::move(store));
   if (!core.ok()) return Fail(ExitCodeOfCore(core.status()), core.status());
   PrintModels(**core);
+  PrintPlaces(config, **core);
   auto server = RpcServer::Start(config, **core);
   if (!server.ok()) return Fail(ExitCodeOfRpc(server.status()), server.status());
   if (!(*server)->metrics_address().empty()) {
-    std::cout << "metrics on http://" << (*server)->metrics_address() << "/metrics\n";
+    std::cout << "metrics on http://" << (*server)->metrics_address()
+              << "/metrics, probes on /healthz and /readyz\n";
   }
   std::cout << "listening on " << (*server)->address() << std::endl;
 

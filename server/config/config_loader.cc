@@ -4,6 +4,7 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <filesystem>
 #include <map>
 #include <set>
 #include <utility>
@@ -14,6 +15,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "engine/core/status_macros.h"
+#include "server/config/foreign_variables.h"
 #include "server/config/settings.h"
 #include "server/core/resource_id.h"
 
@@ -21,8 +23,10 @@ namespace mneme::server {
 namespace {
 
 constexpr char kExamples[] = R"(EXAMPLES
-  Serve one checkpoint, sessions kept under ./data:
+  Serve one checkpoint; start-up says where sessions are kept:
     mneme-server --model smollm2=SmolLM2-135M-Instruct.Q4_1.gguf
+  Keep them in ./data of the working directory instead:
+    mneme-server --model smollm2=SmolLM2-135M-Instruct.Q4_1.gguf --store.path data
   Two models, two threads, a 2,048 token window, any free port:
     mneme-server --model a=a.gguf --model b=b.gguf --engine.threads=2 \
                  --engine.window_tokens=2048 --listen.address=127.0.0.1:0
@@ -37,6 +41,7 @@ WHERE A SETTING COMES FROM (highest first)
     models: {smollm2: /models/smollm2.gguf}
     engine: {threads: 2}
   and the default shown above. Models: --model NAME=PATH or MNEME_MODELS=a=a.gguf,b=b.gguf.
+  A name that is not known is an error in each of them, but for variables of the client.
 
 EXIT CODES
   0 ok   1 failure   2 usage or configuration   3 model file   4 store   5 port in use
@@ -72,8 +77,7 @@ absl::StatusOr<ModelConfig> ParseModel(const std::string& text, const std::strin
 }
 
 absl::StatusOr<Source> ReadEnvironment(const std::vector<std::string>& environment,
-                                       std::string* config_path,
-                                       std::vector<std::string>* warnings) {
+                                       std::string* config_path) {
   std::map<std::string, std::string> keys;  // by variable
   for (const Setting& setting : Settings()) keys[EnvironmentName(setting.key)] = setting.key;
   Source source;
@@ -92,15 +96,15 @@ absl::StatusOr<Source> ReadEnvironment(const std::vector<std::string>& environme
       }
     } else if (auto key = keys.find(name); key != keys.end()) {
       source.values[key->second] = {value, origin};
-    } else {
-      // Not an error: the client reads MNEME_* too, and Kubernetes adds MNEME_SERVICE_HOST and the
-      // like for a service of that name.
-      for (const auto& [known, unused] : keys) {
-        if (absl::StartsWith(name, known.substr(0, known.find('_', 6) + 1))) {
-          warnings->push_back(absl::StrCat("ignoring unknown environment variable ", name));
-          break;
-        }
-      }
+    } else if (!IsForeignVariable(name, value)) {
+      // As a key, so that MNEME_THREADS finds engine.threads.
+      std::string key = absl::AsciiStrToLower(name.substr(std::string_view("MNEME_").size()));
+      if (const size_t underscore = key.find('_'); underscore != key.npos) key[underscore] = '.';
+      const std::string nearest = NearestKey(key, {"models", "config"});
+      return Usage(absl::StrCat(
+          "unknown environment variable ", name,
+          nearest.empty() ? "; --help shows every setting"
+                          : absl::StrCat("; did you mean ", EnvironmentName(nearest), "?")));
     }
   }
   return source;
@@ -269,7 +273,9 @@ absl::Status CheckCombinations(const Config& config, std::vector<std::string>* w
   }
   if (config.listen.address.empty()) return Usage("listen.address must not be empty");
   if (config.store.kind == "rocksdb" && config.store.path.empty()) {
-    return Usage("store.path must not be empty when store.kind is rocksdb");
+    return Usage(
+        "no place for sessions: neither XDG_STATE_HOME nor HOME is an absolute path; give "
+        "--store.path");
   }
   if (config.limits.max_step_tokens < config.limits.prefill_chunk_tokens) {
     return Usage(absl::StrCat("limits.max_step_tokens (", config.limits.max_step_tokens,
@@ -295,6 +301,26 @@ absl::Status CheckCombinations(const Config& config, std::vector<std::string>* w
                                      ") is reachable from other machines, without TLS or keys"));
   }
   return absl::OkStatus();
+}
+
+// A folder of the user's own, so that the server keeps its sessions whatever directory it is
+// started in; "" if there is none. A service gives its own (deploy/mneme.service, Dockerfile).
+std::string DefaultStorePath(const std::vector<std::string>& environment) {
+  auto variable = [&](std::string_view name) -> std::string {
+    for (const std::string& entry : environment) {
+      if (entry.starts_with(name) && entry[name.size()] == '=')
+        return entry.substr(name.size() + 1);
+    }
+    return "";
+  };
+  // The XDG Base Directory Specification: relative paths are to be ignored.
+  if (const std::string state = variable("XDG_STATE_HOME"); absl::StartsWith(state, "/")) {
+    return absl::StrCat(state, "/mneme/store");
+  }
+  if (const std::string home = variable("HOME"); absl::StartsWith(home, "/")) {
+    return absl::StrCat(home, "/.local/state/mneme/store");
+  }
+  return "";
 }
 
 std::string PrintConfig(const Config& config, const std::map<std::string, std::string>& origins,
@@ -354,7 +380,7 @@ absl::StatusOr<LoadedConfig> LoadConfig(const std::vector<std::string>& argument
     return loaded;
   }
   std::string config_path;
-  MNEME_ASSIGN_OR_RETURN(Source env, ReadEnvironment(environment, &config_path, &loaded.warnings));
+  MNEME_ASSIGN_OR_RETURN(Source env, ReadEnvironment(environment, &config_path));
   if (!line.config_path.empty()) config_path = line.config_path;
   Source file;
   if (!config_path.empty()) {
@@ -378,6 +404,14 @@ absl::StatusOr<LoadedConfig> LoadConfig(const std::vector<std::string>& argument
     for (const auto& [model, origin] : source->models) {
       loaded.config.models.push_back(model);
       models_origin = origin;
+    }
+  }
+  if (loaded.config.store.path.empty()) {
+    loaded.config.store.path = DefaultStorePath(environment);
+    if (loaded.config.store.kind == "rocksdb" && std::filesystem::exists("data/CURRENT")) {
+      loaded.warnings.push_back(absl::StrCat(
+          "./data holds the sessions of an earlier version, and is not used: sessions are kept in ",
+          loaded.config.store.path, "; --store.path data goes on with the former"));
     }
   }
   if (line.print_config) {

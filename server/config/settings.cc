@@ -155,8 +155,10 @@ std::vector<Setting> MakeSettings() {
           "engine.simd_target",
           "pins the SIMD target, so that unlike machines agree bit for bit; empty = the best",
           MNEME_FIELD(engine.simd_target), engine::AvailableSimdTargets(), /*may_be_empty=*/true),
-      IntegerSetting("engine.threads", "threads of the engine; 0 = one per processor", 0, 1024,
-                     MNEME_FIELD(engine.threads)),
+      IntegerSetting("engine.threads",
+                     "threads of the engine; 0 = one per processor that affinity and the CPU quota "
+                     "of the cgroup leave",
+                     0, 1024, MNEME_FIELD(engine.threads)),
       TextSetting("engine.overflow",
                   "more tokens than window models have room for: slide the window, or keep "
                   "everything and end turns there with CONTEXT_LIMIT (memory grows with the text)",
@@ -170,14 +172,17 @@ std::vector<Setting> MakeSettings() {
 
       TextSetting("listen.address", "gRPC address; port 0 takes any free one and prints it",
                   MNEME_FIELD(listen.address)),
-      TextSetting("listen.metrics_address", "address of GET /metrics; empty = off",
+      TextSetting("listen.metrics_address",
+                  "address of GET /metrics, /healthz and /readyz; empty = off",
                   MNEME_FIELD(listen.metrics_address)),
       SwitchSetting("listen.insecure", "allow addresses other than loopback, without TLS or keys",
                     MNEME_FIELD(listen.insecure)),
 
       TextSetting("store.kind", "where sessions live", MNEME_FIELD(store.kind),
                   {"rocksdb", "memory"}),
-      TextSetting("store.path", "directory of the rocksdb store; made if absent",
+      TextSetting("store.path",
+                  "directory of the rocksdb store, made if absent; empty = mneme/store in "
+                  "$XDG_STATE_HOME or ~/.local/state",
                   MNEME_FIELD(store.path)),
 
       BytesSetting("limits.max_request_bytes", "largest request message", 64 << 10, 1 << 30,

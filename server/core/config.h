@@ -21,7 +21,7 @@ struct Config {
     std::string contract = "int8";   // int8 | f32
     std::string kv_dtype = "f16";    // f16 | f32
     std::string simd_target;         // "" = best
-    int threads = 0;                 // 0 = processors of this machine
+    int threads = 0;                 // 0 = processors that this process may use
     std::string overflow = "slide";  // slide | error
     int64_t window_tokens = 0;       // 0 = the model's trained context
     int64_t sink_tokens = 4;
@@ -35,7 +35,7 @@ struct Config {
 
   struct Store {
     std::string kind = "rocksdb";  // rocksdb | memory
-    std::string path = "data";     // of rocksdb
+    std::string path;              // of rocksdb; "" until LoadConfig has found the default
   } store;
 
   struct Limits {
@@ -59,7 +59,7 @@ struct Config {
 
   struct Drain {
     int64_t pre_stop_delay_ms = 5000;
-    int64_t timeout_ms = 30000;
+    int64_t timeout_ms = 20000;
   } drain;
 
   std::string log_level = "info";  // trace | debug | info | warn | error

@@ -7,7 +7,9 @@
 #include <map>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "client/client.h"
+#include "tests/support/http_get.h"
 #include "tests/support/server_process.h"
 
 namespace mneme::test {
@@ -61,6 +63,13 @@ TEST_F(ServerTest, ExitCodesTellWhatWasWrong) {
   EXPECT_EQ(flag.code, 2) << flag.err;
   EXPECT_NE(flag.err.find("engine.threads"), std::string::npos) << flag.err;  // the nearest key
 
+  auto variable = ChildProcess::Run({.command = ServerProcess::Command(Options()),
+                                     .environment = {{"MNEME_ENGINE_THREDS", "1"}},
+                                     .folder = folder_.path(),
+                                     .name = "variable"});
+  EXPECT_EQ(variable.code, 2) << variable.err;
+  EXPECT_NE(variable.err.find("MNEME_ENGINE_THREADS"), std::string::npos) << variable.err;
+
   auto simd = RunServer(Options({"--engine.simd_target", "avx9"}));
   EXPECT_EQ(simd.code, 2) << simd.err;
   EXPECT_NE(simd.err.find("scalar"), std::string::npos) << simd.err;  // a target that is there
@@ -85,6 +94,60 @@ TEST_F(ServerTest, ExitCodesTellWhatWasWrong) {
   options.metrics_address = server->metrics_address();
   auto metrics_port = RunServer(options);
   EXPECT_EQ(metrics_port.code, 5) << metrics_port.err;
+}
+
+TEST_F(ServerTest, StartUpSaysWhatItServesAndWhereSessionsAre) {
+  {
+    auto server = Start(Options());
+    ASSERT_NE(server, nullptr);
+    auto client = Connect(*server);
+    for (const char* id : {"a", "b", "c"}) Create(client, id);
+    v1::DeleteSessionRequest request;
+    request.set_name("b");
+    ASSERT_TRUE(client.DeleteSession(request).ok());
+    server->Signal(SIGTERM);
+    ASSERT_EQ(server->Wait().code, 0);
+  }
+  auto server = Start(Options());
+  ASSERT_NE(server, nullptr);
+  const std::string out = server->Out();
+  EXPECT_NE(out.find("\nbackend: cpu, threads: 1, models: 1\n"), std::string::npos) << out;
+  EXPECT_NE(out.find(absl::StrCat("\nsessions: 2, damaged: 0, deleted: 1, kept in ",
+                                  (folder_.path() / "store").string(), "\n")),
+            std::string::npos)
+      << out;
+}
+
+// Without --store.path: the same place whatever directory it is started in, and an absolute path
+// for a relative one.
+TEST_F(ServerTest, TheDefaultPlaceIsTheUsers) {
+  const std::string command =
+      absl::StrCat("cd ", folder_.path().string(), " && exec ", MNEME_SERVER_BINARY,
+                   " --model tiny=", MNEME_TINY_MODEL,
+                   " --listen.address 127.0.0.1:0 --listen.metrics_address= ");
+  const auto place = [&](const std::string& flags) {
+    auto child = ChildProcess::Start(
+        {.command = {"/bin/sh", "-c", command + flags},
+         .environment = {{"HOME", folder_.path()}, {"XDG_STATE_HOME", folder_.path() / "state"}},
+         .folder = folder_.path(),
+         .name = "place"});
+    EXPECT_TRUE(child.ok()) << child.status();
+    const absl::Time deadline = absl::Now() + absl::Seconds(120);
+    while ((*child)->Out().find("listening on") == std::string::npos && absl::Now() < deadline &&
+           !(*child)->Ended()) {
+      absl::SleepFor(absl::Milliseconds(5));
+    }
+    (*child)->Signal(SIGINT);
+    const auto result = (*child)->Wait();
+    EXPECT_EQ(result.code, 0) << result.err;
+    const size_t at = result.out.find("kept in ");
+    if (at == std::string::npos) return result.out;
+    return result.out.substr(at + 8, result.out.find('\n', at) - at - 8);
+  };
+  EXPECT_EQ(place(""), folder_.path() / "state" / "mneme" / "store");
+  EXPECT_TRUE(std::filesystem::exists(folder_.path() / "state" / "mneme" / "store" / "CURRENT"));
+  EXPECT_EQ(place("--store.path data"), folder_.path() / "data");
+  EXPECT_EQ(place("--store.kind memory"), "memory alone");
 }
 
 TEST_F(ServerTest, SimdTargetIsPinnedBeforeTheFirstKernel) {
@@ -162,15 +225,13 @@ TEST_F(ServerTest, PromtoolLikesTheMetrics) {
   ASSERT_TRUE(client.Complete(Turn("s", "The", 20)).ok());
   ASSERT_TRUE(client.Complete(Turn("", "The", 5)).ok());
   EXPECT_FALSE(client.GetSession("nobody").ok());
-  const std::string fetch =
-      absl::StrCat("import urllib.request,sys; sys.stdout.write(urllib.request.urlopen('http://",
-                   server->metrics_address(), "/metrics').read().decode())");
-  auto metrics = ChildProcess::Run(
-      {.command = {"/usr/bin/python3", "-c", fetch}, .folder = folder_.path(), .name = "fetch"});
-  ASSERT_EQ(metrics.code, 0) << metrics.err;
-  EXPECT_NE(metrics.out.find("mneme_output_tokens_total"), std::string::npos) << metrics.out;
+  const std::string metrics = HttpGet(server->metrics_address(), "/metrics").body;
+  EXPECT_EQ(SampleIn(metrics, "mneme_output_tokens_total{model=\"tiny\"}"), 25) << metrics;
+  EXPECT_GT(SampleIn(metrics, "process_resident_memory_bytes"), 1e6) << metrics;
+  EXPECT_GT(SampleIn(metrics, "mneme_store_size_bytes"), 0) << metrics;
+  EXPECT_GT(SampleIn(metrics, "mneme_store_disk_free_bytes"), 0) << metrics;
   auto lint = ChildProcess::Run({.command = {"/bin/sh", "-c", "promtool check metrics"},
-                                 .input = metrics.out,
+                                 .input = metrics,
                                  .folder = folder_.path(),
                                  .name = "promtool"});
   EXPECT_EQ(lint.code, 0) << lint.out << lint.err;

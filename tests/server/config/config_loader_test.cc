@@ -6,6 +6,9 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <iterator>
+#include <regex>
+#include <utility>
 
 #include "server/config/settings.h"
 
@@ -32,6 +35,7 @@ class ConfigLoaderTest : public testing::Test {
   static absl::StatusOr<LoadedConfig> Load(std::vector<std::string> arguments,
                                            std::vector<std::string> environment = {}) {
     arguments.insert(arguments.begin(), "--model=m=m.gguf");
+    environment.push_back(kHome);
     return LoadConfig(arguments, environment);
   }
 
@@ -40,6 +44,7 @@ class ConfigLoaderTest : public testing::Test {
     return std::string(loaded.status().message());
   }
 
+  static constexpr char kHome[] = "HOME=/home/ada";
   std::filesystem::path folder_;
 };
 
@@ -48,6 +53,7 @@ TEST_F(ConfigLoaderTest, DefaultsAreThoseOfTheConfigStruct) {
   ASSERT_TRUE(loaded.ok()) << loaded.status();
   const Config defaults;
   for (const Setting& setting : Settings()) {
+    if (setting.key == "store.path") continue;  // it depends on the user
     EXPECT_EQ(setting.get(loaded->config), setting.get(defaults)) << setting.key;
   }
   EXPECT_FALSE(loaded->print_and_exit);
@@ -81,16 +87,17 @@ TEST_F(ConfigLoaderTest, FlagBeatsEnvironmentBeatsFileBeatsDefault) {
 
 TEST_F(ConfigLoaderTest, ModelsComeWholeFromTheHighestSource) {
   const std::string path = WriteFile("models:\n  a: a.gguf\n  b: b.gguf\n");
-  auto from_file = LoadConfig({"--config=" + path}, {});
+  auto from_file = LoadConfig({"--config=" + path}, {kHome});
   ASSERT_TRUE(from_file.ok()) << from_file.status();
   EXPECT_EQ(from_file->config.models.size(), 2u);
-  auto from_env = LoadConfig({}, {"MNEME_CONFIG=" + path, "MNEME_MODELS=c=c.gguf,d=x=y.gguf"});
+  auto from_env =
+      LoadConfig({}, {kHome, "MNEME_CONFIG=" + path, "MNEME_MODELS=c=c.gguf,d=x=y.gguf"});
   ASSERT_TRUE(from_env.ok()) << from_env.status();
   ASSERT_EQ(from_env->config.models.size(), 2u);
   EXPECT_EQ(from_env->config.models[1].name, "d");
   EXPECT_EQ(from_env->config.models[1].path, "x=y.gguf");
   auto from_flags = LoadConfig({"--model", "e=e.gguf", "--model", "f=f.gguf", "--config", path},
-                               {"MNEME_MODELS=c=c.gguf"});
+                               {kHome, "MNEME_MODELS=c=c.gguf"});
   ASSERT_TRUE(from_flags.ok()) << from_flags.status();
   ASSERT_EQ(from_flags->config.models.size(), 2u);
   EXPECT_EQ(from_flags->config.models[0].name, "e");
@@ -159,7 +166,6 @@ TEST_F(ConfigLoaderTest, ImpossibleCombinationsAreRefused) {
   EXPECT_THAT(ErrorOf(LoadConfig({}, {})), HasSubstr("no model to serve"));
   EXPECT_THAT(ErrorOf(Load({"--model=m=other.gguf"})), HasSubstr("\"m\" is given twice"));
   EXPECT_THAT(ErrorOf(Load({"--model=Bad_Name=x.gguf"})), HasSubstr("model name"));
-  EXPECT_THAT(ErrorOf(Load({"--store.path="})), HasSubstr("store.path must not be empty"));
   EXPECT_THAT(ErrorOf(Load({"--limits.max_step_tokens=16"})),
               HasSubstr("limits.prefill_chunk_tokens (256)"));
   EXPECT_THAT(ErrorOf(Load({"--engine.window_tokens=4"})), HasSubstr("engine.sink_tokens (4)"));
@@ -215,12 +221,103 @@ TEST_F(ConfigLoaderTest, HelpNamesEverySettingAndTeaches) {
   EXPECT_THAT(version->output, HasSubstr("mneme-server "));
 }
 
-TEST_F(ConfigLoaderTest, UnknownVariablesOfOurSectionsAreWarnedAbout) {
-  auto loaded = Load({}, {"MNEME_ENGINE_THREAD=2", "MNEME_SERVICE_HOST=10.0.0.1"});
+TEST_F(ConfigLoaderTest, UnknownVariablesNameTheNearestOne) {
+  const std::pair<const char*, const char*> typos[] = {
+      {"MNEME_ENGINE_THREDS=1", "MNEME_ENGINE_THREADS"},
+      {"MNEME_THREADS=1", "MNEME_ENGINE_THREADS"},
+      {"MNEME_METRICS_ADDRESS=x", "MNEME_LISTEN_METRICS_ADDRESS"},
+      {"MNEME_LOGLEVEL=info", "MNEME_LOG_LEVEL"},
+      {"MNEME_MODLES=a=b", "MNEME_MODELS"},
+      {"MNEME_CONFIGS=x", "MNEME_CONFIG"}};
+  for (const auto& [typo, nearest] : typos) {
+    const std::string name = std::string(typo).substr(0, std::string(typo).find('='));
+    EXPECT_THAT(ErrorOf(Load({}, {typo})), HasSubstr("unknown environment variable " + name +
+                                                     "; did you mean " + nearest + "?"));
+  }
+  for (const std::string far : {"MNEME_", "MNEME_LISTEN_PORT"}) {
+    EXPECT_THAT(ErrorOf(Load({}, {far + "=7447"})),
+                HasSubstr("unknown environment variable " + far + "; --help shows"));
+  }
+  EXPECT_TRUE(Load({}, {"MNEMEX=1", "OTHER_MNEME_ENGINE=1"}).ok());
+}
+
+// A service named mneme or mneme-api, as Kubernetes tells it to every container beside it.
+TEST_F(ConfigLoaderTest, KubernetesVariablesDoNotStopTheServer) {
+  for (const std::string service : {"MNEME", "MNEME_API"}) {
+    auto loaded =
+        Load({}, {service + "_SERVICE_HOST=10.0.0.1", service + "_SERVICE_PORT=7447",
+                  service + "_SERVICE_PORT_GRPC=7447", service + "_PORT=tcp://10.0.0.1:7447",
+                  service + "_PORT_7447_TCP=tcp://10.0.0.1:7447",
+                  service + "_PORT_7447_TCP_ADDR=10.0.0.1", service + "_PORT_7447_TCP_PORT=7447",
+                  service + "_PORT_7447_TCP_PROTO=tcp"});
+    EXPECT_TRUE(loaded.ok()) << loaded.status();
+  }
+}
+
+// Whatever the client reads, and the server not, may be set where the server starts.
+TEST_F(ConfigLoaderTest, VariablesOfTheClientDoNotStopTheServer) {
+  static const std::regex kVariable("\"(MNEME_[A-Z_]+)\"");
+  int found = 0;
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(
+           std::filesystem::path(MNEME_SOURCE_DIR) / "client")) {
+    if (!entry.is_regular_file()) continue;
+    std::ifstream file(entry.path());
+    const std::string text{std::istreambuf_iterator<char>(file), {}};
+    for (std::sregex_iterator it(text.begin(), text.end(), kVariable), end; it != end; ++it) {
+      ++found;
+      EXPECT_TRUE(Load({}, {(*it)[1].str() + "=x"}).ok())
+          << entry.path() << " reads " << (*it)[1] << ", which stops the server";
+    }
+  }
+  EXPECT_GT(found, 1);
+}
+
+class StorePlaceTest : public ConfigLoaderTest {
+ protected:
+  StorePlaceTest() : before_(std::filesystem::current_path()) {
+    std::filesystem::current_path(folder_);
+  }
+  ~StorePlaceTest() override { std::filesystem::current_path(before_); }
+
+  static std::string PlaceWith(std::vector<std::string> environment,
+                               std::vector<std::string> arguments = {}) {
+    arguments.push_back("--model=m=m.gguf");
+    auto loaded = LoadConfig(arguments, environment);
+    return loaded.ok() ? loaded->config.store.path : loaded.status().ToString();
+  }
+
+ private:
+  const std::filesystem::path before_;
+};
+
+TEST_F(StorePlaceTest, IsTheUsersAndNotTheWorkingDirectorys) {
+  EXPECT_EQ(PlaceWith({"HOME=/home/ada", "XDG_STATE_HOME=/state"}), "/state/mneme/store");
+  EXPECT_EQ(PlaceWith({"HOME=/home/ada"}), "/home/ada/.local/state/mneme/store");
+  EXPECT_EQ(PlaceWith({"HOME=/home/ada", "XDG_STATE_HOME="}), "/home/ada/.local/state/mneme/store");
+  EXPECT_EQ(PlaceWith({"HOME=/home/ada", "XDG_STATE_HOME=state"}),
+            "/home/ada/.local/state/mneme/store");
+  EXPECT_EQ(PlaceWith({"HOME=/home/ada"}, {"--store.path="}), "/home/ada/.local/state/mneme/store");
+  EXPECT_EQ(PlaceWith({"HOME=/home/ada"}, {"--store.path=data"}), "data");
+  EXPECT_EQ(PlaceWith({"HOME=/home/ada", "MNEME_STORE_PATH=/var/lib/mneme"}), "/var/lib/mneme");
+  EXPECT_THAT(PlaceWith({}), HasSubstr("give --store.path"));
+  EXPECT_THAT(PlaceWith({"HOME=home"}), HasSubstr("give --store.path"));
+  EXPECT_EQ(PlaceWith({}, {"--store.kind=memory"}), "");
+  auto printed = Load({"--print-config"});
+  ASSERT_TRUE(printed.ok()) << printed.status();
+  EXPECT_THAT(printed->output,
+              testing::ContainsRegex("path: \"/home/ada/.local/state/mneme/store\" +# default"));
+}
+
+TEST_F(StorePlaceTest, SessionsOfAnEarlierVersionAreNotLostSilently) {
+  EXPECT_THAT(Load({})->warnings, IsEmpty());
+  std::filesystem::create_directory("data");
+  std::ofstream("data/CURRENT") << "MANIFEST-000001";
+  auto loaded = Load({});
   ASSERT_TRUE(loaded.ok()) << loaded.status();
   ASSERT_EQ(loaded->warnings.size(), 1u);
-  EXPECT_THAT(loaded->warnings[0], HasSubstr("MNEME_ENGINE_THREAD"));
-  EXPECT_THAT(Load({})->warnings, IsEmpty());
+  EXPECT_THAT(loaded->warnings[0], HasSubstr("--store.path data"));
+  EXPECT_THAT(Load({"--store.path=data"})->warnings, IsEmpty());
+  EXPECT_THAT(Load({"--store.kind=memory"})->warnings, IsEmpty());
 }
 
 }  // namespace
