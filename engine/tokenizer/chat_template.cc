@@ -21,20 +21,26 @@ constexpr size_t kMaxTemplateBytes = size_t{1} << 20;
 // What folders of RWKV's World models call token 0; their vocabulary has no spelling for it.
 constexpr std::string_view kWorldEndOfText = "<|rwkv_tokenizer_end_of_text|>";
 
-// Python's str.strip(), which is also Jinja's trim.
-std::string_view Trim(std::string_view text) {
-  auto is_space = [](char32_t c) { return IsWhiteSpace(c) || (c >= 0x1C && c <= 0x1F); };
-  while (!text.empty()) {
-    const Utf8Character first = DecodeUtf8(text);
-    if (!is_space(first.code_point)) break;
-    text.remove_prefix(first.size_bytes);
-  }
+bool IsPythonSpace(char32_t c) { return IsWhiteSpace(c) || (c >= 0x1C && c <= 0x1F); }
+
+// Python's str.rstrip().
+std::string_view TrimEnd(std::string_view text) {
   while (!text.empty()) {
     const Utf8Character last = DecodeLastUtf8(text);
-    if (!is_space(last.code_point)) break;
+    if (!IsPythonSpace(last.code_point)) break;
     text.remove_suffix(last.size_bytes);
   }
   return text;
+}
+
+// Python's str.strip(), which is also Jinja's trim.
+std::string_view Trim(std::string_view text) {
+  while (!text.empty()) {
+    const Utf8Character first = DecodeUtf8(text);
+    if (!IsPythonSpace(first.code_point)) break;
+    text.remove_prefix(first.size_bytes);
+  }
+  return TrimEnd(text);
 }
 
 // A content as the template writes it.
@@ -46,10 +52,102 @@ absl::Status BadMessage(size_t index, std::string_view why) {
   return absl::InvalidArgumentError(absl::StrCat("message ", index, " ", std::string(why)));
 }
 
-// Everything that the families share: checks, and tokens appended in order.
+// The text between two control tokens.
+class Text {
+ public:
+  struct Content {
+    std::string role;
+    size_t begin = 0, end = 0;  // bytes; begin < end
+  };
+
+  void AddFrame(std::string_view text) { text_.append(text); }
+  void AddContent(std::string_view role, std::string_view text) {
+    text_.append(text);
+    if (!text.empty()) {
+      contents_.push_back({std::string(role), text_.size() - text.size(), text_.size()});
+    }
+  }
+
+  const std::string& str() const { return text_; }
+  const std::vector<Content>& contents() const { return contents_; }
+
+ private:
+  std::string text_;
+  std::vector<Content> contents_;
+};
+
+// The tokens of a conversation, appended in order.
+class Rendering {
+ public:
+  explicit Rendering(const Tokenizer& tokenizer) : tokenizer_(tokenizer) {}
+
+  void Add(TokenId control) { ids_.push_back(control); }
+  // As one string: pieces may join across its parts.
+  absl::Status Add(const Text& text) {
+    MNEME_ASSIGN_OR_RETURN(
+        const std::vector<TokenId> part,
+        tokenizer_.Encode(text.str(), /*parse_special=*/false, /*at_start=*/true));
+    FindContents(text, part);
+    ids_.insert(ids_.end(), part.begin(), part.end());
+    return absl::OkStatus();
+  }
+
+  std::vector<TokenId> TakeIds() { return std::move(ids_); }
+  std::vector<ContentSpan> TakeContents() { return std::move(contents_); }
+
+ private:
+  void FindContents(const Text& text, std::span<const TokenId> part);
+
+  const Tokenizer& tokenizer_;
+  std::vector<TokenId> ids_;
+  std::vector<ContentSpan> contents_;
+};
+
+void Rendering::FindContents(const Text& text, std::span<const TokenId> part) {
+  if (text.contents().empty() || part.empty()) return;
+  std::vector<size_t> ends;  // of each token, in bytes
+  size_t bytes = 0;
+  for (const TokenId id : part) ends.push_back(bytes += tokenizer_.TokenBytes(id).size());
+  // SentencePiece puts a space in front; a tokenizer that changes more than that has no bytes of
+  // the frame to tell apart.
+  const size_t shift = bytes - text.str().size();
+  if (bytes < text.str().size() || shift > 1) {
+    contents_.push_back({text.contents().front().role, ids_.size(), ids_.size() + part.size()});
+    return;
+  }
+  size_t from = 0;
+  for (const Text::Content& content : text.contents()) {
+    const size_t begin = content.begin + shift, end = content.end + shift;
+    const auto first =
+        std::upper_bound(ends.begin() + static_cast<ptrdiff_t>(from), ends.end(), begin) -
+        ends.begin();
+    const auto last = std::lower_bound(ends.begin() + first, ends.end(), end) - ends.begin();
+    const size_t starts = first == 0 ? 0 : ends[first - 1];
+    contents_.push_back({content.role, ids_.size() + first, ids_.size() + last + 1,
+                         begin > starts ? begin - starts : 0, ends[last] - end});
+    from = last + 1;
+    if (from == ends.size()) return;
+  }
+}
+
+// Everything that the families share: checks, and the tokens' collection.
 class TemplateBase : public ChatTemplate {
+ public:
+  absl::StatusOr<std::vector<TokenId>> Render(std::span<const ChatMessage> messages,
+                                              const RenderOptions& options,
+                                              std::vector<ContentSpan>* contents) const final {
+    MNEME_RETURN_IF_ERROR(CheckMessages(messages, options));
+    Rendering out(tokenizer_);
+    MNEME_RETURN_IF_ERROR(Write(messages, options, out));
+    if (contents != nullptr) *contents = out.TakeContents();
+    return out.TakeIds();
+  }
+
  protected:
   explicit TemplateBase(const Tokenizer& tokenizer) : tokenizer_(tokenizer) {}
+
+  virtual absl::Status Write(std::span<const ChatMessage> messages, const RenderOptions& options,
+                             Rendering& out) const = 0;
 
   static absl::Status CheckMessages(std::span<const ChatMessage> messages,
                                     const RenderOptions& options) {
@@ -81,12 +179,10 @@ class TemplateBase : public ChatTemplate {
     return {messages.first(messages.size() - 1), messages.back().content};
   }
 
-  // The text between two control tokens, as one string: pieces may join across its parts.
-  absl::Status AppendText(std::string_view text, std::vector<TokenId>* ids) const {
-    MNEME_ASSIGN_OR_RETURN(const std::vector<TokenId> part,
-                           tokenizer_.Encode(text, /*parse_special=*/false, /*at_start=*/true));
-    ids->insert(ids->end(), part.begin(), part.end());
-    return absl::OkStatus();
+  static absl::Status AddFrame(std::string_view text, Rendering& out) {
+    Text frame;
+    frame.AddFrame(text);
+    return out.Add(frame);
   }
 
   const Tokenizer& tokenizer_;
@@ -124,40 +220,38 @@ class ChatMl final : public TemplateBase {
 
   std::string_view family() const override { return "chatml"; }
 
-  absl::StatusOr<std::vector<TokenId>> Render(std::span<const ChatMessage> messages,
-                                              const RenderOptions& options) const override {
-    MNEME_RETURN_IF_ERROR(CheckMessages(messages, options));
-    std::vector<TokenId> ids;
+  absl::Status Write(std::span<const ChatMessage> messages, const RenderOptions& options,
+                     Rendering& out) const override {
     if (options.continues) {
-      if (!options.after_end_of_turn) ids.push_back(end_);
-      MNEME_RETURN_IF_ERROR(AppendText("\n", &ids));
+      if (!options.after_end_of_turn) out.Add(end_);
+      MNEME_RETURN_IF_ERROR(AddFrame("\n", out));
     } else {
-      if (style_.begins_with_bos) ids.push_back(tokenizer_.special().bos);
+      if (style_.begins_with_bos) out.Add(tokenizer_.special().bos);
       if (style_.default_system.has_value() && messages.front().role != "system") {
-        MNEME_RETURN_IF_ERROR(AppendMessage("system", *style_.default_system, &ids));
+        MNEME_RETURN_IF_ERROR(AddMessage("system", *style_.default_system, out));
       }
     }
     const auto [closed, open] = Split(messages, options);
     for (const ChatMessage& message : closed) {
-      MNEME_RETURN_IF_ERROR(AppendMessage(message.role, Styled(message.content, style_), &ids));
+      MNEME_RETURN_IF_ERROR(AddMessage(message.role, Styled(message.content, style_), out));
     }
-    MNEME_RETURN_IF_ERROR(AppendOpen("assistant", Styled(open, style_), &ids));
-    return ids;
+    return AddOpen("assistant", Styled(open, style_), out);
   }
 
  private:
   using TemplateBase::TemplateBase;
 
-  absl::Status AppendOpen(const std::string& role, std::string_view content,
-                          std::vector<TokenId>* ids) const {
-    ids->push_back(start_);
-    return AppendText(absl::StrCat(role, "\n", std::string(content)), ids);
+  absl::Status AddOpen(const std::string& role, std::string_view content, Rendering& out) const {
+    out.Add(start_);
+    Text text;
+    text.AddFrame(absl::StrCat(role, "\n"));
+    text.AddContent(role, content);
+    return out.Add(text);
   }
-  absl::Status AppendMessage(const std::string& role, std::string_view content,
-                             std::vector<TokenId>* ids) const {
-    MNEME_RETURN_IF_ERROR(AppendOpen(role, content, ids));
-    ids->push_back(end_);
-    return AppendText("\n", ids);
+  absl::Status AddMessage(const std::string& role, std::string_view content, Rendering& out) const {
+    MNEME_RETURN_IF_ERROR(AddOpen(role, content, out));
+    out.Add(end_);
+    return AddFrame("\n", out);
   }
 
   TokenId start_ = -1;
@@ -183,37 +277,36 @@ class Llama3 final : public TemplateBase {
 
   std::string_view family() const override { return "llama3"; }
 
-  absl::StatusOr<std::vector<TokenId>> Render(std::span<const ChatMessage> messages,
-                                              const RenderOptions& options) const override {
-    MNEME_RETURN_IF_ERROR(CheckMessages(messages, options));
-    std::vector<TokenId> ids;
+  absl::Status Write(std::span<const ChatMessage> messages, const RenderOptions& options,
+                     Rendering& out) const override {
     if (options.continues) {
-      if (!options.after_end_of_turn) ids.push_back(end_);
+      if (!options.after_end_of_turn) out.Add(end_);
     } else {
-      if (style_.begins_with_bos) ids.push_back(tokenizer_.special().bos);
+      if (style_.begins_with_bos) out.Add(tokenizer_.special().bos);
       if (style_.default_system.has_value() && messages.front().role != "system") {
-        MNEME_RETURN_IF_ERROR(AppendOpen("system", *style_.default_system, &ids));
-        ids.push_back(end_);
+        MNEME_RETURN_IF_ERROR(AddOpen("system", *style_.default_system, out));
+        out.Add(end_);
       }
     }
     const auto [closed, open] = Split(messages, options);
     for (const ChatMessage& message : closed) {
-      MNEME_RETURN_IF_ERROR(AppendOpen(message.role, Styled(message.content, style_), &ids));
-      ids.push_back(end_);
+      MNEME_RETURN_IF_ERROR(AddOpen(message.role, Styled(message.content, style_), out));
+      out.Add(end_);
     }
-    MNEME_RETURN_IF_ERROR(AppendOpen("assistant", Styled(open, style_), &ids));
-    return ids;
+    return AddOpen("assistant", Styled(open, style_), out);
   }
 
  private:
   using TemplateBase::TemplateBase;
 
-  absl::Status AppendOpen(const std::string& role, std::string_view content,
-                          std::vector<TokenId>* ids) const {
-    ids->push_back(header_);
-    MNEME_RETURN_IF_ERROR(AppendText(role, ids));
-    ids->push_back(header_end_);
-    return AppendText(absl::StrCat("\n\n", std::string(content)), ids);
+  absl::Status AddOpen(const std::string& role, std::string_view content, Rendering& out) const {
+    out.Add(header_);
+    MNEME_RETURN_IF_ERROR(AddFrame(role, out));
+    out.Add(header_end_);
+    Text text;
+    text.AddFrame("\n\n");
+    text.AddContent(role, content);
+    return out.Add(text);
   }
 
   TokenId header_ = -1;
@@ -249,14 +342,12 @@ class Llama2 final : public TemplateBase {
 
   std::string_view family() const override { return "llama2"; }
 
-  absl::StatusOr<std::vector<TokenId>> Render(std::span<const ChatMessage> messages,
-                                              const RenderOptions& options) const override {
-    MNEME_RETURN_IF_ERROR(CheckMessages(messages, options));
+  absl::Status Write(std::span<const ChatMessage> messages, const RenderOptions& options,
+                     Rendering& out) const override {
     const SpecialTokens& special = tokenizer_.special();
-    std::vector<TokenId> ids;
-    if (options.continues && !options.after_end_of_turn) ids.push_back(special.eos);
-    std::string pending;  // text since the last control token
-    std::string system;
+    if (options.continues && !options.after_end_of_turn) out.Add(special.eos);
+    Text pending;  // since the last control token
+    const ChatMessage* system = nullptr;
     bool user_is_due = true;
     for (size_t i = 0; i < messages.size(); ++i) {
       const ChatMessage& message = messages[i];
@@ -264,7 +355,7 @@ class Llama2 final : public TemplateBase {
         if (i != 0 || options.continues) {
           return BadMessage(i, "is a system message, which can only start a conversation");
         }
-        system = absl::StrCat("<<SYS>>\n", message.content, "\n<</SYS>>\n\n");
+        system = &message;
         continue;
       }
       if ((message.role == "user") != user_is_due) {
@@ -272,26 +363,40 @@ class Llama2 final : public TemplateBase {
       }
       user_is_due = !user_is_due;
       if (message.role == "user") {
-        const std::string content = absl::StrCat(std::exchange(system, ""), message.content);
-        ids.push_back(special.bos);
-        pending = absl::StrCat("[INST] ", std::string(Trim(content)), " [/INST]");
+        out.Add(special.bos);
+        pending.AddFrame("[INST] ");
+        AddUser(std::exchange(system, nullptr), message, pending);
+        pending.AddFrame(" [/INST]");
       } else {
-        absl::StrAppend(&pending, " ", std::string(Trim(message.content)));
+        pending.AddFrame(" ");
+        pending.AddContent("assistant", Trim(message.content));
         if (options.continue_final_message && i + 1 == messages.size()) break;
-        MNEME_RETURN_IF_ERROR(AppendText(pending + " ", &ids));
-        ids.push_back(special.eos);
-        pending.clear();
+        pending.AddFrame(" ");
+        MNEME_RETURN_IF_ERROR(out.Add(pending));
+        out.Add(special.eos);
+        pending = Text();
       }
     }
     if (user_is_due && !options.continue_final_message) {
       return BadMessage(messages.size() - 1, "leaves the assistant nothing to answer");
     }
-    MNEME_RETURN_IF_ERROR(AppendText(pending, &ids));
-    return ids;
+    return out.Add(pending);
   }
 
  private:
   using TemplateBase::TemplateBase;
+
+  // The system message, if there is one, is part of the user's, and they are trimmed together.
+  static void AddUser(const ChatMessage* system, const ChatMessage& user, Text& out) {
+    if (system == nullptr) return out.AddContent("user", Trim(user.content));
+    out.AddFrame("<<SYS>>\n");
+    out.AddContent("system", system->content);
+    const std::string rest = absl::StrCat("\n<</SYS>>\n\n", user.content);
+    const size_t frame_bytes = rest.size() - user.content.size();
+    const std::string_view trimmed = TrimEnd(rest);
+    out.AddFrame(trimmed.substr(0, frame_bytes));
+    if (trimmed.size() > frame_bytes) out.AddContent("user", trimmed.substr(frame_bytes));
+  }
 };
 
 // User: TEXT\n\nAssistant: TEXT\n\n, after token 0, which begins a document: RWKV's World and G1
@@ -329,15 +434,11 @@ class RwkvWorld final : public TemplateBase {
 
   std::string_view family() const override { return "rwkv-world"; }
 
-  absl::StatusOr<std::vector<TokenId>> Render(std::span<const ChatMessage> messages,
-                                              const RenderOptions& options) const override {
-    MNEME_RETURN_IF_ERROR(CheckMessages(messages, options));
-    std::vector<TokenId> ids;
-    if (!options.continues && tokenizer_.special().bos >= 0) {
-      ids.push_back(tokenizer_.special().bos);
-    }
-    std::string text;
-    if (options.continues && !options.after_end_of_turn) text = "\n\n";
+  absl::Status Write(std::span<const ChatMessage> messages, const RenderOptions& options,
+                     Rendering& out) const override {
+    if (!options.continues && tokenizer_.special().bos >= 0) out.Add(tokenizer_.special().bos);
+    Text text;
+    if (options.continues && !options.after_end_of_turn) text.AddFrame("\n\n");
     const auto [closed, open] = Split(messages, options);
     for (const ChatMessage& message : closed) {
       const std::string_view name = message.role == "system" ? "System"
@@ -345,13 +446,18 @@ class RwkvWorld final : public TemplateBase {
                                                              : "Assistant";
       const std::string_view content =
           message.role == "assistant" ? WithoutThoughts(message.content) : message.content;
-      absl::StrAppend(&text, std::string(name), ": ", WithoutBlankLines(content), "\n\n");
+      text.AddFrame(name);
+      text.AddFrame(": ");
+      text.AddContent(message.role, WithoutBlankLines(content));
+      text.AddFrame("\n\n");
     }
-    text += "Assistant:";
-    // The answer's own thoughts: it may be in the middle of them.
-    if (!open.empty()) absl::StrAppend(&text, " ", WithoutBlankLines(open));
-    MNEME_RETURN_IF_ERROR(AppendText(text, &ids));
-    return ids;
+    text.AddFrame("Assistant:");
+    if (!open.empty()) {
+      text.AddFrame(" ");
+      // The answer's own thoughts: it may be in the middle of them.
+      text.AddContent("assistant", WithoutBlankLines(open));
+    }
+    return out.Add(text);
   }
 
  private:

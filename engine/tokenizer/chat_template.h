@@ -33,6 +33,15 @@ struct RenderOptions {
   bool continue_final_message = false;
 };
 
+// Where a message's content lies among the tokens. A token may belong to the content and to what
+// the template writes around it: then some of its bytes are the template's.
+struct ContentSpan {
+  std::string role;           // also "system" for the template's own default
+  size_t begin = 0, end = 0;  // tokens; begin < end
+  size_t lead_bytes = 0;      // of token `begin`, before the content
+  size_t trail_bytes = 0;     // of token `end - 1`, behind the content
+};
+
 class ChatTemplate {
  public:
   virtual ~ChatTemplate() = default;
@@ -47,8 +56,10 @@ class ChatTemplate {
   // Token ids of `messages`, ending where the assistant is to speak or to go on. Contents are never
   // parsed for control tokens. INVALID_ARGUMENT names the message with a role or an order that the
   // template refuses, or that cannot be continued: only an assistant's with content can.
-  virtual absl::StatusOr<std::vector<TokenId>> Render(std::span<const ChatMessage> messages,
-                                                      const RenderOptions& options) const = 0;
+  // `contents`, if given, becomes where the contents lie, in order; empty ones lie nowhere.
+  virtual absl::StatusOr<std::vector<TokenId>> Render(
+      std::span<const ChatMessage> messages, const RenderOptions& options,
+      std::vector<ContentSpan>* contents = nullptr) const = 0;
 };
 
 }  // namespace mneme::engine

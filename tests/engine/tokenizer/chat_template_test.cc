@@ -12,6 +12,7 @@
 namespace mneme::engine {
 namespace {
 
+using testing::ElementsAre;
 using testing::HasSubstr;
 
 constexpr RenderOptions kBegin = {};
@@ -39,6 +40,25 @@ struct Chat {
     return text;
   }
 };
+
+// The contents that `messages` are found to have in their rendering, each behind its role.
+std::vector<std::string> Contents(const Chat& c, const std::vector<ChatMessage>& messages,
+                                  const RenderOptions& options) {
+  std::vector<ContentSpan> spans;
+  const auto ids = c.chat->Render(messages, options, &spans).value();
+  std::vector<std::string> out;
+  size_t at = 0;
+  for (const ContentSpan& span : spans) {
+    EXPECT_LE(at, span.begin);
+    EXPECT_LT(span.begin, span.end);
+    at = span.end;
+    std::string text;
+    for (size_t i = span.begin; i < span.end; ++i) text += c.tokenizer->TokenBytes(ids.at(i));
+    text.resize(text.size() - span.trail_bytes);
+    out.push_back(span.role + ": " + text.substr(span.lead_bytes));
+  }
+  return out;
+}
 
 Chat Make(const FakeCheckpoint& checkpoint, int64_t vocab_size = 1024) {
   auto tokenizer = Tokenizer::Create(checkpoint, vocab_size);
@@ -92,6 +112,8 @@ TEST(ChatTemplate, ChatMlEqualsTheRenderedTextReadWithSpecials) {
   ASSERT_TRUE(ids.ok()) << ids.status();
   EXPECT_EQ(*ids, *c.tokenizer->Encode(expected, true, true));
   EXPECT_EQ(c.Show(*ids), expected);
+  EXPECT_THAT(Contents(c, messages, kBegin),
+              ElementsAre("system: Be brief, isn't it?", "user: Hi  there\n", "assistant:  42 "));
 }
 
 TEST(ChatTemplate, ChatMlInsertsTheDefaultOnlyWhereTheTemplateDoes) {
@@ -192,6 +214,11 @@ TEST(ChatTemplate, Llama2) {
   EXPECT_EQ(c.Show(*c.chat->Render(messages, kBegin)),
             "<s> [INST] <<SYS>>\nS\n<</SYS>>\n\n hi [/INST] yes </s><s> [INST] on [/INST]");
   const std::vector<ChatMessage> user = {{"user", "on"}};
+  EXPECT_THAT(Contents(c, messages, kBegin),
+              ElementsAre("system: S", "user:  hi", "assistant: yes", "user: on"));
+  const std::vector<ChatMessage> blank = {{"system", "S"}, {"user", " \n"}};
+  EXPECT_EQ(c.Show(*c.chat->Render(blank, kBegin)), "<s> [INST] <<SYS>>\nS\n<</SYS>> [/INST]");
+  EXPECT_THAT(Contents(c, blank, kBegin), ElementsAre("system: S"));
   EXPECT_EQ(c.Show(*c.chat->Render(user, kNext)), "<s> [INST] on [/INST]");
   EXPECT_EQ(c.Show(*c.chat->Render(user, kCutShort)), "</s><s> [INST] on [/INST]");
   const std::vector<ChatMessage> twice = {{"user", "a"}, {"user", "b"}};
@@ -223,6 +250,7 @@ TEST(ChatTemplate, Llama3) {
   // Trimmed as the template trims every message.
   const std::vector<ChatMessage> begun = {{"user", " hi\n"}, {"assistant", "Yes "}};
   EXPECT_EQ(c.Show(*c.chat->Render(begun, kGoOn)), "<|begin_of_text|>" + turn + "Yes");
+  EXPECT_THAT(Contents(c, begun, kGoOn), ElementsAre("user: hi", "assistant: Yes"));
 }
 
 TEST(ChatTemplate, RwkvWorld) {
@@ -246,6 +274,9 @@ TEST(ChatTemplate, RwkvWorld) {
   thinking.push_back({"assistant", "<think>hm</think> so"});
   const auto open = c.chat->Render(thinking, kGoOn).value();
   EXPECT_EQ(c.Show({open.begin() + 1, open.end()}), turns + " <think>hm</think> so");
+  EXPECT_THAT(Contents(c, thinking, kGoOn),
+              ElementsAre("system: Be brief.", "user: one\ntwo", "assistant: three", "user: ?",
+                          "assistant: <think>hm</think> so"));
   // The blank line that ends a turn is the token at which generation stops.
   const auto& ends = c.tokenizer->special().end_of_generation;
   EXPECT_TRUE(std::find(ends.begin(), ends.end(), 261) != ends.end());
