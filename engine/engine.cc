@@ -60,7 +60,7 @@ std::string ProcField(const char* path, std::string_view key) {
 // its memory stays.
 class Pass {
  public:
-  explicit Pass(int64_t vocab_size) : vocab_size_(vocab_size) {}
+  explicit Pass(const Matrix& head) : head_(head) {}
 
   int64_t rows() const { return batch_.rows(); }
 
@@ -72,35 +72,37 @@ class Pass {
     batch_.Add(SlotAt(slice.state->block.address(), slice.state->pages.addresses()),
                slice.state->position, slice.tokens.subspan(begin, count), wanted);
     for (int64_t i = count - wanted; i < count; ++i) {
-      targets_.push_back({index, slice.logits + (begin + i - first_wanted) * vocab_size_});
+      targets_.push_back({index, slice.logits + (begin + i - first_wanted) * head_.rows()});
     }
-    advances_.emplace_back(slice.state, count);
+    advances_.push_back(
+        {slice.state, count, static_cast<int64_t>(targets_.size()) - 1, wanted > 0});
+  }
+
+  // A slice without tokens. All of a pass that have some come first.
+  void AddHidden(int index, const EngineSlice& slice) {
+    targets_.push_back({index, slice.logits});
+    kept_.push_back(slice.state);
   }
 
   // Clears the pass. finite[index] becomes 0 for slices with a logit that is no number.
   void Run(Arch& arch, Exec& exec, std::span<uint8_t> finite) {
-    if (batch_.runs.empty()) return;
-    Memory& memory = exec.device().memory();
     const auto wanted = static_cast<int64_t>(targets_.size());
-    const size_t row_bytes = vocab_size_ * sizeof(float);
-    const bool in_place = memory.OnHost() && LieInOrder();
-    float* at = wanted == 0 ? nullptr : targets_[0].logits;
-    if (!in_place) {
-      if (logits_.size() < wanted * row_bytes) logits_ = memory.Allocate(wanted * row_bytes);
-      at = reinterpret_cast<float*>(logits_.address());
+    const auto kept = static_cast<int64_t>(kept_.size());
+    Memory& memory = exec.device().memory();
+    const Rows hidden = RowsIn(hidden_, memory, wanted, head_.columns());
+    if (!batch_.runs.empty()) arch.Forward(exec, batch_, hidden.Slice(0, wanted - kept));
+    for (int64_t i = 0; i < kept; ++i) {
+      memory.Write(hidden_, (wanted - kept + i) * hidden_bytes(),
+                   std::as_bytes(std::span(kept_[i]->hidden)));
     }
-    const Rows rows = RowsAt(at, wanted, vocab_size_);
-    arch.Forward(exec, batch_, rows);
-    finite_.resize(wanted);
-    ops::FiniteRows(exec, rows, finite_);
-    for (int64_t i = 0; i < wanted; ++i) {
-      const Target& target = targets_[i];
-      finite[target.index] &= finite_[i];
-      if (in_place) continue;
-      memory.Read(logits_, i * row_bytes,
-                  std::as_writable_bytes(std::span(target.logits, vocab_size_)));
+    WriteLogits(exec, hidden, finite);
+    for (const Advance& advance : advances_) {
+      advance.state->position += advance.tokens;
+      advance.state->hidden.resize(advance.wanted ? head_.columns() : 0);
+      if (!advance.wanted) continue;
+      memory.Read(hidden_, advance.last_row * hidden_bytes(),
+                  std::as_writable_bytes(std::span(advance.state->hidden)));
     }
-    for (const auto& [state, count] : advances_) state->position += count;
     Clear();
   }
 
@@ -108,6 +110,7 @@ class Pass {
     batch_.Clear();
     targets_.clear();
     advances_.clear();
+    kept_.clear();
   }
 
  private:
@@ -115,19 +118,55 @@ class Pass {
     int index;  // of the slice
     float* logits;
   };
+  struct Advance {
+    State* state;
+    int64_t tokens;
+    int64_t last_row;  // of the wanted ones
+    bool wanted;       // whether that is of the last token
+  };
+
+  size_t hidden_bytes() const { return head_.columns() * sizeof(float); }
+
+  // [count, columns] in a block that grows as needed.
+  static Rows RowsIn(Block& block, Memory& memory, int64_t count, int64_t columns) {
+    const size_t size_bytes = count * columns * sizeof(float);
+    if (block.size() < size_bytes) block = memory.Allocate(size_bytes);
+    return RowsAt(reinterpret_cast<float*>(block.address()), count, columns);
+  }
+
+  void WriteLogits(Exec& exec, Rows hidden, std::span<uint8_t> finite) {
+    const int64_t wanted = hidden.count();
+    if (wanted == 0) return;
+    Memory& memory = exec.device().memory();
+    const bool in_place = memory.OnHost() && LieInOrder();
+    const Rows logits = in_place ? RowsAt(targets_[0].logits, wanted, head_.rows())
+                                 : RowsIn(logits_, memory, wanted, head_.rows());
+    ops::MatMul(exec, hidden, {.weight = head_, .y = logits});
+    finite_.resize(wanted);
+    ops::FiniteRows(exec, logits, finite_);
+    for (int64_t i = 0; i < wanted; ++i) {
+      const Target& target = targets_[i];
+      finite[target.index] &= finite_[i];
+      if (in_place) continue;
+      memory.Read(logits_, i * head_.rows() * sizeof(float),
+                  std::as_writable_bytes(std::span(target.logits, head_.rows())));
+    }
+  }
 
   // Whether the rows are wanted one behind the other.
   bool LieInOrder() const {
     for (size_t i = 1; i < targets_.size(); ++i) {
-      if (targets_[i].logits != targets_[i - 1].logits + vocab_size_) return false;
+      if (targets_[i].logits != targets_[i - 1].logits + head_.rows()) return false;
     }
     return true;
   }
 
-  const int64_t vocab_size_;
+  const Matrix& head_;  // [V, D]
   Batch batch_;
   std::vector<Target> targets_;
-  std::vector<std::pair<State*, int64_t>> advances_;
+  std::vector<Advance> advances_;
+  std::vector<const State*> kept_;  // whose hidden rows come behind those of the batch
+  Block hidden_;
   Block logits_;  // of rows that cannot be written where they are wanted
   std::vector<uint8_t> finite_;
 };
@@ -143,7 +182,7 @@ class Engine::Impl {
         arch(std::move(arch)),
         states(this->device->memory(), this->arch->schema()),
         exec(*this->device, contract),
-        pass(this->arch->info().vocab_size) {}
+        pass(this->arch->head()) {}
 
   const std::shared_ptr<Device> device;
   const std::shared_ptr<const Checkpoint> checkpoint;
@@ -218,6 +257,7 @@ const std::string& Engine::model_fingerprint() const { return impl_->fingerprint
 const std::string& Engine::numerics_id() const { return impl_->numerics_id; }
 const StateSchema& Engine::schema() const { return impl_->arch->schema(); }
 const StatePool& Engine::states() const { return impl_->states; }
+int64_t Engine::hidden_size() const { return impl_->arch->head().columns(); }
 const Tokenizer& Engine::tokenizer() const { return *impl_->tokenizer; }
 const ChatTemplate* Engine::chat_template() const { return impl_->chat_template.get(); }
 const std::string& Engine::chat_template_problem() const { return impl_->chat_template_problem; }
@@ -240,14 +280,18 @@ absl::Status Engine::Impl::Validate(std::span<const EngineSlice> slices) const {
       return absl::InvalidArgumentError(
           absl::StrCat("slice ", i, ": its state is not one of this engine's"));
     }
-    if (slice.tokens.empty()) {
-      return absl::InvalidArgumentError(absl::StrCat("slice ", i, ": it has no tokens"));
-    }
-    if (slice.num_logits < 0 || slice.num_logits > static_cast<int64_t>(slice.tokens.size()) ||
+    const int64_t least = slice.tokens.empty() ? 1 : 0;
+    const int64_t most = std::max<int64_t>(least, slice.tokens.size());
+    if (slice.num_logits < least || slice.num_logits > most ||
         (slice.num_logits > 0 && slice.logits == nullptr)) {
       return absl::InvalidArgumentError(absl::StrCat("slice ", i, ": num_logits is ",
-                                                     slice.num_logits, ", expected 0..",
-                                                     slice.tokens.size(), " and room for them"));
+                                                     slice.num_logits, ", expected ", least, "..",
+                                                     most, " and room for them"));
+    }
+    if (slice.tokens.empty() &&
+        static_cast<int64_t>(slice.state->hidden.size()) != arch->head().columns()) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "slice ", i, ": it has no tokens, and its state no hidden row to go on from"));
     }
     const int64_t limit = arch->schema().position_limit();
     const int64_t end = slice.state->position + static_cast<int64_t>(slice.tokens.size());
@@ -287,6 +331,9 @@ absl::Status Engine::Impl::Step(std::span<const EngineSlice> slices, std::vector
       begin += count;
       if (pass.rows() == kMaxPassTokens) pass.Run(*arch, exec, finite);
     }
+  }
+  for (size_t i = 0; i < slices.size(); ++i) {
+    if (slices[i].tokens.empty()) pass.AddHidden(static_cast<int>(i), slices[i]);
   }
   pass.Run(*arch, exec, finite);
   MNEME_RETURN_IF_ERROR(device->Wait());

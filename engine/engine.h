@@ -46,8 +46,10 @@ struct EngineOptions {
 // Some tokens of one sequence.
 struct EngineSlice {
   State* state = nullptr;  // position is advanced by the step
+  // None: logits are wanted after what the state has read, whose hidden row it must hold.
   std::span<const TokenId> tokens;
   // Logits wanted for tokens [tokens.size() - num_logits, tokens.size()): rows of [num_logits, V].
+  // Without tokens: 1.
   int64_t num_logits = 0;
   float* logits = nullptr;
 };
@@ -66,6 +68,8 @@ class Engine {
   SnapshotIdentity snapshot_identity() const;
   const StateSchema& schema() const;
   const StatePool& states() const;
+  // Numbers in a hidden row.
+  int64_t hidden_size() const;
 
   const Tokenizer& tokenizer() const;
   // nullptr if the checkpoint has none or one of no known family; chat_template_problem() then says
@@ -76,12 +80,13 @@ class Engine {
   // A state that has read nothing. Thread-safe. Throws std::bad_alloc.
   State CreateState() const;
 
-  // Feeds every slice and advances its state's position. Slices have distinct states, at least one
-  // token each, and 0 <= num_logits <= tokens.size(). One caller at a time. INVALID_ARGUMENT (token
-  // id out of range, bad slice: nothing was read); INTERNAL "not finite" if a wanted logit row is
-  // NaN or infinite: that slice's index is in `non_finite`, its state must be thrown away, the
-  // others are good. OUT_OF_RANGE: a slice would go beyond schema().position_limit(); nothing was
-  // read. RESOURCE_EXHAUSTED if memory ran out: all the states must be thrown away.
+  // Feeds every slice, advances its state's position and sets the hidden row. Slices have distinct
+  // states, and 0 <= num_logits <= tokens.size() if there are tokens. One caller at a time.
+  // INVALID_ARGUMENT (token id out of range, bad slice: nothing was read); INTERNAL "not finite" if
+  // a wanted logit row is NaN or infinite: that slice's index is in `non_finite`, its state must be
+  // thrown away, the others are good. OUT_OF_RANGE: a slice would go beyond
+  // schema().position_limit(); nothing was read. RESOURCE_EXHAUSTED if memory ran out: all the
+  // states must be thrown away.
   absl::Status Step(std::span<const EngineSlice> slices, std::vector<int>* non_finite = nullptr);
 
   // Step in two halves, for a caller with work of its own meanwhile: Submit returns at once, Wait

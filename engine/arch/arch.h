@@ -1,4 +1,4 @@
-// An architecture: (state, tokens) -> (state', logits) with a state of fixed size.
+// An architecture: (state, tokens) -> (state', hidden rows) with a state of fixed size.
 //
 // One folder here and one line in arch_list.inc (docs/adding_an_architecture.md).
 #pragma once
@@ -60,10 +60,12 @@ class Arch {
   // Forward will be given, before the first Forward: every state begins as a copy of this one. The
   // default leaves zeros.
   virtual void InitState(Exec& exec, StateSlot state) {}
-  // Feeds every run of the batch, which has at least one row, and writes the logits of its wanted
-  // rows, [wanted, V]. Products run over all rows; mixers run per sequence. A sequence's result
-  // does not depend on the others or on how its tokens were cut.
-  virtual void Forward(Exec& exec, const Batch& batch, Rows logits) = 0;
+  // Feeds every run of the batch, which has at least one row, and writes the hidden rows of its
+  // wanted rows as they enter the head, [wanted, D]. Products run over all rows; mixers run per
+  // sequence. A sequence's result does not depend on the others or on how its tokens were cut.
+  virtual void Forward(Exec& exec, const Batch& batch, Rows hidden) = 0;
+  // [V, D]: logits are its products with hidden rows.
+  virtual const Matrix& head() const = 0;
 };
 
 // Keeps the checkpoint mapped for its own life. INVALID_ARGUMENT names tensor or key and what was

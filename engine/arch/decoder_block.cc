@@ -119,13 +119,11 @@ void FeedForward(Exec& exec, const FeedForwardWeights& layer, float eps, Rows x,
   ops::MatMul(exec, gate, Product(layer.down, x, /*accumulate=*/true));
 }
 
-void WriteLogits(Exec& exec, const DecoderEnds& ends, float eps, std::span<const int64_t> wanted,
-                 Rows x, Rows normed, Rows logits) {
+void WriteHidden(Exec& exec, const DecoderEnds& ends, float eps, std::span<const int64_t> wanted,
+                 Rows x, Rows hidden) {
   if (wanted.empty()) return;
-  const Rows rows = normed.Slice(0, static_cast<int64_t>(wanted.size()));
-  ops::Gather(exec, x, wanted, rows);
-  ops::RmsNorm(exec, rows, ends.final_norm, eps, rows);
-  ops::MatMul(exec, rows, {.weight = ends.head, .y = logits});
+  ops::Gather(exec, x, wanted, hidden);
+  ops::RmsNorm(exec, hidden, ends.final_norm, eps, hidden);
 }
 
 absl::Status CheckKvDtype(DType dtype) {

@@ -102,9 +102,9 @@ void AddOutput(Exec& exec, const DecoderLayer& layer, Rows mixed, Rows x);
 // x += swiglu(rms(x)); normed [T, D], gate and up [T, F] are overwritten.
 void FeedForward(Exec& exec, const FeedForwardWeights& layer, float eps, Rows x, Rows normed,
                  Rows gate, Rows up);
-// logits [wanted, V] of the rows `wanted` of x; normed [T, D] is overwritten.
-void WriteLogits(Exec& exec, const DecoderEnds& ends, float eps, std::span<const int64_t> wanted,
-                 Rows x, Rows normed, Rows logits);
+// hidden [wanted, D] = final_norm of the rows `wanted` of x.
+void WriteHidden(Exec& exec, const DecoderEnds& ends, float eps, std::span<const int64_t> wanted,
+                 Rows x, Rows hidden);
 
 // INVALID_ARGUMENT unless it is F16 or F32, the types of stored keys and values.
 absl::Status CheckKvDtype(DType dtype);

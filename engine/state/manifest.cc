@@ -13,7 +13,6 @@ namespace mneme::engine {
 namespace {
 
 constexpr char kMagic[8] = {'M', 'N', 'E', 'M', 'S', 'N', 'A', 'P'};
-constexpr uint32_t kFormatVersion = 1;
 constexpr size_t kMaxManifestBytes = 64 << 20;
 constexpr size_t kMaxNameBytes = 256;
 constexpr size_t kChunkEntryBytes = 64;
@@ -92,12 +91,12 @@ absl::StatusOr<SnapshotChunk> ReadChunk(Cursor& cursor) {
 
 std::string SnapshotManifest::Serialize() const {
   std::string out(kMagic, sizeof(kMagic));
-  Append(out, kFormatVersion);
+  Append(out, format_version);
   Append(out, uint32_t{0});  // total size, filled in below
   out += identity.model_fingerprint;
   out += schema_hash;
   Append(out, position);
-  Append(out, vocab_size);
+  Append(out, hidden_size);
   AppendName(out, identity.architecture);
   AppendName(out, identity.numerics_id);
   Append(out, static_cast<uint32_t>(chunks.size()));
@@ -126,10 +125,10 @@ absl::StatusOr<SnapshotManifest> SnapshotManifest::Parse(std::string_view bytes)
     return Corrupt("magic", "expected \"MNEMSNAP\": this is not a snapshot");
   }
   MNEME_ASSIGN_OR_RETURN(const uint32_t version, cursor.Read<uint32_t>("format_version"));
-  if (version != kFormatVersion) {
-    return absl::FailedPreconditionError(absl::StrCat(
-        "snapshot manifest: format_version ", version, " is too ",
-        version < kFormatVersion ? "old" : "new", "; this build reads ", kFormatVersion));
+  if (version < 1 || version > kSnapshotFormat) {
+    return absl::FailedPreconditionError(absl::StrCat("snapshot manifest: format_version ", version,
+                                                      " is too ", version < 1 ? "old" : "new",
+                                                      "; this build reads ", kSnapshotFormat));
   }
   MNEME_ASSIGN_OR_RETURN(const uint32_t total, cursor.Read<uint32_t>("manifest_bytes"));
   if (total != bytes.size()) {
@@ -142,13 +141,14 @@ absl::StatusOr<SnapshotManifest> SnapshotManifest::Parse(std::string_view bytes)
   }
 
   SnapshotManifest manifest;
+  manifest.format_version = version;
   MNEME_ASSIGN_OR_RETURN(manifest.identity.model_fingerprint,
                          cursor.Bytes(32, "model_fingerprint"));
   MNEME_ASSIGN_OR_RETURN(manifest.schema_hash, cursor.Bytes(32, "schema_hash"));
   MNEME_ASSIGN_OR_RETURN(manifest.position, cursor.Read<int64_t>("position"));
-  MNEME_ASSIGN_OR_RETURN(manifest.vocab_size, cursor.Read<int64_t>("vocab_size"));
+  MNEME_ASSIGN_OR_RETURN(manifest.hidden_size, cursor.Read<int64_t>("hidden_size"));
   if (manifest.position < 0) return Corrupt("position", "must not be negative");
-  if (manifest.vocab_size < 0) return Corrupt("vocab_size", "must not be negative");
+  if (manifest.hidden_size < 0) return Corrupt("hidden_size", "must not be negative");
   MNEME_ASSIGN_OR_RETURN(manifest.identity.architecture, cursor.Name("architecture"));
   MNEME_ASSIGN_OR_RETURN(manifest.identity.numerics_id, cursor.Name("numerics_id"));
   MNEME_ASSIGN_OR_RETURN(const uint32_t count, cursor.Read<uint32_t>("chunk_count"));

@@ -66,6 +66,7 @@ State State::Clone() const {
   block.memory()->Copy(block, 0, block.size(), copy.block);
   copy.pages = pages.Share();
   copy.position = position;
+  copy.hidden = hidden;
   return copy;
 }
 

@@ -111,11 +111,15 @@ struct State {
   Block block;
   Pages pages = {};
   int64_t position = 0;  // tokens fed since the start
+  // Of the last token, [D] on the host, if its logits were wanted, else empty: from it they can be
+  // had again.
+  std::vector<float> hidden = {};
 
   // Shares the pages, whatever their number.
   State Clone() const;
   size_t size_bytes() const {
-    return block.size() + (pages.count() == 0 ? 0 : pages.count() * pages[0].size());
+    return block.size() + (pages.count() == 0 ? 0 : pages.count() * pages[0].size()) +
+           hidden.size() * sizeof(float);
   }
 };
 

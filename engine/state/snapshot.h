@@ -41,7 +41,7 @@ struct SnapshotChunk {
   enum class Kind : uint8_t {
     kFixed = 1,   // bytes [first, end) of all fixed tensors, concatenated in schema order
     kRing = 2,    // rows of positions [first, end) of every ring tensor of class ring_class
-    kLogits = 3,  // bytes [first, end) of the logits
+    kHidden = 3,  // bytes [first, end) of the hidden row
   };
   Kind kind = Kind::kFixed;
   uint8_t ring_class = 0;  // kRing: see state_layout.h
@@ -49,11 +49,16 @@ struct SnapshotChunk {
   int64_t end = 0;
 };
 
+// Version 1 held logits in the place of the hidden row. It is parsed, so that its chunks are known,
+// but not decoded.
+inline constexpr uint32_t kSnapshotFormat = 2;
+
 struct SnapshotManifest {
+  uint32_t format_version = kSnapshotFormat;
   SnapshotIdentity identity;
   std::string schema_hash;
   int64_t position = 0;
-  int64_t vocab_size = 0;  // number of stored logits; 0 at position 0
+  int64_t hidden_size = 0;  // of the hidden row; 0: none, as at position 0
   std::vector<SnapshotChunk> chunks;
 
   std::string Serialize() const;
@@ -72,30 +77,22 @@ struct EncodedSnapshot {
   std::vector<NewChunk> new_chunks;
 };
 
-// Encodes `state` (position > 0: with the logits after the last token, [V] f32; position 0: no
-// logits). `base`, if given, is an earlier snapshot of the *same sequence* (same tokens up to its
-// position): what they share is taken over by name without reading the rows again. INTERNAL if the
-// state or the logits hold a value that is not finite.
+// Encodes `state`. `base`, if given, is an earlier snapshot of the *same sequence* (same tokens up
+// to its position): what they share is taken over by name without reading the rows again. INTERNAL
+// if the state holds a value that is not finite.
 absl::StatusOr<EncodedSnapshot> EncodeSnapshot(const StateSchema& schema, const State& state,
-                                               std::span<const float> logits,
                                                const SnapshotIdentity& identity,
                                                const SnapshotManifest* base);
 
 // Returns the bytes of a chunk, or an error that is passed on.
 using ChunkReader = std::function<absl::StatusOr<std::string>(const ChunkHash&)>;
 
-struct DecodedSnapshot {
-  State state;
-  std::vector<float> logits;  // empty at position 0
-};
-
 // Fills a new state of the pool from the manifest's chunks. Rows that the snapshot does not hold
-// are zero. Checks identity (FAILED_PRECONDITION "model fingerprint ..."), schema hash, chunk grid,
-// sizes, checksums and that every float is finite (INVALID_ARGUMENT, naming chunk and field) before
-// anything is returned. numerics_id may differ.
-absl::StatusOr<DecodedSnapshot> DecodeSnapshot(const StatePool& states,
-                                               const SnapshotIdentity& expected,
-                                               const SnapshotManifest& manifest,
-                                               const ChunkReader& read_chunk);
+// are zero. Checks format and identity (FAILED_PRECONDITION "model fingerprint ..."), schema hash,
+// chunk grid, sizes, checksums and that every float is finite (INVALID_ARGUMENT, naming chunk and
+// field) before anything is returned. numerics_id may differ.
+absl::StatusOr<State> DecodeSnapshot(const StatePool& states, const SnapshotIdentity& expected,
+                                     const SnapshotManifest& manifest,
+                                     const ChunkReader& read_chunk);
 
 }  // namespace mneme::engine

@@ -16,19 +16,19 @@ using Kind = SnapshotChunk::Kind;
 
 // Far above what can occur, far below what would overflow.
 constexpr int64_t kMaxPosition = int64_t{1} << 62;
-constexpr int64_t kMaxVocabSize = int64_t{1} << 26;
+constexpr int64_t kMaxHiddenSize = int64_t{1} << 26;
 
 std::string Describe(const SnapshotChunk& chunk) {
   const char* kind = chunk.kind == Kind::kFixed  ? "fixed"
                      : chunk.kind == Kind::kRing ? "ring"
-                                                 : "logits";
+                                                 : "hidden";
   return absl::StrCat("snapshot chunk ", kind, " [", chunk.first, ", ", chunk.end, ")");
 }
 
 class Decoder {
  public:
   Decoder(const StatePool& states, const StateLayout& layout, const SnapshotManifest& manifest,
-          const ChunkReader& read, DecodedSnapshot& out)
+          const ChunkReader& read, State& out)
       : states_(states), layout_(layout), manifest_(manifest), read_(read), out_(out) {}
 
   // Pieces of `kind` must tile [0, size_bytes) in order; their bytes are appended to `all`.
@@ -46,7 +46,7 @@ class Decoder {
     if (all.size() != size_bytes) {
       return absl::InvalidArgumentError(absl::StrCat(
           "snapshot holds ", all.size(), " bytes of ",
-          kind == Kind::kFixed ? "fixed tensors" : "logits", ", expected ", size_bytes));
+          kind == Kind::kFixed ? "fixed tensors" : "a hidden row", ", expected ", size_bytes));
     }
     return absl::OkStatus();
   }
@@ -60,21 +60,21 @@ class Decoder {
         return absl::InvalidArgumentError(absl::StrCat(
             "snapshot tensor ", tensor->name, " of layer ", tensor->layer, " is not finite"));
       }
-      Write(out_.state.block, tensor->offset_bytes, all.data() + at, tensor->size_bytes);
+      Write(out_.block, tensor->offset_bytes, all.data() + at, tensor->size_bytes);
       at += tensor->size_bytes;
     }
     return absl::OkStatus();
   }
 
-  absl::Status Logits() {
+  absl::Status Hidden() {
     std::string all;
-    const size_t count = manifest_.position == 0 ? 0 : manifest_.vocab_size;
-    MNEME_RETURN_IF_ERROR(Pieces(Kind::kLogits, count * sizeof(float), all));
+    const size_t count = manifest_.position == 0 ? 0 : manifest_.hidden_size;
+    MNEME_RETURN_IF_ERROR(Pieces(Kind::kHidden, count * sizeof(float), all));
     if (!AllFinite(all.data(), all.size(), DType::kF32)) {
-      return absl::InvalidArgumentError("snapshot logits are not finite");
+      return absl::InvalidArgumentError("snapshot's hidden row is not finite");
     }
-    out_.logits.resize(count);
-    if (count > 0) std::memcpy(out_.logits.data(), all.data(), all.size());
+    out_.hidden.resize(count);
+    if (count > 0) std::memcpy(out_.hidden.data(), all.data(), all.size());
     return absl::OkStatus();
   }
 
@@ -132,7 +132,7 @@ class Decoder {
     const int64_t n = manifest_.position;
     const char* from = bytes.data();
     // Only now: a manifest alone makes nobody allocate what it claims.
-    states_.ReserveTo(out_.state, chunk.end);
+    states_.ReserveTo(out_, chunk.end);
     for (const StateTensor* tensor : ring.tensors) {
       const size_t row_bytes = tensor->row_bytes();
       if (!AllFinite(from, count * row_bytes, tensor->dtype)) {
@@ -144,10 +144,10 @@ class Decoder {
         // An older piece may hold rows that have left the window since; their place is taken.
         if (position >= ring.sinks && position < n - ring.window) continue;
         if (tensor->kind == StateKind::kPaged) {
-          Write(out_.state.pages[position / kPageTokens],
+          Write(out_.pages[position / kPageTokens],
                 tensor->offset_bytes + position % kPageTokens * row_bytes, from, row_bytes);
         } else {
-          Write(out_.state.block, tensor->offset_bytes + ring.RowOf(position) * row_bytes, from,
+          Write(out_.block, tensor->offset_bytes + ring.RowOf(position) * row_bytes, from,
                 row_bytes);
         }
       }
@@ -163,16 +163,20 @@ class Decoder {
   const StateLayout& layout_;
   const SnapshotManifest& manifest_;
   const ChunkReader& read_;
-  DecodedSnapshot& out_;
+  State& out_;
 };
 
 }  // namespace
 
-absl::StatusOr<DecodedSnapshot> DecodeSnapshot(const StatePool& states,
-                                               const SnapshotIdentity& expected,
-                                               const SnapshotManifest& manifest,
-                                               const ChunkReader& read_chunk) {
+absl::StatusOr<State> DecodeSnapshot(const StatePool& states, const SnapshotIdentity& expected,
+                                     const SnapshotManifest& manifest,
+                                     const ChunkReader& read_chunk) {
   const StateSchema& schema = states.schema();
+  if (manifest.format_version != kSnapshotFormat) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("snapshot has format ", manifest.format_version, ", this build continues ",
+                     kSnapshotFormat, " only"));
+  }
   if (manifest.identity.architecture != expected.architecture) {
     return absl::FailedPreconditionError(absl::StrCat("snapshot is of architecture ",
                                                       manifest.identity.architecture,
@@ -188,8 +192,8 @@ absl::StatusOr<DecodedSnapshot> DecodeSnapshot(const StatePool& states,
   if (manifest.position < 0 || manifest.position > kMaxPosition) {
     return absl::InvalidArgumentError("snapshot position: must be in [0, 2^62]");
   }
-  if (manifest.vocab_size < 0 || manifest.vocab_size > kMaxVocabSize) {
-    return absl::InvalidArgumentError("snapshot vocab_size: must be in [0, 2^26]");
+  if (manifest.hidden_size < 0 || manifest.hidden_size > kMaxHiddenSize) {
+    return absl::InvalidArgumentError("snapshot hidden_size: must be in [0, 2^26]");
   }
   if (schema.position_limit() > 0 && manifest.position > schema.position_limit()) {
     return absl::InvalidArgumentError(absl::StrCat("snapshot position: ", manifest.position,
@@ -203,15 +207,14 @@ absl::StatusOr<DecodedSnapshot> DecodeSnapshot(const StatePool& states,
           absl::StrCat(Describe(chunk), ": ring_class ", chunk.ring_class, " does not exist"));
     }
   }
-  DecodedSnapshot out;
-  out.state = states.Blank();
-  out.state.position = manifest.position;
+  State out = states.Blank();
+  out.position = manifest.position;
   Decoder decoder(states, layout, manifest, read_chunk, out);
   MNEME_RETURN_IF_ERROR(decoder.Fixed());
   for (size_t i = 0; i < layout.rings.size(); ++i) {
     MNEME_RETURN_IF_ERROR(decoder.Ring(static_cast<uint8_t>(i)));
   }
-  MNEME_RETURN_IF_ERROR(decoder.Logits());
+  MNEME_RETURN_IF_ERROR(decoder.Hidden());
   return out;
 }
 

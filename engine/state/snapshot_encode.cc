@@ -31,9 +31,9 @@ constexpr int kMaxPiecesPerGroup = 8;
 constexpr size_t kBytesPerThread = 2 << 20;
 constexpr size_t kMaxThreads = 4;
 
-// Bytes of one tensor, or of the logits, that go into a chunk.
+// Bytes of one tensor, or of the hidden row, that go into a chunk.
 struct Part {
-  const StateTensor* tensor;  // null: the logits
+  const StateTensor* tensor;  // null: the hidden row
   const Block* block;         // null: the host's memory, from `at` on
   const char* at;
   size_t offset_bytes;  // in `block`
@@ -70,12 +70,13 @@ class Planner {
     }
   }
 
-  void Logits(std::span<const float> logits) {
-    AppendPiece(Kind::kLogits, {.tensor = nullptr,
+  void Hidden() {
+    const std::span<const float> hidden = state_.hidden;
+    AppendPiece(Kind::kHidden, {.tensor = nullptr,
                                 .block = nullptr,
-                                .at = reinterpret_cast<const char*>(logits.data()),
+                                .at = reinterpret_cast<const char*>(hidden.data()),
                                 .offset_bytes = 0,
-                                .size_bytes = logits.size_bytes()});
+                                .size_bytes = hidden.size_bytes()});
   }
 
   void Ring(uint8_t ring_class) {
@@ -168,7 +169,7 @@ class Planner {
 };
 
 absl::Status NotFinite(const StateTensor* tensor) {
-  if (tensor == nullptr) return absl::InternalError("logits are not finite");
+  if (tensor == nullptr) return absl::InternalError("the hidden row is not finite");
   return absl::InternalError(
       absl::StrCat("state tensor ", tensor->name, " of layer ", tensor->layer, " is not finite"));
 }
@@ -213,7 +214,6 @@ void ForEach(size_t n, size_t threads, absl::FunctionRef<void(size_t)> fn) {
 }  // namespace
 
 absl::StatusOr<EncodedSnapshot> EncodeSnapshot(const StateSchema& schema, const State& state,
-                                               std::span<const float> logits,
                                                const SnapshotIdentity& identity,
                                                const SnapshotManifest* base) {
   const StateLayout layout(schema);
@@ -223,7 +223,7 @@ absl::StatusOr<EncodedSnapshot> EncodeSnapshot(const StateSchema& schema, const 
   Planner planner(layout, state, base);
   planner.Fixed();
   for (size_t i = 0; i < layout.rings.size(); ++i) planner.Ring(static_cast<uint8_t>(i));
-  planner.Logits(logits);
+  planner.Hidden();
   std::vector<Draft> drafts = planner.Take();
 
   std::vector<Draft*> unnamed;
@@ -241,7 +241,7 @@ absl::StatusOr<EncodedSnapshot> EncodeSnapshot(const StateSchema& schema, const 
   out.manifest.identity = identity;
   out.manifest.schema_hash = schema.hash();
   out.manifest.position = state.position;
-  out.manifest.vocab_size = static_cast<int64_t>(logits.size());
+  out.manifest.hidden_size = static_cast<int64_t>(state.hidden.size());
   std::set<ChunkHash> stored;
   if (base != nullptr) {
     for (const SnapshotChunk& chunk : base->chunks) stored.insert(chunk.hash);

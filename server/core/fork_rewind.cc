@@ -152,7 +152,7 @@ absl::Status Rewind::ToPosition(int64_t position) {
   target_ = from;
   if (position > 0) {
     auto encoded =
-        engine::EncodeSnapshot(model->engine->schema(), held_.loaded.state, held_.loaded.logits,
+        engine::EncodeSnapshot(model->engine->schema(), held_.loaded.state,
                                model->engine->snapshot_identity(), held_.loaded.manifest.get());
     if (!encoded.ok()) {
       return Error(absl::StatusCode::kInternal, reason::kInternal,

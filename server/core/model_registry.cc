@@ -86,7 +86,8 @@ absl::Status WarmUp(engine::Engine& engine) {
 
 int64_t Model::SlotBytes(int64_t tokens) const {
   const int64_t read = context_limit() > 0 ? std::min(tokens, context_limit()) : 0;
-  return static_cast<int64_t>(engine->schema().StateBytes(read)) + engine->info().vocab_size * 4;
+  return static_cast<int64_t>(engine->schema().StateBytes(read) +
+                              engine->hidden_size() * sizeof(float));
 }
 
 bool Model::IsEndOfGeneration(engine::TokenId token) const {

@@ -26,7 +26,7 @@ struct Model {
   const engine::Tokenizer& tokenizer() const { return engine->tokenizer(); }
   // The most tokens that a session of this model may read; 0: any number.
   int64_t context_limit() const { return engine->schema().position_limit(); }
-  // A state that has read up to `tokens`, and the logits that go with it.
+  // A state that has read up to `tokens`, its hidden row included.
   int64_t SlotBytes(int64_t tokens) const;
   bool IsEndOfGeneration(engine::TokenId token) const;
 };

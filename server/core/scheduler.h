@@ -31,8 +31,9 @@ class Sequence {
  public:
   struct Want {
     enum class Kind { kRead, kWait, kDone } kind = Kind::kDone;
-    std::span<const engine::TokenId> tokens;  // to read next; the scheduler may take a prefix
-    bool decode = false;                      // one token that somebody is waiting for
+    // To read next; the scheduler may take a prefix. None: only the logits after what was read.
+    std::span<const engine::TokenId> tokens;
+    bool decode = false;  // at most one token, that somebody is waiting for
     // Logits of every token; else only after the last one of `tokens`.
     bool all_logits = false;
   };

@@ -160,9 +160,7 @@ void StateCache::Keep(Slot slot, Identity identity, LoadedState loaded) {
     Erase(found->second, freed);
   }
   // A state that grows was given room for all that its turn might have read.
-  const int64_t bytes = std::min(
-      slot.bytes_,
-      static_cast<int64_t>(loaded.state.size_bytes() + loaded.logits.size() * sizeof(float)));
+  const int64_t bytes = std::min(slot.bytes_, static_cast<int64_t>(loaded.state.size_bytes()));
   slot.cache_ = nullptr;
   Return(slot);
   Line& line = *slot.line_;

@@ -32,7 +32,6 @@ namespace mneme::server {
 // A state with everything that a turn needs to go on from it.
 struct LoadedState {
   engine::State state;
-  std::vector<float> logits;  // after the last token; empty at position 0
   std::shared_ptr<const engine::SnapshotManifest> manifest;  // as stored; null at position 0
 };
 

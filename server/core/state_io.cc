@@ -46,14 +46,13 @@ void MarkDamaged(Parts& parts, const SessionRecord& seen) {
 class ReadSequence final : public Sequence {
  public:
   ReadSequence(CallContext& context, ModelMetrics& metrics, engine::State* state,
-               std::span<const engine::TokenId> tokens, std::vector<float>& last_logits,
-               const RowsFn& on_rows)
+               std::span<const engine::TokenId> tokens, const RowsFn& on_rows)
       : context_(context),
         metrics_(metrics),
         state_(state),
         tokens_(tokens),
-        last_logits_(last_logits),
-        on_rows_(on_rows) {}
+        on_rows_(on_rows),
+        before_(on_rows != nullptr && state->position > 0) {}
 
   engine::State* state() override { return state_; }
 
@@ -63,6 +62,7 @@ class ReadSequence final : public Sequence {
       cancelled_ = true;
       return {};
     }
+    if (before_) return {.kind = Want::Kind::kRead, .decode = true};
     if (read_ == static_cast<int64_t>(tokens_.size())) return {};
     return {.kind = Want::Kind::kRead,
             .tokens = tokens_.subspan(read_),
@@ -70,12 +70,9 @@ class ReadSequence final : public Sequence {
   }
 
   void OnRead(int64_t num_tokens, std::span<const float> logits) override {
-    if (on_rows_) on_rows_(read_, logits);
+    if (on_rows_) on_rows_(before_ ? 0 : read_ + 1, logits);
+    before_ = false;
     read_ += num_tokens;
-    if (read_ == static_cast<int64_t>(tokens_.size())) {
-      const size_t vocab = on_rows_ ? logits.size() / num_tokens : logits.size();
-      last_logits_.assign(logits.end() - static_cast<ptrdiff_t>(vocab), logits.end());
-    }
   }
 
   void OnFailure(absl::Status status) override { status_ = std::move(status); }
@@ -101,8 +98,8 @@ class ReadSequence final : public Sequence {
   ModelMetrics& metrics_;
   engine::State* const state_;
   const std::span<const engine::TokenId> tokens_;
-  std::vector<float>& last_logits_;
   const RowsFn& on_rows_;
+  bool before_;  // the logits before the first token are still to come
   int64_t read_ = 0;
   absl::Status status_;  // of the batch until removed
   bool cancelled_ = false;
@@ -124,6 +121,12 @@ absl::StatusOr<LoadedState> RestorePoint(Parts& parts, const Model& model,
       return loaded;
     }
     auto manifest = engine::SnapshotManifest::Parse(point.manifest());
+    if (absl::IsFailedPrecondition(manifest.status()) ||
+        (manifest.ok() && manifest->format_version != engine::kSnapshotFormat)) {
+      return Error(absl::StatusCode::kFailedPrecondition, reason::kModelMismatch,
+                   "the session's state was stored in the format of another version of the server, "
+                   "which this one cannot continue; use that version, or make a new session");
+    }
     if (!manifest.ok()) {
       parts.metrics.checksum_failures.Increment();
       return Corrupt();
@@ -141,12 +144,12 @@ absl::StatusOr<LoadedState> RestorePoint(Parts& parts, const Model& model,
                                             return bytes;
                                           });
     if (!store_error.ok()) return store_error;
-    if (!decoded.ok() || decoded->state.position != point.position_tokens()) {
+    if (!decoded.ok() || decoded->position != point.position_tokens() ||
+        static_cast<int64_t>(decoded->hidden.size()) != model.engine->hidden_size()) {
       parts.metrics.checksum_failures.Increment();
       return Corrupt();
     }
-    loaded.state = std::move(decoded->state);
-    loaded.logits = std::move(decoded->logits);
+    loaded.state = *std::move(decoded);
     loaded.manifest = std::make_shared<const engine::SnapshotManifest>(*std::move(manifest));
     parts.metrics.state_restore_store.Observe(Since(start));
     return loaded;
@@ -221,7 +224,7 @@ absl::StatusOr<CommitResult> CommitHead(Parts& parts, const Model& model, const 
   std::shared_ptr<const engine::SnapshotManifest> manifest;  // null at position 0
   std::vector<memstore::NewChunk> new_chunks;
   if (loaded.state.position > 0) {
-    auto encoded = engine::EncodeSnapshot(model.engine->schema(), loaded.state, loaded.logits,
+    auto encoded = engine::EncodeSnapshot(model.engine->schema(), loaded.state,
                                           model.engine->snapshot_identity(), loaded.manifest.get());
     if (!encoded.ok()) {
       return Error(absl::StatusCode::kInternal, reason::kInternal,
@@ -303,9 +306,8 @@ absl::StatusOr<CommitResult> CommitHead(Parts& parts, const Model& model, const 
 
 absl::Status ReadTokens(CallContext& context, const Model& model, LoadedState& loaded,
                         std::span<const engine::TokenId> tokens, const RowsFn& on_rows) {
-  if (tokens.empty()) return absl::OkStatus();
-  auto sequence = std::make_shared<ReadSequence>(context, *model.metrics, &loaded.state, tokens,
-                                                 loaded.logits, on_rows);
+  auto sequence =
+      std::make_shared<ReadSequence>(context, *model.metrics, &loaded.state, tokens, on_rows);
   // The batch looks at the context before every step; nothing is to be woken.
   model.scheduler->Add(sequence);
   return sequence->Wait();

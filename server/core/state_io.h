@@ -50,9 +50,10 @@ absl::StatusOr<CommitResult> CommitHead(Parts& parts, const Model& model, const 
                                         std::span<const engine::TokenId> new_tokens,
                                         const CommitOptions& options);
 
-// Feeds `tokens` to loaded.state through the batch and sets loaded.logits to those after the last
-// one. `on_rows`, if given, gets all logits, [n, V], on a thread of the batch. The context's
-// cancellation ends it with its status; the state must then be thrown away.
+// Feeds `tokens` to loaded.state through the batch. `on_rows`, if given, gets all logits, also
+// those before the first token where the state has read something, on a thread of the batch: [n,
+// V], the first row being what the state had to say about tokens[first]. The context's cancellation
+// ends it with its status; the state must then be thrown away.
 using RowsFn = std::function<void(int64_t first, std::span<const float> logits)>;
 absl::Status ReadTokens(CallContext& context, const Model& model, LoadedState& loaded,
                         std::span<const engine::TokenId> tokens, const RowsFn& on_rows = nullptr);

@@ -154,19 +154,15 @@ absl::StatusOr<v1::ScoreResponse> Score(Parts& parts, CallContext& context,
     response.add_token_ids(token);
     response.add_logprobs();
   }
-  if (held.loaded.logits.empty()) {
-    response.set_unscored_tokens(1);
-  } else {
-    SetLogprobs(held.loaded.logits, tokens[0], request.logprobs(), *response.mutable_logprobs(0));
-  }
-  // The logits after a token score the next one; the last token need not be read.
+  if (position == 0) response.set_unscored_tokens(1);  // nothing says what begins a text
+  // The last token need not be read.
   const auto vocab = static_cast<size_t>(model->engine->info().vocab_size);
   const auto context_tokens = std::span(tokens).first(count - 1);
   MNEME_RETURN_IF_ERROR(
       ReadTokens(context, *model, held.loaded, context_tokens,
                  [&](int64_t first, std::span<const float> logits) {
                    for (size_t row = 0; row * vocab < logits.size(); ++row) {
-                     const auto next = static_cast<int>(first) + static_cast<int>(row) + 1;
+                     const auto next = static_cast<int>(first) + static_cast<int>(row);
                      SetLogprobs(logits.subspan(row * vocab, vocab), tokens[next],
                                  request.logprobs(), *response.mutable_logprobs(next));
                    }

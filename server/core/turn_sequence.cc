@@ -45,14 +45,10 @@ Sequence::Want TurnSequence::Next() {
   if (!ending_ && read_ < static_cast<int64_t>(input_.size())) {
     return {.kind = Want::Kind::kRead, .tokens = std::span(input_).subspan(read_)};
   }
-  if (!ending_ && !next_token_.has_value()) {
-    // An empty input goes on from the logits that were stored with the state.
-    if (options_.max_output_tokens == 0) {
-      Finish(options_.length_reason);
-      result_.complete = true;
-    } else {
-      Choose(loaded_.logits);
-    }
+  if (!ending_ && !next_token_.has_value()) {  // an empty input
+    if (options_.max_output_tokens > 0) return {.kind = Want::Kind::kRead, .decode = true};
+    Finish(options_.length_reason);
+    result_.complete = true;
   }
   if (!next_token_.has_value()) return {};
   if (!ending_ && OutputFull()) return {.kind = Want::Kind::kWait};
@@ -68,7 +64,6 @@ void TurnSequence::OnRead(int64_t num_tokens, std::span<const float> logits) {
     if (options_.max_output_tokens > 0) {
       Choose(logits);
     } else {
-      SaveLogits(logits);
       Finish(options_.length_reason);
       result_.complete = true;
     }
@@ -76,16 +71,9 @@ void TurnSequence::OnRead(int64_t num_tokens, std::span<const float> logits) {
   }
   next_token_.reset();
   if (ending_) {
-    SaveLogits(logits);
     result_.complete = true;
   } else {
     Choose(logits);
-  }
-}
-
-void TurnSequence::SaveLogits(std::span<const float> logits) {
-  if (logits.data() != loaded_.logits.data()) {
-    loaded_.logits.assign(logits.begin(), logits.end());
   }
 }
 
@@ -117,8 +105,7 @@ void TurnSequence::Choose(std::span<const float> logits) {
     reason = v1::STOP_TOKEN;
   }
   if (reason != v1::FINISH_REASON_UNSPECIFIED && options_.drop) {
-    SaveLogits(logits);  // those before the token are what the session goes on from
-    Finish(reason);
+    Finish(reason);  // the session goes on from before the token
     result_.complete = true;
     return;
   }
@@ -139,7 +126,7 @@ void TurnSequence::Choose(std::span<const float> logits) {
   if (!options_.stop_sequences.empty()) {
     Detokenize();
     if (matcher_.match().has_value()) {
-      if (options_.drop) DropMatch(logits);
+      if (options_.drop) DropMatch();
       return Finish(v1::STOP_SEQUENCE);
     }
   }
@@ -172,7 +159,7 @@ void TurnSequence::Detokenize() {
   }
 }
 
-void TurnSequence::DropMatch(std::span<const float> logits) {
+void TurnSequence::DropMatch() {
   const int64_t match = *matcher_.match();
   const size_t kept = std::find_if(token_ends_.begin(), token_ends_.end(),
                                    [&](int64_t end) { return end > match; }) -
@@ -181,8 +168,7 @@ void TurnSequence::DropMatch(std::span<const float> logits) {
   result_.output.resize(kept);
   for (size_t i = 0; i < dropped && !held_.empty(); ++i) held_.pop_back();
   next_token_.reset();
-  if (dropped == 1) {
-    SaveLogits(logits);
+  if (dropped == 1) {  // which was not read yet
     result_.complete = true;
   } else {
     result_.replay = true;

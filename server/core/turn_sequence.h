@@ -50,7 +50,7 @@ struct TurnResult {
   CallContext::Cancel cause = CallContext::Cancel::kNone;
   // What the turn adds to the session after its input, in order.
   std::vector<engine::TokenId> output;
-  // The state has read input and output, and its logits are those after the last token.
+  // The state has read input and output.
   bool complete = false;
   // It has read more than that (DROP): restore the base and read input and output again.
   bool replay = false;
@@ -65,8 +65,8 @@ class TurnSequence final : public Sequence {
  public:
   static constexpr int64_t kMaxUnsentBytes = 256 << 10;
 
-  // All references must outlive the sequence's removal. `input` may be empty if `loaded` has
-  // logits. `begun`: UnfinishedCharacter() of everything up to the end of the input.
+  // All references must outlive the sequence's removal. `input` may be empty if the state has read
+  // something. `begun`: UnfinishedCharacter() of everything up to the end of the input.
   TurnSequence(const Model& model, CallContext& context, LoadedState& loaded,
                const std::vector<engine::TokenId>& input, std::string begun, TurnOptions options);
 
@@ -102,11 +102,10 @@ class TurnSequence final : public Sequence {
   void Choose(std::span<const float> logits);
   // Appends the text of the tokens that have none yet.
   void Detokenize();
-  // Drops the tokens from the one in which the match begins. `logits`: after all but the last one.
-  void DropMatch(std::span<const float> logits);
+  // Drops the tokens from the one in which the match begins.
+  void DropMatch();
   void Stop(v1::FinishReason reason, CallContext::Cancel cause);
   void Finish(v1::FinishReason reason);
-  void SaveLogits(std::span<const float> logits);
   bool OutputFull();
 
   const Model& model_;

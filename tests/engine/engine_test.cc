@@ -100,7 +100,9 @@ TEST_F(StepTest, RefusesBadSlicesBeforeReadingAny) {
   const EngineSlice fine{.state = &state_, .tokens = good};
   ExpectRefused({fine, {.state = &other, .tokens = negative}}, "slice 1: token 1 is -1");
   ExpectRefused({fine, {.state = &other, .tokens = beyond}}, "slice 1: token 1");
-  ExpectRefused({fine, {.state = &other}}, "no tokens");
+  ExpectRefused({fine, {.state = &other}}, "num_logits is 0, expected 1..1");
+  ExpectRefused({fine, {.state = &other, .num_logits = 1, .logits = logits_.data()}},
+                "no hidden row");
   ExpectRefused({fine, {.state = nullptr, .tokens = good}}, "slice 1: its state");
   ExpectRefused({fine, {.state = &foreign, .tokens = good}}, "slice 1: its state");
   ExpectRefused({fine, {.state = &state_, .tokens = good}}, "share a state");
@@ -109,6 +111,36 @@ TEST_F(StepTest, RefusesBadSlicesBeforeReadingAny) {
   ExpectRefused({{.state = &state_, .tokens = good, .num_logits = -1, .logits = logits_.data()}},
                 "num_logits is -1");
   ExpectRefused({{.state = &state_, .tokens = good, .num_logits = 1}}, "room");
+}
+
+TEST_F(StepTest, WithoutTokensAStateSaysItsLogitsAgain) {
+  const int64_t V = engine_->info().vocab_size;
+  const std::vector<TokenId> tokens = {1, 2, 3}, more = {4, 5};
+  State other = engine_->CreateState();
+  std::vector<float> first(V), second(V), alone(V);
+  const EngineSlice reads[] = {
+      {.state = &state_, .tokens = tokens, .num_logits = 1, .logits = first.data()},
+      {.state = &other, .tokens = more, .num_logits = 1, .logits = alone.data()}};
+  ASSERT_TRUE(engine_->Step(reads).ok());
+  EXPECT_EQ(static_cast<int64_t>(state_.hidden.size()), engine_->hidden_size());
+  const State clone = state_.Clone();
+
+  // Beside one that reads, in front of it.
+  State third = engine_->CreateState();
+  std::vector<float> again(V);
+  const EngineSlice mixed[] = {
+      {.state = &state_, .num_logits = 1, .logits = again.data()},
+      {.state = &third, .tokens = more, .num_logits = 1, .logits = second.data()}};
+  ASSERT_TRUE(engine_->Step(mixed).ok());
+  EXPECT_EQ(again, first);
+  EXPECT_EQ(second, alone);
+  EXPECT_EQ(state_.position, 3);
+  EXPECT_EQ(state_.hidden, clone.hidden);
+
+  // What nobody asks for is not known.
+  const EngineSlice silent{.state = &state_, .tokens = more};
+  ASSERT_TRUE(engine_->Step({&silent, 1}).ok());
+  EXPECT_TRUE(state_.hidden.empty());
 }
 
 TEST(EngineTest, AContextLimitIsKept) {

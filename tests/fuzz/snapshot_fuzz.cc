@@ -37,7 +37,7 @@ SnapshotIdentity Identity() {
 // Makes magic, version, length, schema hash and checksum right.
 std::string Repair(std::string bytes) {
   if (bytes.size() < kSchemaHashOffset + 32 + 4) return bytes;
-  std::memcpy(bytes.data(), "MNEMSNAP\1\0\0\0", 12);
+  std::memcpy(bytes.data(), "MNEMSNAP\2\0\0\0", 12);
   const auto total = static_cast<uint32_t>(bytes.size());
   std::memcpy(bytes.data() + 12, &total, 4);
   std::memset(bytes.data() + 16, 'f', 32);
@@ -62,7 +62,7 @@ void Decode(SnapshotManifest manifest) {
       StatePool(HostMemory(), Schema()), Identity(), manifest,
       [&](const ChunkHash& hash) -> absl::StatusOr<std::string> { return stored[hash]; });
   if (!decoded.ok()) return;
-  auto again = EncodeSnapshot(Schema(), decoded->state, decoded->logits, Identity(), nullptr);
+  auto again = EncodeSnapshot(Schema(), *decoded, Identity(), nullptr);
   if (!again.ok() || again->manifest.position != manifest.position) std::abort();
 }
 

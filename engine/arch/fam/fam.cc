@@ -147,7 +147,7 @@ void Fam::InitState(Exec& exec, StateSlot state) {
   }
 }
 
-void Fam::Forward(Exec& exec, const Batch& batch, Rows logits) {
+void Fam::Forward(Exec& exec, const Batch& batch, Rows hidden) {
   const std::vector<std::vector<Run>> blocks = batch.CutAt(config_.block_tokens);
   const Activations act = Reserve(batch.rows(), arena_);
 
@@ -166,7 +166,7 @@ void Fam::Forward(Exec& exec, const Batch& batch, Rows logits) {
     AddOutput(exec, layer, act.mixed, act.x);
     FeedForward(exec, layer, config_.rms_eps, act.x, act.normed, act.gate, act.up);
   }
-  WriteLogits(exec, weights_, config_.rms_eps, batch.wanted, act.x, act.normed, logits);
+  WriteHidden(exec, weights_, config_.rms_eps, batch.wanted, act.x, hidden);
 }
 
 void Fam::Rotate(Exec& exec, std::span<const int64_t> positions, int64_t heads, Rows x) const {

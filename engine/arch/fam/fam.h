@@ -29,7 +29,8 @@ class Fam final : public Arch {
   const ArchInfo& info() const override { return info_; }
   const StateSchema& schema() const override { return schema_; }
   void InitState(Exec& exec, StateSlot state) override;
-  void Forward(Exec& exec, const Batch& batch, Rows logits) override;
+  void Forward(Exec& exec, const Batch& batch, Rows hidden) override;
+  const Matrix& head() const override { return weights_.head; }
 
  private:
   explicit Fam(Memory& memory) : arena_(memory), memory_arena_(memory) {}

@@ -111,7 +111,7 @@ Infini::Activations Infini::Reserve(int64_t T) {
   return act;
 }
 
-void Infini::Forward(Exec& exec, const Batch& batch, Rows logits) {
+void Infini::Forward(Exec& exec, const Batch& batch, Rows hidden) {
   positions_.clear();
   for (const int64_t position : batch.positions) {
     positions_.push_back(position % config_.segment_tokens);
@@ -132,7 +132,7 @@ void Infini::Forward(Exec& exec, const Batch& batch, Rows logits) {
     AddOutput(exec, layer, act.mixed, act.x);
     FeedForward(exec, layer, config_.rms_eps, act.x, act.normed, act.gate, act.up);
   }
-  WriteLogits(exec, weights_, config_.rms_eps, batch.wanted, act.x, act.normed, logits);
+  WriteHidden(exec, weights_, config_.rms_eps, batch.wanted, act.x, hidden);
 }
 
 StateField Infini::Field(int64_t layer, int64_t which) const {

@@ -27,7 +27,8 @@ class Infini final : public Arch {
 
   const ArchInfo& info() const override { return info_; }
   const StateSchema& schema() const override { return schema_; }
-  void Forward(Exec& exec, const Batch& batch, Rows logits) override;
+  void Forward(Exec& exec, const Batch& batch, Rows hidden) override;
+  const Matrix& head() const override { return weights_.head; }
 
  private:
   explicit Infini(Memory& memory) : arena_(memory) {}

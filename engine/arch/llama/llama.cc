@@ -109,7 +109,7 @@ Llama::Activations Llama::Reserve(int64_t T) {
   return act;
 }
 
-void Llama::Forward(Exec& exec, const Batch& batch, Rows logits) {
+void Llama::Forward(Exec& exec, const Batch& batch, Rows hidden) {
   sink_positions_.clear();
   for (const int64_t position : batch.positions) {
     // Once the window slides, sinks keep the distance they have inside the cache.
@@ -131,7 +131,7 @@ void Llama::Forward(Exec& exec, const Batch& batch, Rows logits) {
       SeriesFeedForward(exec, layer, act);
     }
   }
-  WriteLogits(exec, weights_, config_.rms_eps, batch.wanted, act.x, act.normed, logits);
+  WriteHidden(exec, weights_, config_.rms_eps, batch.wanted, act.x, hidden);
 }
 
 // act.shortcut = act(down z) of every shortcut. Before the attention changes the residual.

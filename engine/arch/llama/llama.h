@@ -29,7 +29,8 @@ class Llama final : public Arch {
 
   const ArchInfo& info() const override { return info_; }
   const StateSchema& schema() const override { return schema_; }
-  void Forward(Exec& exec, const Batch& batch, Rows logits) override;
+  void Forward(Exec& exec, const Batch& batch, Rows hidden) override;
+  const Matrix& head() const override { return weights_.head; }
 
  private:
   explicit Llama(Memory& memory) : arena_(memory) {}

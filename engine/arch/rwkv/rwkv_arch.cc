@@ -68,7 +68,7 @@ StateField RwkvArch::MemoryField(int64_t layer, int64_t index) const {
   return schema_.Field(layer * tensors_per_layer_ + kNumShifts + index);
 }
 
-void RwkvArch::Forward(Exec& exec, const Batch& batch, Rows logits) {
+void RwkvArch::Forward(Exec& exec, const Batch& batch, Rows hidden) {
   const Config& config = model_.config;
   const int64_t T = batch.rows();
   Pass pass{.runs = batch.runs};
@@ -95,10 +95,8 @@ void RwkvArch::Forward(Exec& exec, const Batch& batch, Rows logits) {
     ChannelMix(exec, pass, block);
   }
   if (batch.wanted.empty()) return;
-  const Rows rows = pass.z.Slice(0, logits.count());
-  ops::Gather(exec, pass.x, batch.wanted, rows);
-  Normalize(exec, model_.final_norm, config.norm_eps, rows, rows);
-  ops::MatMul(exec, rows, {model_.head, logits});
+  ops::Gather(exec, pass.x, batch.wanted, hidden);
+  Normalize(exec, model_.final_norm, config.norm_eps, hidden, hidden);
 }
 
 void RwkvArch::Blend(Exec& exec, const Pass& pass, Vector mu, Rows dynamic) const {

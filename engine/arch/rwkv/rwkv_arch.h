@@ -21,7 +21,8 @@ class RwkvArch : public Arch {
  public:
   const ArchInfo& info() const final { return model_.info; }
   const StateSchema& schema() const final { return schema_; }
-  void Forward(Exec& exec, const Batch& batch, Rows logits) final;
+  void Forward(Exec& exec, const Batch& batch, Rows hidden) final;
+  const Matrix& head() const final { return model_.head; }
 
  protected:
   // Versions with a matrix per head: "wkv" [H, N, N] as [head][value][key].

@@ -87,7 +87,7 @@ Titans::Activations Titans::Reserve(int64_t T, Arena& arena) const {
   return act;
 }
 
-void Titans::Forward(Exec& exec, const Batch& batch, Rows logits) {
+void Titans::Forward(Exec& exec, const Batch& batch, Rows hidden) {
   const Activations act = Reserve(batch.rows(), arena_);
   if (config_.IsContext()) {
     // A token's attention reads what the memory said, and what it writes depends on that: all
@@ -101,7 +101,7 @@ void Titans::Forward(Exec& exec, const Batch& batch, Rows logits) {
   } else {
     RunLayers(exec, batch, act);
   }
-  WriteLogits(exec, weights_, config_.rms_eps, batch.wanted, act.x, act.normed, logits);
+  WriteHidden(exec, weights_, config_.rms_eps, batch.wanted, act.x, hidden);
 }
 
 void Titans::RunLayers(Exec& exec, const Batch& batch, const Activations& act) {

@@ -31,7 +31,8 @@ class Titans final : public Arch {
   const ArchInfo& info() const override { return info_; }
   const StateSchema& schema() const override { return states_.schema(); }
   void InitState(Exec& exec, StateSlot state) override;
-  void Forward(Exec& exec, const Batch& batch, Rows logits) override;
+  void Forward(Exec& exec, const Batch& batch, Rows hidden) override;
+  const Matrix& head() const override { return weights_.head; }
 
  private:
   explicit Titans(Memory& memory)

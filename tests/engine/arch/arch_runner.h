@@ -13,6 +13,7 @@
 #include "engine/device/raw.h"
 #include "engine/kernels/host.h"
 #include "engine/kernels/kernels.h"
+#include "engine/kernels/ops.h"
 #include "engine/sampler/counter_rng.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -71,10 +72,13 @@ class ArchRunner {
 
   // Logits after the last `count` tokens.
   std::vector<float> Feed(std::span<const TokenId> tokens, int64_t count) {
-    std::vector<float> logits(count * arch_->info().vocab_size);
+    const Matrix& head = arch_->head();
+    std::vector<float> hidden(count * head.columns()), logits(count * head.rows());
     Batch batch;
     batch.Add(SlotAt(state_.block.data()), state_.position, tokens, count);
-    arch_->Forward(exec_, batch, RowsAt(logits.data(), count, arch_->info().vocab_size));
+    const Rows rows = RowsAt(hidden.data(), count, head.columns());
+    arch_->Forward(exec_, batch, rows);
+    ops::MatMul(exec_, rows, {.weight = head, .y = RowsAt(logits.data(), count, head.rows())});
     state_.position += static_cast<int64_t>(tokens.size());
     return logits;
   }

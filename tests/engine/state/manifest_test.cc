@@ -17,7 +17,7 @@ SnapshotManifest Example() {
                        .numerics_id = "0.1.0/cpu/avx2/int8"};
   manifest.schema_hash = std::string(32, 's');
   manifest.position = 77;
-  manifest.vocab_size = 5;
+  manifest.hidden_size = 5;
   for (int i = 0; i < 3; ++i) {
     SnapshotChunk chunk{.size_bytes = 100u + i,
                         .crc32c = 9u,
@@ -61,11 +61,22 @@ TEST(SnapshotManifestTest, EveryFlippedBitIsRefused) {
 
 TEST(SnapshotManifestTest, OtherVersionsAreNamed) {
   std::string bytes = Example().Serialize();
-  bytes[8] = 2;
+  bytes[8] = 3;
   EXPECT_EQ(SnapshotManifest::Parse(bytes).status().code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_THAT(SnapshotManifest::Parse(bytes).status().message(), HasSubstr("too new"));
   bytes[8] = 0;
   EXPECT_THAT(SnapshotManifest::Parse(bytes).status().message(), HasSubstr("too old"));
+}
+
+// So that whoever rewrites its record does not lose its chunks.
+TEST(SnapshotManifestTest, AnOlderVersionKeepsItsChunks) {
+  SnapshotManifest old = Example();
+  old.format_version = 1;
+  auto parsed = SnapshotManifest::Parse(old.Serialize());
+  ASSERT_TRUE(parsed.ok()) << parsed.status();
+  EXPECT_EQ(parsed->format_version, 1u);
+  EXPECT_EQ(parsed->chunks.size(), old.chunks.size());
+  EXPECT_EQ(parsed->Serialize(), old.Serialize());
 }
 
 TEST(SnapshotManifestTest, WrongMagicIsNamed) {

@@ -17,7 +17,7 @@ namespace {
 
 using ::testing::HasSubstr;
 
-constexpr int64_t kVocab = 11;
+constexpr int64_t kHidden = 11;
 
 StateSchema MakeSchema(int64_t sinks, int64_t window, int64_t width = 24) {
   return StateSchema({
@@ -55,7 +55,7 @@ SnapshotIdentity Identity() {
 // A pretend model: every row is a function of its position, the fixed tensor of all that was read.
 class Sequence {
  public:
-  explicit Sequence(const StateSchema& schema) : schema_(schema), layout_(schema), logits_(kVocab) {
+  explicit Sequence(const StateSchema& schema) : schema_(schema), layout_(schema) {
     state_.block = HostMemory().Allocate(schema.size_bytes());
   }
 
@@ -78,22 +78,18 @@ class Sequence {
       }
       float* sum = state_.block.as<float>(schema_.tensors()[0].offset_bytes);
       for (int i = 0; i < 7; ++i) sum[i] = sum[i] * 0.5f + static_cast<float>(p + i);
-      for (int64_t i = 0; i < kVocab; ++i) logits_[i] = static_cast<float>(p * i);
+      state_.hidden.resize(kHidden);
+      for (int64_t i = 0; i < kHidden; ++i) state_.hidden[i] = static_cast<float>(p * i);
     }
   }
 
   const State& state() const { return state_; }
   State& state() { return state_; }
-  std::span<const float> logits() const {
-    return state_.position == 0 ? std::span<const float>() : logits_;
-  }
-  std::vector<float>& mutable_logits() { return logits_; }
 
  private:
   const StateSchema& schema_;
   StateLayout layout_;
   State state_;
-  std::vector<float> logits_;
 };
 
 // A fixed tensor, and keys and values of every position.
@@ -133,13 +129,12 @@ class Chunks {
   std::map<ChunkHash, std::string> chunks_;
 };
 
-// Rows outside the window hold whatever was there; only valid rows, fixed tensors and logits count.
-// The block of a restored state equals the original where the original's rows are valid and is zero
-// elsewhere, and every row of a full ring is valid, so blocks are compared through a second
-// encoding.
-std::string Canonical(const StateSchema& schema, const State& state,
-                      std::span<const float> logits) {
-  auto snapshot = EncodeSnapshot(schema, state, logits, Identity(), nullptr);
+// Rows outside the window hold whatever was there; only valid rows, fixed tensors and the hidden
+// row count. The block of a restored state equals the original where the original's rows are valid
+// and is zero elsewhere, and every row of a full ring is valid, so blocks are compared through a
+// second encoding.
+std::string Canonical(const StateSchema& schema, const State& state) {
+  auto snapshot = EncodeSnapshot(schema, state, Identity(), nullptr);
   EXPECT_TRUE(snapshot.ok()) << snapshot.status();
   std::string all = snapshot->manifest.Serialize();
   for (const auto& chunk : snapshot->new_chunks) all += chunk.bytes;
@@ -156,8 +151,7 @@ TEST(SnapshotTest, EveryPositionComesBackThroughAnyChainOfBases) {
     Sequence sequence(schema);
     std::optional<SnapshotManifest> base;
     for (int turn = 0; turn < 40; ++turn) {
-      auto snapshot = EncodeSnapshot(schema, sequence.state(), sequence.logits(), Identity(),
-                                     base ? &*base : nullptr);
+      auto snapshot = EncodeSnapshot(schema, sequence.state(), Identity(), base ? &*base : nullptr);
       ASSERT_TRUE(snapshot.ok()) << snapshot.status();
       chunks.Add(*snapshot);
       auto parsed = SnapshotManifest::Parse(snapshot->manifest.Serialize());
@@ -166,9 +160,8 @@ TEST(SnapshotTest, EveryPositionComesBackThroughAnyChainOfBases) {
           DecodeSnapshot(StatePool(HostMemory(), schema), Identity(), *parsed, chunks.Reader());
       ASSERT_TRUE(restored.ok()) << "position " << sequence.state().position << ": "
                                  << restored.status();
-      EXPECT_EQ(restored->state.position, sequence.state().position);
-      EXPECT_EQ(Canonical(schema, restored->state, restored->logits),
-                Canonical(schema, sequence.state(), sequence.logits()));
+      EXPECT_EQ(restored->position, sequence.state().position);
+      EXPECT_EQ(Canonical(schema, *restored), Canonical(schema, sequence.state()));
       base = *parsed;
       sequence.Feed(1 + random() % (turn % 3 == 0 ? 2 : 2 * window));
     }
@@ -182,17 +175,16 @@ TEST(SnapshotTest, ShortTurnWritesOnlyWhatItAdded) {
   for (const RingClass& ring : layout.rings) position_bytes += ring.position_bytes;
   Sequence sequence(schema);
   sequence.Feed(3000);
-  auto base = EncodeSnapshot(schema, sequence.state(), sequence.logits(), Identity(), nullptr);
+  auto base = EncodeSnapshot(schema, sequence.state(), Identity(), nullptr);
   ASSERT_TRUE(base.ok());
   Chunks chunks;
   const size_t whole = chunks.Add(*base);
   EXPECT_GE(whole, 3000 * position_bytes);
   for (int64_t added : {1, 3, 40}) {
     sequence.Feed(added);
-    auto next =
-        EncodeSnapshot(schema, sequence.state(), sequence.logits(), Identity(), &base->manifest);
+    auto next = EncodeSnapshot(schema, sequence.state(), Identity(), &base->manifest);
     ASSERT_TRUE(next.ok());
-    const size_t expected = added * position_bytes + layout.fixed_bytes + kVocab * sizeof(float);
+    const size_t expected = added * position_bytes + layout.fixed_bytes + kHidden * sizeof(float);
     EXPECT_EQ(chunks.Add(*next), expected) << added << " tokens";
     base = std::move(next);
   }
@@ -205,8 +197,7 @@ TEST(SnapshotTest, ManySmallTurnsKeepTheManifestSmall) {
   size_t most = 0;
   for (int turn = 0; turn < 1500; ++turn) {
     sequence.Feed(1);
-    auto snapshot = EncodeSnapshot(schema, sequence.state(), sequence.logits(), Identity(),
-                                   base ? &*base : nullptr);
+    auto snapshot = EncodeSnapshot(schema, sequence.state(), Identity(), base ? &*base : nullptr);
     ASSERT_TRUE(snapshot.ok());
     base = std::move(snapshot->manifest);
     most = std::max(most, base->chunks.size());
@@ -218,15 +209,15 @@ TEST(SnapshotTest, RefusesWhatIsNotFinite) {
   const StateSchema schema = MakeSchema(2, 8);
   Sequence sequence(schema);
   sequence.Feed(5);
-  sequence.mutable_logits()[3] = std::numeric_limits<float>::quiet_NaN();
-  auto snapshot = EncodeSnapshot(schema, sequence.state(), sequence.logits(), Identity(), nullptr);
+  sequence.state().hidden[3] = std::numeric_limits<float>::quiet_NaN();
+  auto snapshot = EncodeSnapshot(schema, sequence.state(), Identity(), nullptr);
   EXPECT_EQ(snapshot.status().code(), absl::StatusCode::kInternal);
-  EXPECT_THAT(snapshot.status().message(), HasSubstr("logits"));
+  EXPECT_THAT(snapshot.status().message(), HasSubstr("hidden row"));
 
-  sequence.mutable_logits()[3] = 0;
+  sequence.state().hidden[3] = 0;
   const StateTensor* v = schema.Find(0, "v");
   sequence.state().block.as<float>(v->offset_bytes)[0] = std::numeric_limits<float>::infinity();
-  snapshot = EncodeSnapshot(schema, sequence.state(), sequence.logits(), Identity(), nullptr);
+  snapshot = EncodeSnapshot(schema, sequence.state(), Identity(), nullptr);
   EXPECT_EQ(snapshot.status().code(), absl::StatusCode::kInternal);
   EXPECT_THAT(snapshot.status().message(), HasSubstr("v of layer 0"));
 }
@@ -235,8 +226,7 @@ class HostileSnapshotTest : public ::testing::Test {
  protected:
   HostileSnapshotTest() : schema_(MakeSchema(4, 9)), sequence_(schema_) {
     sequence_.Feed(30);
-    auto snapshot =
-        EncodeSnapshot(schema_, sequence_.state(), sequence_.logits(), Identity(), nullptr);
+    auto snapshot = EncodeSnapshot(schema_, sequence_.state(), Identity(), nullptr);
     chunks_.Add(*snapshot);
     manifest_ = snapshot->manifest;
   }
@@ -264,6 +254,10 @@ TEST_F(HostileSnapshotTest, ForeignIdentity) {
   manifest_.schema_hash[0] ^= 1;
   EXPECT_EQ(Decode().code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_THAT(Decode().message(), HasSubstr("schema hash"));
+  manifest_ = original;
+  manifest_.format_version = 1;
+  EXPECT_EQ(Decode().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(Decode().message(), HasSubstr("format 1"));
   manifest_ = original;
   manifest_.identity.numerics_id = "elsewhere";
   EXPECT_TRUE(Decode().ok());
@@ -306,7 +300,7 @@ TEST_F(HostileSnapshotTest, RangesOffTheGridOrOutOfOrder) {
   manifest_.position = std::numeric_limits<int64_t>::max();
   EXPECT_FALSE(Decode().ok());
   manifest_ = original;
-  manifest_.vocab_size = std::numeric_limits<int64_t>::max();
+  manifest_.hidden_size = std::numeric_limits<int64_t>::max();
   EXPECT_FALSE(Decode().ok());
 }
 
@@ -315,13 +309,13 @@ class PagedSnapshotTest : public testing::Test {
   // After so many tokens, a commit at a time.
   void Commit(int64_t count) {
     sequence_.Feed(count);
-    auto snapshot = EncodeSnapshot(schema_, sequence_.state(), sequence_.logits(), Identity(),
+    auto snapshot = EncodeSnapshot(schema_, sequence_.state(), Identity(),
                                    manifest_.position > 0 ? &manifest_ : nullptr);
     ASSERT_TRUE(snapshot.ok()) << snapshot.status();
     added_ = chunks_.Add(*snapshot);
     manifest_ = snapshot->manifest;
   }
-  absl::StatusOr<DecodedSnapshot> Decode(const SnapshotManifest& manifest) {
+  absl::StatusOr<State> Decode(const SnapshotManifest& manifest) {
     return DecodeSnapshot(StatePool(HostMemory(), schema_), Identity(), manifest, chunks_.Reader());
   }
 
@@ -338,14 +332,15 @@ TEST_F(PagedSnapshotTest, ACommitWritesTheNewRowsAndARestoreHasThemAll) {
   for (const int64_t count : {1, 62, 3, 130, 64, 740}) {
     Commit(count);
     position += count;
-    // Besides the rows: fixed tensor and logits; and a group that is written once more as a whole.
-    EXPECT_LE(added_, count * kRow + 7 * 4 + sequence_.logits().size_bytes() + 1000);
+    // Besides the rows: fixed tensor and hidden row; and a group that is written once more as a
+    // whole.
+    EXPECT_LE(added_, count * kRow + 7 * 4 + kHidden * sizeof(float) + 1000);
     auto restored = Decode(manifest_);
     ASSERT_TRUE(restored.ok()) << restored.status();
-    ASSERT_EQ(restored->state.position, position);
-    ASSERT_EQ(restored->state.pages.count(), sequence_.state().pages.count());
-    for (int64_t i = 0; i < restored->state.pages.count(); ++i) {
-      EXPECT_EQ(std::memcmp(restored->state.pages[i].data(), sequence_.state().pages[i].data(),
+    ASSERT_EQ(restored->position, position);
+    ASSERT_EQ(restored->pages.count(), sequence_.state().pages.count());
+    for (int64_t i = 0; i < restored->pages.count(); ++i) {
+      EXPECT_EQ(std::memcmp(restored->pages[i].data(), sequence_.state().pages[i].data(),
                             schema_.page_bytes()),
                 0)
           << "page " << i << " after " << position;

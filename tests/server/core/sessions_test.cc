@@ -408,6 +408,35 @@ TEST_F(SessionsTest, InputTooLong) {
   EXPECT_EQ(Metadata(status, "max_input_tokens"), "5");
 }
 
+TEST_F(SessionsTest, AStateOfAnOlderFormatIsRefusedAndKept) {
+  Start();
+  Create("s");
+  Say("s", "abc", 2);
+  core.reset();
+  Metrics metrics;
+  SessionStore sessions(std::make_unique<TestStore>(store), 0, metrics);
+  const auto make_old = [](SessionRecord& record, SessionStore::Change&) {
+    storage::Point& head = *record.data.mutable_head();
+    auto manifest = engine::SnapshotManifest::Parse(head.manifest());
+    manifest->format_version = 1;
+    head.set_manifest(manifest->Serialize());
+    return absl::OkStatus();
+  };
+  ASSERT_TRUE(sessions.Update({"default", "s"}, make_old).ok());
+  const int64_t chunks = store->store->Stats()->chunks;
+  Start();
+  EXPECT_ERROR(TryGenerate(Request("s", "x", 1)), Code::kFailedPrecondition,
+               reason::kModelMismatch);
+  EXPECT_EQ(Get("s").state(), v1::Session::ACTIVE);
+  CallContext context;
+  v1::UpdateSessionRequest update;
+  update.mutable_session()->set_name(Name("s"));
+  update.mutable_session()->set_display_name("still here");
+  update.mutable_update_mask()->add_paths("display_name");
+  ASSERT_TRUE(core->UpdateSession(context, update).ok());
+  EXPECT_EQ(store->store->Stats()->chunks, chunks);
+}
+
 TEST_F(SessionsTest, ModelGoneOrChanged) {
   Start();
   Create("s");

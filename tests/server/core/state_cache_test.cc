@@ -29,7 +29,7 @@ class StateCacheTest : public testing::Test {
   // A turn of a session of `model`, whose state then stays.
   void Turn(const std::string& model, const std::string& key) {
     LoadedState loaded;
-    loaded.logits.resize(kStateBytes / sizeof(float));
+    loaded.state.hidden.resize(kStateBytes / sizeof(float));
     cache_->Keep(Take(model), {key, "uid", 1}, std::move(loaded));
   }
   void WaitForWaiting(int64_t n) {

@@ -9,6 +9,7 @@
 #include "engine/device/raw.h"
 #include "engine/kernels/host.h"
 #include "engine/kernels/kernels.h"
+#include "engine/kernels/ops.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/engine/arch/llama/fake_llama.h"
@@ -104,10 +105,13 @@ class Equations {
 std::vector<float> EngineLogits(Arch& arch, const Kernels& kernels, State& state,
                                 const std::vector<TokenId>& tokens) {
   HostExec exec(kernels, Contract::kF32, 1);
-  std::vector<float> logits(arch.info().vocab_size);
+  std::vector<float> hidden(arch.head().columns()), logits(arch.head().rows());
   Batch batch;
   batch.Add(SlotAt(state.block.data()), state.position, tokens, 1);
-  arch.Forward(exec, batch, RowsAt(logits.data(), 1, arch.info().vocab_size));
+  const Rows row = RowsAt(hidden.data(), 1, arch.head().columns());
+  arch.Forward(exec, batch, row);
+  ops::MatMul(exec, row,
+              {.weight = arch.head(), .y = RowsAt(logits.data(), 1, arch.head().rows())});
   state.position += tokens.size();
   return logits;
 }
