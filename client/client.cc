@@ -33,6 +33,14 @@ absl::Status ExpandParent(const Options& options, std::string* field) {
   });
 }
 
+// A session's name, or that of one of its snapshots.
+absl::Status ExpandPoint(const Options& options, std::string* field) {
+  const bool snapshot =
+      field->find('@') != std::string::npos || field->find("/snapshots/") != std::string::npos;
+  if (!snapshot) return ExpandSession(options, field);
+  return ExpandName(field, [&](std::string_view s) { return SnapshotName(options.tenant, s); });
+}
+
 // Session and model of a generation, both optional here: the server knows when it needs which.
 template <typename Request>
 absl::Status ExpandTarget(const Options& options, Request& request) {
@@ -136,16 +144,11 @@ absl::StatusOr<v1::Session> Client::UndeleteSession(std::string_view name,
 
 absl::StatusOr<v1::ForkSessionResponse> Client::ForkSession(v1::ForkSessionRequest request,
                                                             const CallOptions& call) const {
-  const std::string& name = request.name();
-  const bool snapshot =
-      name.find('@') != std::string::npos || name.find("/snapshots/") != std::string::npos;
-  auto full = snapshot ? SnapshotName(options().tenant, name) : SessionName(options().tenant, name);
-  if (!full.ok()) return full.status();
-  request.set_name(*full);
+  if (auto s = ExpandPoint(options(), request.mutable_name()); !s.ok()) return s;
   // The children's ids can be taken only once.
   return Call<v1::ForkSessionResponse>(
       call, options().timeout, request.session_ids().empty() ? Repeat::kNever : Repeat::kGuarded,
-      SessionOf(*full), *channel_->sessions, &v1::Sessions::Stub::ForkSession, request);
+      SessionOf(request.name()), *channel_->sessions, &v1::Sessions::Stub::ForkSession, request);
 }
 
 absl::StatusOr<v1::RewindSessionResponse> Client::RewindSession(v1::RewindSessionRequest request,
@@ -170,6 +173,14 @@ absl::StatusOr<v1::ListSnapshotsResponse> Client::ListSnapshots(v1::ListSnapshot
   return Call<v1::ListSnapshotsResponse>(call, options().timeout, Repeat::kByChannel,
                                          request.parent(), *channel_->sessions,
                                          &v1::Sessions::Stub::ListSnapshots, request);
+}
+
+absl::StatusOr<v1::ReadTranscriptResponse> Client::ReadTranscript(v1::ReadTranscriptRequest request,
+                                                                  const CallOptions& call) const {
+  if (auto s = ExpandPoint(options(), request.mutable_name()); !s.ok()) return s;
+  return Call<v1::ReadTranscriptResponse>(call, options().timeout, Repeat::kByChannel,
+                                          SessionOf(request.name()), *channel_->sessions,
+                                          &v1::Sessions::Stub::ReadTranscript, request);
 }
 
 absl::StatusOr<GenerateStream> Client::Generate(v1::GenerateRequest request,

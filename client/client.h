@@ -66,6 +66,9 @@ class Client {
                                                           const CallOptions& call = {}) const;
   absl::StatusOr<v1::ListSnapshotsResponse> ListSnapshots(v1::ListSnapshotsRequest request,
                                                           const CallOptions& call = {}) const;
+  // request.name: a session or a snapshot.
+  absl::StatusOr<v1::ReadTranscriptResponse> ReadTranscript(v1::ReadTranscriptRequest request,
+                                                            const CallOptions& call = {}) const;
 
   // Generation
   absl::StatusOr<GenerateStream> Generate(v1::GenerateRequest request,

@@ -40,6 +40,7 @@ inline constexpr char kModelMismatch[] = "MODEL_MISMATCH";
 inline constexpr char kSessionDeleted[] = "SESSION_DELETED";
 inline constexpr char kSessionDamaged[] = "SESSION_DAMAGED";
 inline constexpr char kPositionNotRestorable[] = "POSITION_NOT_RESTORABLE";
+inline constexpr char kTranscriptNotKept[] = "TRANSCRIPT_NOT_KEPT";
 inline constexpr char kNoChatTemplate[] = "NO_CHAT_TEMPLATE";
 inline constexpr char kSlowConsumer[] = "SLOW_CONSUMER";
 inline constexpr char kQueueFull[] = "QUEUE_FULL";
@@ -82,6 +83,7 @@ inline constexpr ReasonCode kReasonCodes[] = {
     {reason::kSessionDeleted, absl::StatusCode::kFailedPrecondition},
     {reason::kSessionDamaged, absl::StatusCode::kFailedPrecondition},
     {reason::kPositionNotRestorable, absl::StatusCode::kFailedPrecondition},
+    {reason::kTranscriptNotKept, absl::StatusCode::kFailedPrecondition},
     {reason::kNoChatTemplate, absl::StatusCode::kFailedPrecondition},
     {reason::kSlowConsumer, absl::StatusCode::kResourceExhausted},
     {reason::kQueueFull, absl::StatusCode::kUnavailable},

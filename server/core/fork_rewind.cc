@@ -112,7 +112,7 @@ absl::StatusOr<storage::Point> Rewind::NearestPoint(const std::vector<int32_t>& 
     auto stored = parts_.sessions->GetSnapshot({base_.name, ref.id()});
     if (!stored.ok()) continue;
     // Earlier rewinds leave snapshots of other continuations: only the same tokens count.
-    auto read = ReadTranscript(stored->point().transcript(), 0, ref.position_tokens(), Reader());
+    auto read = ReadTranscriptIds(stored->point().transcript(), 0, ref.position_tokens(), Reader());
     if (read.ok() && std::equal(read->begin(), read->end(), tokens.begin())) {
       return stored->point();
     }
@@ -135,7 +135,7 @@ absl::Status Rewind::ToPosition(int64_t position) {
   }
   MNEME_ASSIGN_OR_RETURN(const Model* model, FindModel());
   MNEME_ASSIGN_OR_RETURN(const std::vector<int32_t> tokens,
-                         ReadTranscript(head.transcript(), 0, position, Reader()));
+                         ReadTranscriptIds(head.transcript(), 0, position, Reader()));
   MNEME_ASSIGN_OR_RETURN(const storage::Point from, NearestPoint(tokens));
   const auto rest = std::span(tokens).subspan(from.position_tokens());
   recomputed_ = static_cast<int64_t>(rest.size());
@@ -184,6 +184,7 @@ absl::StatusOr<SessionRecord> Rewind::Commit() {
     *data.mutable_head() = target_;
     data.mutable_head()->set_version(version);
     data.set_damaged(false);
+    data.set_rewind_version(version);
     // What an ingest had read may be gone now.
     data.clear_ingest();
     const int64_t now = NowMicros();
@@ -261,6 +262,7 @@ absl::StatusOr<v1::ForkSessionResponse> ForkSession(Parts& parts, CallContext& c
       data.clear_expire_time_us();
       data.clear_snapshots();
       data.clear_ingest();
+      data.clear_rewind_version();  // of the parent's transcript, not of this one
       *data.mutable_head() = point;
       data.set_create_time_us(now);
       data.set_update_time_us(now);

@@ -74,7 +74,7 @@ class Turn {
   std::string generation_;
   WriterTable::Lease writer_;
   SessionRecord base_;
-  std::vector<engine::TokenId> input_;
+  TurnInput input_;
   HeldState held_;
   TurnResult result_;
   std::optional<Clock::time_point> first_sent_;
@@ -124,13 +124,13 @@ absl::Status Turn::Prepare() {
   }
   const storage::Point& head = base_.data.head();
   MNEME_ASSIGN_OR_RETURN(input_,
-                         InputTokens(*model_, request_, head.position_tokens(), head.last_token()));
-  if (input_.empty() && head.position_tokens() == 0) {
+                         InputOf(*model_, request_, head.position_tokens(), head.last_token()));
+  if (input_.tokens.empty() && head.position_tokens() == 0) {
     FieldErrors required;
     required.Add("input", "is required: nothing has been read yet", reason::kFieldRequired);
     return required.ToStatus();
   }
-  const auto input = static_cast<int64_t>(input_.size());
+  const auto input = static_cast<int64_t>(input_.tokens.size());
   MNEME_RETURN_IF_ERROR(CheckInputLength(input, parts_.config.limits));
   MNEME_RETURN_IF_ERROR(CheckContext(*model_, head.position_tokens(), input));
   const int64_t room = model_->context_limit() - head.position_tokens() - input;
@@ -142,7 +142,7 @@ absl::Status Turn::Prepare() {
 }
 
 absl::Status Turn::Hold() {
-  const auto input = static_cast<int64_t>(input_.size());
+  const auto input = static_cast<int64_t>(input_.tokens.size());
   const TokenCounts counts{
       .queued = input,
       .end = base_.data.head().position_tokens() + input + options_.max_output_tokens};
@@ -166,13 +166,13 @@ void Turn::SendStarted() {
   started->set_version(version_);
   started->set_seed(options_.sampling.seed);
   started->set_model_fingerprint(model_->info.fingerprint());
-  started->set_input_tokens(static_cast<int64_t>(input_.size()));
+  started->set_input_tokens(static_cast<int64_t>(input_.tokens.size()));
   events_.Send(std::move(event));
 }
 
 void Turn::Decode(TurnSequence& sequence) {
   std::stop_callback on_cancel(context_.stop_token(), [this] { model_->scheduler->Wake(); });
-  const auto total = static_cast<int64_t>(input_.size());
+  const auto total = static_cast<int64_t>(input_.tokens.size());
   Clock::time_point next_progress = Clock::now() + kProgressInterval;
   while (true) {
     const bool reading = sequence.prefilled() < total;
@@ -209,7 +209,7 @@ absl::Status Turn::Replay() {
   held_.loaded = LoadedState();  // its bytes are needed for the new one
   MNEME_ASSIGN_OR_RETURN(held_.loaded,
                          RestorePoint(parts_, *model_, name_.tenant, base_.data.head()));
-  std::vector<engine::TokenId> tokens = input_;
+  std::vector<engine::TokenId> tokens = input_.tokens;
   tokens.insert(tokens.end(), result_.output.begin(), result_.output.end());
   recomputed_ += static_cast<int64_t>(tokens.size());
   return ReadTokens(context_, *model_, held_.loaded, tokens);
@@ -217,10 +217,13 @@ absl::Status Turn::Replay() {
 
 absl::Status Turn::Commit() {
   if (result_.replay) MNEME_RETURN_IF_ERROR(Replay());
-  std::vector<engine::TokenId> tokens = std::move(input_);
+  std::vector<engine::TokenId> tokens = std::move(input_.tokens);
   tokens.insert(tokens.end(), result_.output.begin(), result_.output.end());
-  MNEME_ASSIGN_OR_RETURN(CommitResult commit,
-                         CommitHead(parts_, *model_, base_, held_.loaded, tokens, {}));
+  AddOutput(static_cast<int64_t>(result_.output.size()), input_.runs);
+  MNEME_ASSIGN_OR_RETURN(
+      CommitResult commit,
+      CommitHead(parts_, *model_, base_, held_.loaded,
+                 {.ids = tokens, .runs = input_.runs, .finish_reason = result_.reason}, {}));
   committed_ = true;
   commit_seconds_ = commit.seconds;
   version_ = commit.record.data.head().version();
@@ -264,8 +267,9 @@ absl::Status Turn::Run() {
   SendStarted();
 
   auto sequence = std::make_shared<TurnSequence>(
-      *model_, context_, held_.loaded, input_,
-      UnfinishedCharacter(model_->tokenizer(), base_.data.head().unfinished_character(), input_),
+      *model_, context_, held_.loaded, input_.tokens,
+      UnfinishedCharacter(model_->tokenizer(), base_.data.head().unfinished_character(),
+                          input_.tokens),
       options_);
   model_->scheduler->Add(sequence);
   Decode(*sequence);

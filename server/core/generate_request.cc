@@ -244,11 +244,9 @@ absl::StatusOr<std::vector<engine::TokenId>> TokensOfText(const Model& model,
   return tokens;
 }
 
-absl::StatusOr<std::vector<engine::TokenId>> TokensOfMessages(const Model& model,
-                                                              const v1::Messages& messages,
-                                                              bool continue_final_message,
-                                                              int64_t position,
-                                                              engine::TokenId last_token) {
+absl::StatusOr<std::vector<engine::TokenId>> TokensOfMessages(
+    const Model& model, const v1::Messages& messages, bool continue_final_message, int64_t position,
+    engine::TokenId last_token, std::vector<engine::ContentSpan>* contents) {
   const engine::ChatTemplate* chat = model.engine->chat_template();
   if (chat == nullptr) {
     return Error(
@@ -261,9 +259,11 @@ absl::StatusOr<std::vector<engine::TokenId>> TokensOfMessages(const Model& model
     list.push_back({message.role(), message.content()});
   }
   auto tokens =
-      chat->Render(list, {.continues = position > 0,
-                          .after_end_of_turn = position > 0 && model.IsEndOfGeneration(last_token),
-                          .continue_final_message = continue_final_message});
+      chat->Render(list,
+                   {.continues = position > 0,
+                    .after_end_of_turn = position > 0 && model.IsEndOfGeneration(last_token),
+                    .continue_final_message = continue_final_message},
+                   contents);
   if (!tokens.ok()) {
     FieldErrors errors;
     errors.Add("messages", absl::StrCat("are refused by the model's chat template: ",
@@ -273,33 +273,38 @@ absl::StatusOr<std::vector<engine::TokenId>> TokensOfMessages(const Model& model
   return tokens;
 }
 
-absl::StatusOr<std::vector<engine::TokenId>> InputTokens(const Model& model,
-                                                         const GenerateRequest& request,
-                                                         int64_t position,
-                                                         engine::TokenId last_token) {
+absl::StatusOr<TurnInput> InputOf(const Model& model, const GenerateRequest& request,
+                                  int64_t position, engine::TokenId last_token) {
   const engine::SpecialTokens& special = model.tokenizer().special();
   const bool always = request.add_bos() == GenerateRequest::ADD_BOS_ALWAYS;
+  TurnInput input;
   switch (request.input_case()) {
     case GenerateRequest::kText: {
-      if (request.text().empty()) return std::vector<engine::TokenId>();
+      if (request.text().empty()) return input;
       const bool automatic = request.add_bos() == GenerateRequest::ADD_BOS_AUTO &&
                              special.add_bos && special.bos >= 0 && position == 0;
-      return TokensOfText(model, request.text(), request.parse_special_tokens(),
-                          always || automatic, position);
-    }
-    case GenerateRequest::kTokenIds: {
-      std::vector<engine::TokenId> ids(request.token_ids().ids().begin(),
-                                       request.token_ids().ids().end());
-      if (always && !ids.empty()) ids.insert(ids.begin(), special.bos);
-      return ids;
-    }
-    case GenerateRequest::kMessages:
-      return TokensOfMessages(model, request.messages(), request.continue_final_message(), position,
-                              last_token);
-    case GenerateRequest::INPUT_NOT_SET:
+      MNEME_ASSIGN_OR_RETURN(input.tokens,
+                             TokensOfText(model, request.text(), request.parse_special_tokens(),
+                                          always || automatic, position));
       break;
+    }
+    case GenerateRequest::kTokenIds:
+      input.tokens.assign(request.token_ids().ids().begin(), request.token_ids().ids().end());
+      if (always && !input.tokens.empty()) input.tokens.insert(input.tokens.begin(), special.bos);
+      break;
+    case GenerateRequest::kMessages: {
+      std::vector<engine::ContentSpan> contents;
+      MNEME_ASSIGN_OR_RETURN(input.tokens, TokensOfMessages(model, request.messages(),
+                                                            request.continue_final_message(),
+                                                            position, last_token, &contents));
+      input.runs = RunsOfMessages(static_cast<int64_t>(input.tokens.size()), contents);
+      return input;
+    }
+    case GenerateRequest::INPUT_NOT_SET:
+      return input;
   }
-  return std::vector<engine::TokenId>();
+  input.runs = RunsOfText(model.tokenizer(), v1::TranscriptPart::PROMPT, input.tokens, position);
+  return input;
 }
 
 absl::Status CheckContext(const Model& model, int64_t position, int64_t tokens) {

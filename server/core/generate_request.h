@@ -9,6 +9,7 @@
 #include "server/core/config.h"
 #include "server/core/errors.h"
 #include "server/core/model_registry.h"
+#include "server/core/transcript_runs.h"
 #include "server/core/turn_sequence.h"
 
 namespace mneme::server {
@@ -36,18 +37,19 @@ absl::StatusOr<std::vector<engine::TokenId>> TokensOfText(const Model& model,
                                                           bool parse_special, bool add_bos,
                                                           int64_t position);
 // FAILED_PRECONDITION NO_CHAT_TEMPLATE; INVALID_ARGUMENT for an order the template refuses, or a
-// final message that cannot be continued.
-absl::StatusOr<std::vector<engine::TokenId>> TokensOfMessages(const Model& model,
-                                                              const v1::Messages& messages,
-                                                              bool continue_final_message,
-                                                              int64_t position,
-                                                              engine::TokenId last_token);
-// The input's tokens; may be empty. BOS by AUTO is added to text only: token ids are taken as they
-// are, and chat templates bring their own.
-absl::StatusOr<std::vector<engine::TokenId>> InputTokens(const Model& model,
-                                                         const v1::GenerateRequest& request,
-                                                         int64_t position,
-                                                         engine::TokenId last_token);
+// final message that cannot be continued. `contents`: as of ChatTemplate::Render.
+absl::StatusOr<std::vector<engine::TokenId>> TokensOfMessages(
+    const Model& model, const v1::Messages& messages, bool continue_final_message, int64_t position,
+    engine::TokenId last_token, std::vector<engine::ContentSpan>* contents = nullptr);
+
+struct TurnInput {
+  std::vector<engine::TokenId> tokens;  // may be empty
+  RunList runs;                         // what they are, for the transcript
+};
+// BOS by AUTO is added to text only: token ids are taken as they are, and chat templates bring
+// their own.
+absl::StatusOr<TurnInput> InputOf(const Model& model, const v1::GenerateRequest& request,
+                                  int64_t position, engine::TokenId last_token);
 // So many tokens behind `position` fit into the model's context: else CONTEXT_FULL where it has no
 // room at all, INPUT_TOO_LONG with both counts otherwise.
 absl::Status CheckContext(const Model& model, int64_t position, int64_t tokens);

@@ -274,9 +274,13 @@ absl::Status IngestImpl::Commit(bool done) {
   mark.set_durable_bytes(consumed_read_);
   mark.set_read_tokens(mark_.read_tokens() + static_cast<int64_t>(uncommitted_.size()));
   mark.set_done(done);
-  MNEME_ASSIGN_OR_RETURN(CommitResult commit,
-                         CommitHead(parts_, *model_, base_, held_.loaded, uncommitted_,
-                                    {.turn_end = done, .ingest = &mark}));
+  MNEME_ASSIGN_OR_RETURN(
+      CommitResult commit,
+      CommitHead(parts_, *model_, base_, held_.loaded,
+                 {.ids = uncommitted_,
+                  .runs = RunsOfText(model_->tokenizer(), v1::TranscriptPart::DOCUMENT,
+                                     uncommitted_, base_.data.head().position_tokens())},
+                 {.turn_end = done, .ingest = &mark}));
   base_ = std::move(commit.record);
   mark_ = base_.data.ingest();
   uncommitted_.clear();

@@ -10,6 +10,7 @@
 #include "server/core/generate.h"
 #include "server/core/ingest.h"
 #include "server/core/parts.h"
+#include "server/core/read_transcript.h"
 #include "server/core/session_names.h"
 #include "server/core/sessions.h"
 #include "server/core/tokens.h"
@@ -131,6 +132,10 @@ class ServerCoreImpl final : public ServerCore {
   absl::StatusOr<v1::ListSnapshotsResponse> ListSnapshots(
       CallContext& context, const v1::ListSnapshotsRequest& request) override {
     return Count(server::ListSnapshots(parts_, context, request));
+  }
+  absl::StatusOr<v1::ReadTranscriptResponse> ReadTranscript(
+      CallContext& context, const v1::ReadTranscriptRequest& request) override {
+    return Count(server::ReadTranscript(parts_, context, request));
   }
   absl::StatusOr<std::unique_ptr<Ingest>> StartIngest(
       CallContext& context, const v1::IngestRequest::Start& start) override {

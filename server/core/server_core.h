@@ -78,6 +78,8 @@ class ServerCore {
       CallContext&, const v1::RewindSessionRequest&) = 0;
   virtual absl::StatusOr<v1::ListSnapshotsResponse> ListSnapshots(
       CallContext&, const v1::ListSnapshotsRequest&) = 0;
+  virtual absl::StatusOr<v1::ReadTranscriptResponse> ReadTranscript(
+      CallContext&, const v1::ReadTranscriptRequest&) = 0;
   // Holds the session's writer until the object is destroyed. `context` must outlive it.
   virtual absl::StatusOr<std::unique_ptr<Ingest>> StartIngest(CallContext& context,
                                                               const v1::IngestRequest::Start&) = 0;

@@ -151,7 +151,7 @@ absl::StatusOr<std::string> ReadPageToken(std::string_view scope, std::string_vi
     if (Checksum(scope, position) == bytes.substr(0, 12)) return position;
   }
   FieldErrors errors;
-  errors.Add("page_token", "must come from a list call with the same parent and filter",
+  errors.Add("page_token", "must come from the page before, of a call with the same fields",
              reason::kPageTokenInvalid);
   return errors.ToStatus();
 }

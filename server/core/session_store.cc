@@ -357,7 +357,7 @@ absl::StatusOr<int64_t> SessionStore::StoredBytes(const SessionRecord& record) c
       }
     }
     for (const auto& chunk : point.transcript()) {
-      if (seen.insert(chunk.id()).second) bytes += chunk.num_tokens() * 4;
+      if (seen.insert(chunk.id()).second) bytes += ChunkBytes(chunk);
     }
     bytes += static_cast<int64_t>(point.manifest().size());
   };

@@ -14,6 +14,7 @@
 #include "server/core/session_fields.h"
 #include "server/core/session_filter.h"
 #include "server/core/session_names.h"
+#include "server/core/transcript.h"
 
 namespace mneme::server {
 namespace {
@@ -320,7 +321,7 @@ absl::StatusOr<v1::ListSnapshotsResponse> ListSnapshots(Parts& parts, CallContex
     if (auto manifest = engine::SnapshotManifest::Parse(point.manifest()); manifest.ok()) {
       for (const auto& chunk : manifest->chunks) bytes += chunk.size_bytes;
     }
-    for (const auto& chunk : point.transcript()) bytes += chunk.num_tokens() * 4;
+    for (const auto& chunk : point.transcript()) bytes += ChunkBytes(chunk);
     out.set_stored_bytes(bytes);
     last = order(ref);
   }

@@ -217,8 +217,7 @@ absl::StatusOr<HeldState> HoldCopy(Parts& parts, CallContext& context, const Mod
 }
 
 absl::StatusOr<CommitResult> CommitHead(Parts& parts, const Model& model, const SessionRecord& base,
-                                        LoadedState& loaded,
-                                        std::span<const engine::TokenId> new_tokens,
+                                        LoadedState& loaded, const NewTokens& tokens,
                                         const CommitOptions& options) {
   const auto start = Clock::now();
   std::shared_ptr<const engine::SnapshotManifest> manifest;  // null at position 0
@@ -245,9 +244,16 @@ absl::StatusOr<CommitResult> CommitHead(Parts& parts, const Model& model, const 
       parts.metrics.version_conflicts.Increment();
       return VersionMismatch(record);
     }
+    const int64_t now = NowMicros();
     if (!data.no_transcript()) {
+      storage::StoredTurn turn;
+      turn.set_position_tokens(head.position_tokens());
+      turn.set_version(head.version() + 1);
+      turn.set_commit_time_us(now);
+      turn.set_finish_reason(tokens.finish_reason);
+      *turn.mutable_runs() = tokens.runs;
       MNEME_RETURN_IF_ERROR(AppendTranscript(
-          *head.mutable_transcript(), new_tokens,
+          *head.mutable_transcript(), tokens.ids, turn,
           [&](const memstore::ChunkId& id) {
             return parts.sessions->ReadChunk(base.name.tenant, id);
           },
@@ -257,10 +263,9 @@ absl::StatusOr<CommitResult> CommitHead(Parts& parts, const Model& model, const 
     head.set_position_tokens(loaded.state.position);
     head.set_manifest(manifest_bytes);
     record.manifest = manifest;
-    if (!new_tokens.empty()) head.set_last_token(new_tokens.back());
+    if (!tokens.ids.empty()) head.set_last_token(tokens.ids.back());
     head.set_unfinished_character(
-        UnfinishedCharacter(model.tokenizer(), head.unfinished_character(), new_tokens));
-    const int64_t now = NowMicros();
+        UnfinishedCharacter(model.tokenizer(), head.unfinished_character(), tokens.ids));
     data.set_update_time_us(now);
     data.set_last_used_time_us(now);
     if (options.ingest != nullptr) {

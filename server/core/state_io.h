@@ -6,6 +6,7 @@
 #include <span>
 
 #include "server/core/parts.h"
+#include "server/core/transcript_runs.h"
 
 namespace mneme::server {
 
@@ -38,16 +39,20 @@ struct CommitResult {
   SessionRecord record;
   double seconds = 0;
 };
-// Writes `loaded` as the version after `base`, with `new_tokens` read since. On success
-// loaded.manifest is the new one. On failure the session is as it was and `loaded` must be thrown
-// away.
+// What was read and generated since the last commit; the transcript keeps it as a turn.
+struct NewTokens {
+  std::span<const engine::TokenId> ids;
+  RunList runs;  // all ids
+  v1::FinishReason finish_reason = v1::FINISH_REASON_UNSPECIFIED;
+};
 struct CommitOptions {
   bool turn_end = true;                         // an automatic snapshot is due
   const storage::IngestMark* ingest = nullptr;  // its version is filled in here
 };
+// Writes `loaded` as the version after `base`. On success loaded.manifest is the new one. On
+// failure the session is as it was and `loaded` must be thrown away.
 absl::StatusOr<CommitResult> CommitHead(Parts& parts, const Model& model, const SessionRecord& base,
-                                        LoadedState& loaded,
-                                        std::span<const engine::TokenId> new_tokens,
+                                        LoadedState& loaded, const NewTokens& tokens,
                                         const CommitOptions& options);
 
 // Feeds `tokens` to loaded.state through the batch. `on_rows`, if given, gets all logits, also

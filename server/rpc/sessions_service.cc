@@ -79,6 +79,14 @@ grpc::ServerUnaryReactor* SessionsService::ListSnapshots(grpc::CallbackServerCon
       [](const v1::ListSnapshotsRequest& r) -> std::string { return r.parent(); });
 }
 
+grpc::ServerUnaryReactor* SessionsService::ReadTranscript(grpc::CallbackServerContext* context,
+                                                          const grpc::ByteBuffer* request,
+                                                          grpc::ByteBuffer* response) {
+  return StartUnary<v1::ReadTranscriptRequest>(
+      env_, "ReadTranscript", &ServerCore::ReadTranscript, context, request, response,
+      [](const v1::ReadTranscriptRequest& r) -> std::string { return r.name(); });
+}
+
 grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* SessionsService::IngestSession(
     grpc::CallbackServerContext* context) {
   return IngestReactor::Start(env_, context);

@@ -15,8 +15,9 @@ using RawSessions = v1::Sessions::WithRawCallbackMethod_CreateSession<
                     v1::Sessions::WithRawCallbackMethod_ForkSession<
                         v1::Sessions::WithRawCallbackMethod_RewindSession<
                             v1::Sessions::WithRawCallbackMethod_ListSnapshots<
-                                v1::Sessions::WithRawCallbackMethod_IngestSession<
-                                    v1::Sessions::Service>>>>>>>>>>;
+                                v1::Sessions::WithRawCallbackMethod_ReadTranscript<
+                                    v1::Sessions::WithRawCallbackMethod_IngestSession<
+                                        v1::Sessions::Service>>>>>>>>>>>;
 
 class SessionsService final : public RawSessions {
  public:
@@ -40,6 +41,8 @@ class SessionsService final : public RawSessions {
                                           grpc::ByteBuffer*) override;
   grpc::ServerUnaryReactor* ListSnapshots(grpc::CallbackServerContext*, const grpc::ByteBuffer*,
                                           grpc::ByteBuffer*) override;
+  grpc::ServerUnaryReactor* ReadTranscript(grpc::CallbackServerContext*, const grpc::ByteBuffer*,
+                                           grpc::ByteBuffer*) override;
   grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* IngestSession(
       grpc::CallbackServerContext*) override;
 

@@ -48,6 +48,7 @@ struct FakeSessions : v1::Sessions::Service {
   FAKE_UNARY(ForkSession, ForkSessionRequest, ForkSessionResponse)
   FAKE_UNARY(RewindSession, RewindSessionRequest, RewindSessionResponse)
   FAKE_UNARY(ListSnapshots, ListSnapshotsRequest, ListSnapshotsResponse)
+  FAKE_UNARY(ReadTranscript, ReadTranscriptRequest, ReadTranscriptResponse)
 
   using IngestStream = grpc::ServerReaderWriter<v1::IngestProgress, v1::IngestRequest>;
   test::Replaceable<grpc::Status(grpc::ServerContext&, IngestStream&)> on_IngestSession =

@@ -97,6 +97,30 @@ TEST_F(SentencePieceTest, TokenizesLikeTheGoldenCasesAndGenerates) {
   EXPECT_EQ(Say("s", "hello world", 4).tokens.size(), 4u);
 }
 
+// Neither BOS nor the space that SentencePiece puts in front is anybody's text.
+TEST_F(SentencePieceTest, ATranscriptHasTheTextAsItWasGiven) {
+  ASSERT_NO_FATAL_FAILURE(Start());
+  Create("s");
+  auto request = Request("s", "hello world", 0);
+  request.set_add_bos(v1::GenerateRequest::ADD_BOS_ALWAYS);
+  MustGenerate(request);
+  MustGenerate(Request("s", " and you", 0));
+  v1::ReadTranscriptRequest read;
+  read.set_name("s");
+  read.set_page_size(1);
+  std::vector<std::string> texts(3);  // BOS, and two prompts
+  do {
+    CallContext context;
+    const auto page = core->ReadTranscript(context, read);
+    ASSERT_TRUE(page.ok()) << page.status();
+    const auto& part = page->turns(0).parts(0);
+    const bool frame = part.role() == v1::TranscriptPart::TEMPLATE;
+    texts[frame ? 0 : page->turns(0).version()] += part.text();
+    read.set_page_token(page->next_page_token());
+  } while (!read.page_token().empty());
+  EXPECT_THAT(texts, ::testing::ElementsAre("", "hello world", " and you"));
+}
+
 TEST_F(SentencePieceTest, ADamagedFileIsRefusedWithItsName) {
   for (const std::string& damaged :
        {model_.substr(0, model_.size() / 2), std::string("\xff\xff")}) {

@@ -1,8 +1,7 @@
-// Streamed text: UTF-8, stop sequences, names, filters, transcripts.
+// Streamed text: UTF-8, stop sequences, names, filters.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <map>
 #include <random>
 
 #include "engine/core/utf8.h"
@@ -11,7 +10,6 @@
 #include "server/core/session_filter.h"
 #include "server/core/session_names.h"
 #include "server/core/stop_matcher.h"
-#include "server/core/transcript.h"
 #include "server/core/utf8_stream.h"
 
 namespace mneme::server {
@@ -169,42 +167,6 @@ TEST(SessionFilter, Grammar) {
         "state = ACTIVE model = m", "labels.key = \"x", "AND", "labels. = x"}) {
     EXPECT_EQ(ReasonOf(SessionFilter::Parse(bad).status()), reason::kFieldInvalid) << bad;
   }
-}
-
-TEST(Transcript, ManySmallAppendsStayFewChunks) {
-  std::map<memstore::ChunkId, std::string> chunks;
-  const ReadChunk read = [&](const memstore::ChunkId& id) -> absl::StatusOr<std::string> {
-    return chunks.at(id);
-  };
-  TranscriptList list;
-  std::vector<int32_t> all;
-  std::mt19937 random(11);
-  for (int round = 0; round < 300; ++round) {
-    std::vector<int32_t> ids(round == 100 ? 150000 : random() % 40);
-    for (auto& id : ids) id = static_cast<int32_t>(random() % 50000);
-    std::vector<memstore::NewChunk> fresh;
-    ASSERT_TRUE(AppendTranscript(list, ids, read, fresh).ok());
-    for (auto& chunk : fresh) {
-      EXPECT_LE(chunk.bytes.size(), 4u * kMaxChunkTokens);
-      chunks[chunk.id] = chunk.bytes;
-    }
-    all.insert(all.end(), ids.begin(), ids.end());
-    ASSERT_LE(list.size(), kMaxTailChunks + 1 + 3);
-    ASSERT_EQ(TranscriptTokens(list), static_cast<int64_t>(all.size()));
-  }
-  EXPECT_EQ(*ReadTranscript(list, 0, all.size(), read), all);
-  EXPECT_EQ(*ReadTranscript(list, 70, 75, read),
-            std::vector<int32_t>(all.begin() + 70, all.begin() + 75));
-  for (int64_t position : {int64_t{0}, int64_t{1}, int64_t{65536}, int64_t{100000}}) {
-    TranscriptList cut = list;
-    std::vector<memstore::NewChunk> fresh;
-    ASSERT_TRUE(TruncateTranscript(cut, position, read, fresh).ok());
-    for (auto& chunk : fresh) chunks[chunk.id] = chunk.bytes;
-    EXPECT_EQ(*ReadTranscript(cut, 0, position, read),
-              std::vector<int32_t>(all.begin(), all.begin() + position));
-  }
-  EXPECT_EQ(ReadTranscript(list, 0, all.size() + 1, read).status().code(),
-            absl::StatusCode::kDataLoss);
 }
 
 }  // namespace

@@ -314,6 +314,11 @@ TEST_F(ErrorTableTest, WhatASessionNeedsIsNotThere) {
   Create("bare", [](v1::Session& session) { session.set_transcript(v1::Session::NONE); });
   ASSERT_TRUE(Turn(Request("bare", "some text", 3)).ok());
   EXPECT_RPC(Rewind("bare", 2), FAILED_PRECONDITION, "POSITION_NOT_RESTORABLE");
+  v1::ReadTranscriptRequest read;
+  read.set_name("bare");
+  const Details unkept = EXPECT_RPC(Call(*sessions_, &v1::Sessions::Stub::ReadTranscript, read),
+                                    FAILED_PRECONDITION, "TRANSCRIPT_NOT_KEPT");
+  EXPECT_EQ(unkept.resource->resource_name(), Name("bare"));
 
   // Another checkpoint under the same name, then no such model.
   config.models = {{"tiny", std::string(MNEME_TINY_DIR) + "/tiny-llama-f32.gguf"}};

@@ -102,6 +102,10 @@ class FakeServerCore : public ServerCore {
       CallContext&, const v1::ListSnapshotsRequest&) override {
     return v1::ListSnapshotsResponse();
   }
+  absl::StatusOr<v1::ReadTranscriptResponse> ReadTranscript(
+      CallContext&, const v1::ReadTranscriptRequest&) override {
+    return v1::ReadTranscriptResponse();
+  }
   absl::StatusOr<std::unique_ptr<Ingest>> StartIngest(
       CallContext& context, const v1::IngestRequest::Start& start) override {
     return start_ingest(context, start);

@@ -92,6 +92,11 @@ TEST_F(ShortNamesTest, EveryRpcTakesThem) {
     EXPECT_EQ(forked.sessions(0).name(), Name(child));
     EXPECT_EQ(forked.sessions(0).parent(), Name("s"));
   }
+  v1::ReadTranscriptRequest read;
+  for (const char* name : {"s", "s@v1", "s/snapshots/v1"}) {
+    read.set_name(name);
+    EXPECT_EQ(Must(*sessions_, &Sessions::ReadTranscript, read).turns(0).version(), 1) << name;
+  }
   v1::RewindSessionRequest rewind;
   rewind.set_name("s");
   for (const char* snapshot : {"v1", "s@v1", "before-rewind"}) {
