@@ -41,6 +41,9 @@ class Client {
 
   const Options& options() const;
 
+  // Whether the server takes work, by the standard health service; false while it drains.
+  absl::StatusOr<bool> IsServing(const CallOptions& call = {}) const;
+
   // Models
   absl::StatusOr<v1::ListModelsResponse> ListModels(v1::ListModelsRequest request,
                                                     const CallOptions& call = {}) const;

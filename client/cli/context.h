@@ -57,6 +57,7 @@ void AddGenerate(CLI::App& app, Context& context);
 void AddIngest(CLI::App& app, Context& context);
 void AddSessions(CLI::App& app, Context& context);
 void AddModels(CLI::App& app, Context& context);
+void AddStatus(CLI::App& app, Context& context);
 void AddTokenize(CLI::App& app, Context& context);
 void AddScore(CLI::App& app, Context& context);
 void AddBench(CLI::App& app, Context& context);

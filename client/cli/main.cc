@@ -42,6 +42,7 @@ int main(int argc, char** argv) {
   mneme::cli::AddIngest(app, context);
   mneme::cli::AddSessions(app, context);
   mneme::cli::AddModels(app, context);
+  mneme::cli::AddStatus(app, context);
   mneme::cli::AddTokenize(app, context);
   mneme::cli::AddScore(app, context);
   mneme::cli::AddBench(app, context);
