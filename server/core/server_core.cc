@@ -217,18 +217,9 @@ class ServerCoreImpl final : public ServerCore {
     return v1::CancelGenerationResponse();
   }
 
-  static const absl::Status& StatusOf(const absl::Status& status) { return status; }
-  template <typename T>
-  static const absl::Status& StatusOf(const absl::StatusOr<T>& result) {
-    return result.status();
-  }
-  // Every call ends here.
+  // Every call ends here: the sequences that it should have taken with it are counted.
   template <typename T>
   T Count(T result) {
-    const absl::Status& status = StatusOf(result);
-    if (!status.ok()) {
-      parts_.metrics.CountFailed(absl::StatusCodeToString(status.code()), ReasonOf(status));
-    }
     PublishOrphans(parts_);
     return result;
   }

@@ -8,7 +8,6 @@
 #include <random>
 
 #include "absl/strings/str_format.h"
-#include "server/core/errors.h"
 #include "server/core/resource_id.h"
 #include "server/core/session_names.h"
 #include "server/rpc/status_mapping.h"
@@ -112,7 +111,9 @@ grpc::Status CallRecord::Finish(const absl::Status& status) {
   }
   auto level = spdlog::level::info;
   if (!status.ok()) {
-    line["reason"] = ReasonOf(status);
+    const std::string reason = ReasonForClient(status);
+    env_.core.metrics().CountFailed(code, reason);
+    line["reason"] = reason;
     // Only our own failures are worth their text: those of clients could quote what they sent.
     if (status.code() == absl::StatusCode::kInternal ||
         status.code() == absl::StatusCode::kUnknown ||

@@ -50,6 +50,11 @@ std::string TruncateUtf8(std::string_view text, size_t max_bytes) {
   return std::string(text);
 }
 
+std::string ReasonForClient(const absl::Status& status) {
+  std::string reason = ReasonOf(status);
+  return reason.empty() ? std::string(DefaultReason(status.code())) : reason;
+}
+
 grpc::Status ToGrpcStatus(const absl::Status& original) {
   if (original.ok()) return grpc::Status::OK;
   absl::Status status = original;
@@ -59,7 +64,7 @@ grpc::Status ToGrpcStatus(const absl::Status& original) {
         status.code() == absl::StatusCode::kUnknown) {
       text = "internal error; the server's log has it under this call's x-request-id";
     }
-    status = Error(status.code(), DefaultReason(status.code()), std::move(text));
+    status = Error(status.code(), ReasonForClient(status), std::move(text));
   }
 
   const std::string error_info =

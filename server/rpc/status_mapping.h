@@ -3,6 +3,9 @@
 
 #include <grpcpp/support/status.h>
 
+#include <string>
+#include <string_view>
+
 #include "absl/status/status.h"
 
 namespace mneme::server {
@@ -15,6 +18,9 @@ namespace mneme::server {
 // original. Text and details are cut so that they fit the 8 KiB of metadata that gRPC clients
 // accept by default: a refusal must not itself be refused.
 grpc::Status ToGrpcStatus(const absl::Status& status);
+
+// The reason that an error leaves with.
+std::string ReasonForClient(const absl::Status& status);
 
 // The whole characters of `text` that fit into `max_bytes`.
 std::string TruncateUtf8(std::string_view text, size_t max_bytes);

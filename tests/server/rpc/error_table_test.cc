@@ -218,6 +218,7 @@ TEST_F(ErrorTableTest, TextThatIsNotUtf8AndBytesThatAreNoMessage) {
   ingest->Write(start);
   EXPECT_FIELDS(ingest->Finish(), "FIELD_INVALID", "start.ingest_id");
 
+  const double failed = Failed("INVALID_ARGUMENT", "FIELD_INVALID");
   grpc::GenericStub generic(channel_);
   const grpc::Slice garbage("\xff\xff\xff no message");
   const grpc::ByteBuffer request(&garbage, 1);
@@ -230,6 +231,7 @@ TEST_F(ErrorTableTest, TextThatIsNotUtf8AndBytesThatAreNoMessage) {
   const Details details = EXPECT_RPC(status, INVALID_ARGUMENT, "FIELD_INVALID");
   EXPECT_FALSE(details.bad.has_value());
   EXPECT_TRUE(context.GetServerTrailingMetadata().contains("x-request-id"));
+  EXPECT_EQ(Failed("INVALID_ARGUMENT", "FIELD_INVALID"), failed + 1);
 }
 
 TEST_F(ErrorTableTest, TooMuchAndTooFar) {
@@ -242,6 +244,7 @@ TEST_F(ErrorTableTest, TooMuchAndTooFar) {
   EXPECT_EQ(longer.info.metadata().at("max_input_tokens"), "8");
   EXPECT_RPC(Rewind("s", 99), OUT_OF_RANGE, "POSITION_OUT_OF_RANGE");
   EXPECT_RPC(Ingest("s", {{5, "x"}}), OUT_OF_RANGE, "INGEST_GAP");
+  EXPECT_EQ(Failed("OUT_OF_RANGE", "INGEST_GAP"), 1);
 }
 
 TEST_F(ErrorTableTest, AContextThatIsFull) {

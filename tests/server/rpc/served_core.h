@@ -3,10 +3,12 @@
 
 #include <grpcpp/create_channel.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <iterator>
 #include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -70,6 +72,21 @@ class ServedCoreTest : public CoreTest {
       }
     }
     return series;
+  }
+
+  // What mneme_requests_failed_total has counted of these.
+  double Failed(const std::string& code, const std::string& reason) {
+    const prometheus::ClientMetric::Label wanted[] = {{"code", code}, {"reason", reason}};
+    for (const auto& family : core->metrics().registry()->Collect()) {
+      if (family.name != "mneme_requests_failed_total") continue;
+      for (const auto& metric : family.metric) {
+        if (std::is_permutation(metric.label.begin(), metric.label.end(), std::begin(wanted),
+                                std::end(wanted))) {
+          return metric.counter.value;
+        }
+      }
+    }
+    return 0;
   }
 
   // One unary call.
