@@ -16,6 +16,7 @@
 #include "engine/kernels/exec.h"
 #include "engine/kernels/kernels.h"
 #include "engine/kernels/ops.h"
+#include "numerics_hash.h"  // generated from the sources of kernels and architectures
 
 namespace mneme::engine {
 namespace {
@@ -244,10 +245,10 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Load(const EngineOptions& option
   }
   impl->model_name = ModelName(*checkpoint);
   impl->fingerprint = checkpoint->Fingerprint();
-  impl->numerics_id =
-      absl::StrCat(MNEME_VERSION, "+", CompilerId(), "/", std::string(device->name()), "/",
-                   device->numerics(), "/", contract == Contract::kF32 ? "f32" : "int8", "/kv-",
-                   options.arch.kv_dtype == DType::kF32 ? "f32" : "f16");
+  impl->numerics_id = absl::StrCat(MNEME_VERSION, "+", MNEME_NUMERICS_HASH, ".", CompilerId(), "/",
+                                   std::string(device->name()), "/", device->numerics(), "/",
+                                   contract == Contract::kF32 ? "f32" : "int8", "/kv-",
+                                   options.arch.kv_dtype == DType::kF32 ? "f32" : "f16");
   return std::unique_ptr<Engine>(new Engine(std::move(impl)));
 }
 

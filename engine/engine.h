@@ -63,8 +63,9 @@ class Engine {
   const ArchInfo& info() const;
   const std::string& model_name() const;         // the checkpoint's own name
   const std::string& model_fingerprint() const;  // 32 raw bytes
-  const std::string& numerics_id()
-      const;  // "0.1.0/cpu/avx2/int8/..."; equal ids promise equal bits
+  // "mneme-0.1.0+<hash of kernel sources and flags>.gcc12.2/cpu/avx3/int8/kv-f16": equal ids promise
+  // equal bits.
+  const std::string& numerics_id() const;
   SnapshotIdentity snapshot_identity() const;
   const StateSchema& schema() const;
   const StatePool& states() const;

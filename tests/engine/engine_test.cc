@@ -17,6 +17,7 @@ namespace {
 
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using ::testing::MatchesRegex;
 using ::testing::Not;
 
 std::string Tiny(const char* name) { return std::string(MNEME_TINY_DIR) + "/" + name; }
@@ -50,6 +51,8 @@ TEST(EngineTest, NumericsIdSaysWhatDecidesBits) {
     }
   }
   EXPECT_EQ(ids.size(), 4u);
+  // The build: a hash of the sources that compute.
+  EXPECT_THAT(*ids.begin(), MatchesRegex("mneme-[0-9.]+\\+[0-9a-f]{12}\\..*"));
   // Without quantised weights int8 is f32, and says so.
   EXPECT_THAT(LoadTiny("tiny-llama-f32.gguf", {.contract = Contract::kInt8})->numerics_id(),
               Not(HasSubstr("int8")));

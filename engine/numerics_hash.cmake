@@ -1,0 +1,11 @@
+# Writes OUTPUT, a header with a hash of the files SOURCES, by their paths below ROOT, and of FLAGS.
+set(all "${FLAGS}")
+list(SORT SOURCES)
+foreach(source IN LISTS SOURCES)
+  file(SHA256 ${source} hash)
+  file(RELATIVE_PATH name ${ROOT} ${source})
+  string(APPEND all "\n${name} ${hash}")
+endforeach()
+string(SHA256 hash "${all}")
+string(SUBSTRING ${hash} 0 12 hash)
+file(WRITE ${OUTPUT} "#define MNEME_NUMERICS_HASH \"${hash}\"\n")
