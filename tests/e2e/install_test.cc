@@ -78,10 +78,10 @@ TEST_F(InstallTest, TheRuntimeComponentIsAllThatAnImageNeeds) {
     if (entry.is_regular_file()) files.push_back(fs::relative(entry.path(), Prefix()));
   }
   std::sort(files.begin(), files.end());
-  EXPECT_EQ(files,
-            (std::vector<std::string>{"bin/mneme", "bin/mneme-server",
-                                      absl::StrCat(MNEME_INSTALL_LIBDIR, "/mneme/libmneme_spm.so"),
-                                      "share/mneme/install_packages.sh"}));
+  EXPECT_EQ(files, (std::vector<std::string>{
+                       "bin/mneme", "bin/mneme-server",
+                       absl::StrCat(MNEME_INSTALL_LIBDIR, "/mneme/libmneme_spm.so"),
+                       "share/doc/mneme/LICENSE", "share/mneme/install_packages.sh"}));
   for (const char* program : {"bin/mneme", "bin/mneme-server"}) {
     ExpectNoPathOfTheBuild(Prefix() / program);
   }
@@ -104,7 +104,6 @@ TEST_F(InstallTest, AProgramBuildsAgainstTheInstalledClientLibrary) {
   fs::create_directory(project);
   std::ofstream(project / "CMakeLists.txt") << R"(cmake_minimum_required(VERSION 3.25)
 project(consumer LANGUAGES CXX)
-set(CMAKE_CXX_STANDARD 20)
 find_package(mneme 0.1 REQUIRED)
 add_executable(consumer main.cc)
 target_link_libraries(consumer PRIVATE mneme::client)
