@@ -6,6 +6,8 @@
 #include <random>
 
 #include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "client/transport_error.h"
 
 namespace mneme::client {
 namespace {
@@ -17,13 +19,13 @@ grpc::ChannelArguments Arguments(const Options& options) {
   args.SetUserAgentPrefix("mneme-client/0.1");
   args.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
   args.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
-  args.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 100);
+  // gRPC's name for the time one attempt to connect may take.
+  args.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 2000);
   args.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 2000);
   // The server allows a ping every 20 s; 30 s notices a dead peer during a long prefill.
   args.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 30000);
   args.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 20000);
-  // Log-probabilities of a long text are larger than gRPC's default of 4 MiB.
-  args.SetMaxReceiveMessageSize(256 << 20);
+  args.SetMaxReceiveMessageSize(kMaxAnswerBytes);
   return args;
 }
 
@@ -42,6 +44,26 @@ Channel::Channel(const Options& o)
       sessions(v1::Sessions::NewStub(grpc)),
       generation(v1::Generation::NewStub(grpc)),
       models(v1::Models::NewStub(grpc)) {}
+
+absl::Status Channel::AwaitServer(absl::Duration timeout,
+                                  const std::function<bool()>& stopped) const {
+  const absl::Time begin = absl::Now();
+  const int64_t last = last_awaited_ns_.exchange(absl::ToUnixNanos(begin));
+  // Calls that follow each other closely look at the socket themselves, and pay nothing here.
+  if (begin - absl::FromUnixNanos(last) > absl::Milliseconds(10)) {
+    grpc->WaitForStateChange(GRPC_CHANNEL_READY, absl::ToChronoTime(begin + absl::Milliseconds(3)));
+  }
+  const absl::Time give_up = begin + timeout;
+  for (absl::Time slice;;) {
+    slice = std::min(give_up, absl::Now() + absl::Milliseconds(100));
+    if (grpc->WaitForConnected(absl::ToChronoTime(slice))) return absl::OkStatus();
+    if (stopped && stopped()) return absl::CancelledError("stopped while the server was away");
+    if (slice == give_up) {
+      return absl::UnavailableError(absl::StrCat("no server answers at ", options.server,
+                                                 " within ", absl::FormatDuration(timeout)));
+    }
+  }
+}
 
 std::string NewRequestId() {
   uint64_t a = Random()(), b = Random()();

@@ -3,31 +3,49 @@
 
 #include <grpcpp/grpcpp.h>
 
+#include <atomic>
+#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
 #include <thread>
 
 #include "absl/status/statusor.h"
+#include "absl/time/clock.h"
 #include "client/error.h"
 #include "client/options.h"
+#include "client/request_check.h"
 #include "client/service_config.h"
-#include "client/text_fields.h"
 #include "mneme/v1/generation.grpc.pb.h"
 #include "mneme/v1/models.grpc.pb.h"
 #include "mneme/v1/sessions.grpc.pb.h"
 
 namespace mneme::client {
 
-// Immutable after construction; any thread.
+// Any thread.
 struct Channel {
+  // `options.server` is a gRPC target.
   explicit Channel(const Options& options);
+
+  // Before a call: waits until the server can be reached, so that a call does not fail because it
+  // was away for a moment. gRPC looks at its sockets only while somebody waits in it, so a
+  // connection that died unseen is found dead, and replaced, here and not by the call. UNAVAILABLE
+  // after `timeout`, CANCELLED soon after `stopped` says so.
+  absl::Status AwaitServer(absl::Duration timeout,
+                           const std::function<bool()>& stopped = nullptr) const;
+  // As long as a call with this deadline may wait.
+  absl::Duration ConnectTimeout(absl::Time deadline) const {
+    return std::min(options.connect_timeout, deadline - absl::Now());
+  }
 
   Options options;
   std::shared_ptr<grpc::Channel> grpc;
   std::unique_ptr<v1::Sessions::Stub> sessions;
   std::unique_ptr<v1::Generation::Stub> generation;
   std::unique_ptr<v1::Models::Stub> models;
+
+ private:
+  mutable std::atomic<int64_t> last_awaited_ns_{0};  // since the epoch
 };
 
 // What a failed call may have done, and so whether the library may send it again.
@@ -52,17 +70,21 @@ absl::Duration DelayBefore(int attempt, const absl::Status& last);
 
 // One unary call with its retries.
 template <typename Response, typename Stub, typename Request>
-absl::StatusOr<Response> Call(const CallOptions& call, absl::Duration default_timeout,
-                              Repeat repeat, std::string_view session, Stub& stub,
+absl::StatusOr<Response> Call(const Channel& channel, const CallOptions& call,
+                              absl::Duration default_timeout, Repeat repeat,
+                              std::string_view session, Stub& stub,
                               grpc::Status (Stub::*method)(grpc::ClientContext*, const Request&,
                                                            Response*),
                               const Request& request) {
-  if (absl::Status status = CheckTextFields(request); !status.ok()) return status;
+  if (absl::Status status = CheckRequest(request); !status.ok()) return status;
   const std::string id = call.request_id.empty() ? NewRequestId() : call.request_id;
   const absl::Duration timeout = call.timeout.value_or(default_timeout);
   const absl::Time deadline = absl::Now() + timeout;
   bool unknown = false;
   for (int attempt = 1;; ++attempt) {
+    if (auto s = channel.AwaitServer(channel.ConnectTimeout(deadline)); !s.ok()) {
+      return unknown ? WithUnknownOutcome(std::move(s)) : s;
+    }
     grpc::ClientContext context;
     Prepare(context, deadline - absl::Now(), id, session);
     Response response;

@@ -1,10 +1,12 @@
 #include "client/client.h"
 
+#include <algorithm>
 #include <fstream>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "client/channel.h"
+#include "client/server_address.h"
 
 namespace mneme::client {
 namespace {
@@ -54,22 +56,29 @@ absl::Status ExpandTarget(const Options& options, Request& request) {
 
 absl::StatusOr<Client> Client::Connect(const Options& options) {
   if (auto tenant = TenantName(options.tenant); !tenant.ok()) return tenant.status();
-  auto channel = std::make_shared<const Channel>(options);
-  const auto deadline =
-      std::chrono::system_clock::now() +
-      absl::ToChronoMilliseconds(std::min(options.connect_timeout, absl::Hours(24)));
-  if (!channel->grpc->WaitForConnected(deadline)) {
-    return absl::UnavailableError(absl::StrCat("no server answers at ", options.server, " within ",
-                                               absl::FormatDuration(options.connect_timeout)));
-  }
+  auto target = TargetOf(options.server);
+  if (!target.ok()) return target.status();
+  Options resolved = options;
+  resolved.server = *std::move(target);
+  auto channel = std::make_shared<const Channel>(resolved);
+  if (auto s = channel->AwaitServer(options.connect_timeout); !s.ok()) return s;
   return Client(std::move(channel));
+}
+
+absl::Status Client::AwaitServer(absl::Duration timeout) const {
+  return channel_->AwaitServer(timeout);
+}
+
+absl::Status Client::AwaitServer(const CallOptions& call) const {
+  return channel_->AwaitServer(
+      std::min(options().connect_timeout, call.timeout.value_or(options().work_timeout)));
 }
 
 const Options& Client::options() const { return channel_->options; }
 
 absl::StatusOr<v1::ListModelsResponse> Client::ListModels(v1::ListModelsRequest request,
                                                           const CallOptions& call) const {
-  return Call<v1::ListModelsResponse>(call, options().timeout, Repeat::kByChannel, "",
+  return Call<v1::ListModelsResponse>(*channel_, call, options().timeout, Repeat::kByChannel, "",
                                       *channel_->models, &v1::Models::Stub::ListModels, request);
 }
 
@@ -78,8 +87,8 @@ absl::StatusOr<v1::Model> Client::GetModel(std::string_view name, const CallOpti
   if (!full.ok()) return full.status();
   v1::GetModelRequest request;
   request.set_name(*full);
-  return Call<v1::Model>(call, options().timeout, Repeat::kByChannel, "", *channel_->models,
-                         &v1::Models::Stub::GetModel, request);
+  return Call<v1::Model>(*channel_, call, options().timeout, Repeat::kByChannel, "",
+                         *channel_->models, &v1::Models::Stub::GetModel, request);
 }
 
 absl::StatusOr<v1::Session> Client::CreateSession(v1::CreateSessionRequest request,
@@ -90,7 +99,7 @@ absl::StatusOr<v1::Session> Client::CreateSession(v1::CreateSessionRequest reque
   const Repeat repeat = request.validate_only()        ? Repeat::kGuarded
                         : request.session_id().empty() ? Repeat::kNever
                                                        : Repeat::kGuarded;
-  return Call<v1::Session>(call, options().timeout, repeat, "", *channel_->sessions,
+  return Call<v1::Session>(*channel_, call, options().timeout, repeat, "", *channel_->sessions,
                            &v1::Sessions::Stub::CreateSession, request);
 }
 
@@ -100,14 +109,14 @@ absl::StatusOr<v1::Session> Client::GetSession(std::string_view name,
   if (!full.ok()) return full.status();
   v1::GetSessionRequest request;
   request.set_name(*full);
-  return Call<v1::Session>(call, options().timeout, Repeat::kByChannel, *full, *channel_->sessions,
-                           &v1::Sessions::Stub::GetSession, request);
+  return Call<v1::Session>(*channel_, call, options().timeout, Repeat::kByChannel, *full,
+                           *channel_->sessions, &v1::Sessions::Stub::GetSession, request);
 }
 
 absl::StatusOr<v1::ListSessionsResponse> Client::ListSessions(v1::ListSessionsRequest request,
                                                               const CallOptions& call) const {
   if (auto s = ExpandParent(options(), request.mutable_parent()); !s.ok()) return s;
-  return Call<v1::ListSessionsResponse>(call, options().timeout, Repeat::kByChannel, "",
+  return Call<v1::ListSessionsResponse>(*channel_, call, options().timeout, Repeat::kByChannel, "",
                                         *channel_->sessions, &v1::Sessions::Stub::ListSessions,
                                         request);
 }
@@ -119,17 +128,18 @@ absl::StatusOr<v1::Session> Client::UpdateSession(v1::UpdateSessionRequest reque
   // Sets values, so that twice is once; but a ttl counts from when it is set.
   const Repeat repeat =
       session.etag().empty() && session.has_ttl() ? Repeat::kNever : Repeat::kGuarded;
-  return Call<v1::Session>(call, options().timeout, repeat, session.name(), *channel_->sessions,
-                           &v1::Sessions::Stub::UpdateSession, request);
+  return Call<v1::Session>(*channel_, call, options().timeout, repeat, session.name(),
+                           *channel_->sessions, &v1::Sessions::Stub::UpdateSession, request);
 }
 
 absl::StatusOr<v1::Session> Client::DeleteSession(v1::DeleteSessionRequest request,
                                                   const CallOptions& call) const {
   if (auto s = ExpandSession(options(), request.mutable_name()); !s.ok()) return s;
   // Without an etag a second attempt could delete a session made anew in between.
-  return Call<v1::Session>(
-      call, options().timeout, request.etag().empty() ? Repeat::kNever : Repeat::kGuarded,
-      request.name(), *channel_->sessions, &v1::Sessions::Stub::DeleteSession, request);
+  return Call<v1::Session>(*channel_, call, options().timeout,
+                           request.etag().empty() ? Repeat::kNever : Repeat::kGuarded,
+                           request.name(), *channel_->sessions, &v1::Sessions::Stub::DeleteSession,
+                           request);
 }
 
 absl::StatusOr<v1::Session> Client::UndeleteSession(std::string_view name,
@@ -138,8 +148,8 @@ absl::StatusOr<v1::Session> Client::UndeleteSession(std::string_view name,
   if (!full.ok()) return full.status();
   v1::UndeleteSessionRequest request;
   request.set_name(*full);
-  return Call<v1::Session>(call, options().timeout, Repeat::kGuarded, *full, *channel_->sessions,
-                           &v1::Sessions::Stub::UndeleteSession, request);
+  return Call<v1::Session>(*channel_, call, options().timeout, Repeat::kGuarded, *full,
+                           *channel_->sessions, &v1::Sessions::Stub::UndeleteSession, request);
 }
 
 absl::StatusOr<v1::ForkSessionResponse> Client::ForkSession(v1::ForkSessionRequest request,
@@ -147,8 +157,9 @@ absl::StatusOr<v1::ForkSessionResponse> Client::ForkSession(v1::ForkSessionReque
   if (auto s = ExpandPoint(options(), request.mutable_name()); !s.ok()) return s;
   // The children's ids can be taken only once.
   return Call<v1::ForkSessionResponse>(
-      call, options().timeout, request.session_ids().empty() ? Repeat::kNever : Repeat::kGuarded,
-      SessionOf(request.name()), *channel_->sessions, &v1::Sessions::Stub::ForkSession, request);
+      *channel_, call, options().timeout,
+      request.session_ids().empty() ? Repeat::kNever : Repeat::kGuarded, SessionOf(request.name()),
+      *channel_->sessions, &v1::Sessions::Stub::ForkSession, request);
 }
 
 absl::StatusOr<v1::RewindSessionResponse> Client::RewindSession(v1::RewindSessionRequest request,
@@ -162,7 +173,7 @@ absl::StatusOr<v1::RewindSessionResponse> Client::RewindSession(v1::RewindSessio
     request.set_snapshot(*full);
   }
   return Call<v1::RewindSessionResponse>(
-      call, options().work_timeout,
+      *channel_, call, options().work_timeout,
       request.expected_version() == 0 ? Repeat::kNever : Repeat::kGuarded, request.name(),
       *channel_->sessions, &v1::Sessions::Stub::RewindSession, request);
 }
@@ -170,7 +181,7 @@ absl::StatusOr<v1::RewindSessionResponse> Client::RewindSession(v1::RewindSessio
 absl::StatusOr<v1::ListSnapshotsResponse> Client::ListSnapshots(v1::ListSnapshotsRequest request,
                                                                 const CallOptions& call) const {
   if (auto s = ExpandSession(options(), request.mutable_parent()); !s.ok()) return s;
-  return Call<v1::ListSnapshotsResponse>(call, options().timeout, Repeat::kByChannel,
+  return Call<v1::ListSnapshotsResponse>(*channel_, call, options().timeout, Repeat::kByChannel,
                                          request.parent(), *channel_->sessions,
                                          &v1::Sessions::Stub::ListSnapshots, request);
 }
@@ -178,7 +189,7 @@ absl::StatusOr<v1::ListSnapshotsResponse> Client::ListSnapshots(v1::ListSnapshot
 absl::StatusOr<v1::ReadTranscriptResponse> Client::ReadTranscript(v1::ReadTranscriptRequest request,
                                                                   const CallOptions& call) const {
   if (auto s = ExpandPoint(options(), request.mutable_name()); !s.ok()) return s;
-  return Call<v1::ReadTranscriptResponse>(call, options().timeout, Repeat::kByChannel,
+  return Call<v1::ReadTranscriptResponse>(*channel_, call, options().timeout, Repeat::kByChannel,
                                           SessionOf(request.name()), *channel_->sessions,
                                           &v1::Sessions::Stub::ReadTranscript, request);
 }
@@ -186,7 +197,8 @@ absl::StatusOr<v1::ReadTranscriptResponse> Client::ReadTranscript(v1::ReadTransc
 absl::StatusOr<GenerateStream> Client::Generate(v1::GenerateRequest request,
                                                 const CallOptions& call) const {
   if (auto s = ExpandTarget(options(), request); !s.ok()) return s;
-  if (auto s = CheckTextFields(request); !s.ok()) return s;
+  if (auto s = CheckRequest(request); !s.ok()) return s;
+  if (auto s = AwaitServer(call); !s.ok()) return s;
   return GenerateStream(channel_, std::move(request), call);
 }
 
@@ -196,16 +208,16 @@ absl::StatusOr<v1::CompleteResponse> Client::Complete(v1::GenerateRequest reques
   const Repeat repeat = request.session().empty() || request.expected_version() != 0
                             ? Repeat::kGuarded
                             : Repeat::kNever;
-  return Call<v1::CompleteResponse>(call, options().work_timeout, repeat, request.session(),
-                                    *channel_->generation, &v1::Generation::Stub::Complete,
-                                    request);
+  return Call<v1::CompleteResponse>(*channel_, call, options().work_timeout, repeat,
+                                    request.session(), *channel_->generation,
+                                    &v1::Generation::Stub::Complete, request);
 }
 
 absl::Status Client::CancelGeneration(std::string_view generation, const CallOptions& call) const {
   v1::CancelGenerationRequest request;
   request.set_name(std::string(generation));
-  return Call<v1::CancelGenerationResponse>(call, options().timeout, Repeat::kByChannel, "",
-                                            *channel_->generation,
+  return Call<v1::CancelGenerationResponse>(*channel_, call, options().timeout, Repeat::kByChannel,
+                                            "", *channel_->generation,
                                             &v1::Generation::Stub::CancelGeneration, request)
       .status();
 }
@@ -213,7 +225,7 @@ absl::Status Client::CancelGeneration(std::string_view generation, const CallOpt
 absl::StatusOr<v1::TokenizeResponse> Client::Tokenize(v1::TokenizeRequest request,
                                                       const CallOptions& call) const {
   if (auto s = ExpandModel(request.mutable_model()); !s.ok()) return s;
-  return Call<v1::TokenizeResponse>(call, options().timeout, Repeat::kByChannel, "",
+  return Call<v1::TokenizeResponse>(*channel_, call, options().timeout, Repeat::kByChannel, "",
                                     *channel_->generation, &v1::Generation::Stub::Tokenize,
                                     request);
 }
@@ -221,7 +233,7 @@ absl::StatusOr<v1::TokenizeResponse> Client::Tokenize(v1::TokenizeRequest reques
 absl::StatusOr<v1::DetokenizeResponse> Client::Detokenize(v1::DetokenizeRequest request,
                                                           const CallOptions& call) const {
   if (auto s = ExpandModel(request.mutable_model()); !s.ok()) return s;
-  return Call<v1::DetokenizeResponse>(call, options().timeout, Repeat::kByChannel, "",
+  return Call<v1::DetokenizeResponse>(*channel_, call, options().timeout, Repeat::kByChannel, "",
                                       *channel_->generation, &v1::Generation::Stub::Detokenize,
                                       request);
 }
@@ -229,7 +241,7 @@ absl::StatusOr<v1::DetokenizeResponse> Client::Detokenize(v1::DetokenizeRequest 
 absl::StatusOr<v1::ScoreResponse> Client::Score(v1::ScoreRequest request,
                                                 const CallOptions& call) const {
   if (auto s = ExpandTarget(options(), request); !s.ok()) return s;
-  return Call<v1::ScoreResponse>(call, options().work_timeout, Repeat::kByChannel,
+  return Call<v1::ScoreResponse>(*channel_, call, options().work_timeout, Repeat::kByChannel,
                                  request.session(), *channel_->generation,
                                  &v1::Generation::Stub::Score, request);
 }
@@ -237,7 +249,8 @@ absl::StatusOr<v1::ScoreResponse> Client::Score(v1::ScoreRequest request,
 absl::StatusOr<IngestWriter> Client::IngestSession(v1::IngestRequest::Start start,
                                                    const CallOptions& call) const {
   if (auto s = ExpandSession(options(), start.mutable_session()); !s.ok()) return s;
-  if (auto s = CheckTextFields(start); !s.ok()) return s;
+  if (auto s = CheckRequest(start); !s.ok()) return s;
+  if (auto s = AwaitServer(call); !s.ok()) return s;
   return IngestWriter(channel_, std::move(start), call);
 }
 

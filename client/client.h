@@ -13,7 +13,8 @@
 // that write are sent again only if the server refused them untouched, or if a version or an id in
 // the request makes sure that they happen once. If a write's outcome is unknown, the error says so.
 //
-// Copies share one connection. Threads: any, at once.
+// A call that finds the server away (a restart, say) waits for it as long as Connect() does:
+// nothing has been sent then. Copies share one connection. Threads: any, at once.
 #pragma once
 
 #include <memory>
@@ -36,10 +37,14 @@ namespace mneme::client {
 class Client {
  public:
   // Waits up to options.connect_timeout until a server can be reached. UNAVAILABLE if none is,
-  // kInvalidArgument for a bad tenant.
+  // kInvalidArgument for a bad tenant or server.
   static absl::StatusOr<Client> Connect(const Options& options);
 
-  const Options& options() const;
+  const Options& options() const;  // `server` as gRPC takes it
+
+  // Waits until the server can be reached again; OK at once if nothing is known against it.
+  // UNAVAILABLE after `timeout`. For programs that want to say why they wait.
+  absl::Status AwaitServer(absl::Duration timeout) const;
 
   // Whether the server takes work, by the standard health service; false while it drains.
   absl::StatusOr<bool> IsServing(const CallOptions& call = {}) const;
@@ -96,6 +101,8 @@ class Client {
 
  private:
   explicit Client(std::shared_ptr<const Channel> channel) : channel_(std::move(channel)) {}
+
+  absl::Status AwaitServer(const CallOptions& call) const;  // as long as the call may wait
 
   std::shared_ptr<const Channel> channel_;
 };

@@ -4,6 +4,7 @@
 
 #include "absl/strings/cord.h"
 #include "absl/strings/str_cat.h"
+#include "client/transport_error.h"
 #include "google/rpc/error_details.pb.h"
 #include "google/rpc/status.pb.h"
 
@@ -20,6 +21,11 @@ std::optional<Message> Payload(const absl::Status& status, const char* name) {
   Message message;
   if (!bytes || !message.ParseFromString(std::string(*bytes))) return std::nullopt;
   return message;
+}
+
+template <typename Message>
+void Attach(absl::Status& status, const char* name, const Message& message) {
+  status.SetPayload(absl::StrCat(kTypePrefix, name), absl::Cord(message.SerializeAsString()));
 }
 
 }  // namespace
@@ -57,10 +63,30 @@ absl::Status FromGrpc(const grpc::Status& status, std::string_view request_id) {
     for (const auto& any : details.details()) {
       result.SetPayload(any.type_url(), absl::Cord(any.value()));
     }
+  } else {
+    result = ExplainTransport(std::move(result));
   }
   result.SetPayload(kRequestIdUrl,
                     absl::Cord(absl::string_view(request_id.data(), request_id.size())));
   return result;
+}
+
+absl::Status WithReason(absl::Status status, std::string_view reason,
+                        std::map<std::string, std::string> metadata) {
+  google::rpc::ErrorInfo info;
+  info.set_reason(std::string(reason));
+  info.set_domain("mneme");
+  for (auto& [key, value] : metadata) (*info.mutable_metadata())[key] = std::move(value);
+  Attach(status, "ErrorInfo", info);
+  return status;
+}
+
+absl::Status WithField(absl::Status status, std::string_view field, std::string_view expected) {
+  google::rpc::BadRequest bad;
+  bad.add_field_violations()->set_field(std::string(field));
+  bad.mutable_field_violations(0)->set_description(std::string(expected));
+  Attach(status, "BadRequest", bad);
+  return status;
 }
 
 absl::Status WithUnknownOutcome(absl::Status status) {

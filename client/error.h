@@ -31,7 +31,9 @@ struct FieldViolation {
 struct Error {
   absl::StatusCode code = absl::StatusCode::kOk;  // same number as the gRPC code
   std::string message;
-  std::string reason;  // of google.rpc.ErrorInfo, e.g. "SESSION_BUSY"; "" if the server sent none
+  // Of google.rpc.ErrorInfo, e.g. "SESSION_BUSY"; "" if there is none. What no server sent has a
+  // reason too if it is known: REQUEST_TOO_LARGE, HTTP_STATUS (transport_error.h).
+  std::string reason;
   std::map<std::string, std::string> metadata;  // of ErrorInfo, e.g. current_version
   std::vector<FieldViolation> fields;
   std::string resource;                       // name of the resource it is about, or ""
@@ -47,6 +49,10 @@ Error ErrorOf(const absl::Status& status);
 
 // For the library itself: the status of a finished RPC. `request_id` is what the client sent.
 absl::Status FromGrpc(const grpc::Status& status, std::string_view request_id);
+// Details as a server would send them.
+absl::Status WithReason(absl::Status status, std::string_view reason,
+                        std::map<std::string, std::string> metadata = {});
+absl::Status WithField(absl::Status status, std::string_view field, std::string_view expected);
 // Marks that the call may have happened.
 absl::Status WithUnknownOutcome(absl::Status status);
 

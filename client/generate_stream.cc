@@ -60,8 +60,14 @@ struct GenerateStream::Impl {
     if (absl::Now() + delay >= deadline) return false;
     std::unique_lock lock(mutex);
     cancelled_changed.wait_for(lock, absl::ToChronoNanoseconds(delay), [&] { return cancelled; });
-    if (cancelled) return false;
     lock.unlock();
+    auto stopped = [&] {
+      std::lock_guard guard(mutex);
+      return cancelled;
+    };
+    if (stopped() || !channel->AwaitServer(channel->ConnectTimeout(deadline), stopped).ok()) {
+      return false;
+    }
     Open();
     return true;
   }

@@ -139,6 +139,11 @@ struct Attempt {
 Attempt RunOnce(std::shared_ptr<const Channel> channel, const v1::IngestRequest::Start& start,
                 Text& text, const IngestOptions& options, absl::Time deadline,
                 v1::IngestProgress* latest) {
+  if (auto s = channel->AwaitServer(channel->ConnectTimeout(deadline),
+                                    [&] { return options.stop.stop_requested(); });
+      !s.ok()) {
+    return {s, absl::OkStatus()};
+  }
   IngestWriter writer(std::move(channel), start, {.timeout = deadline - absl::Now()});
   std::stop_callback on_stop(options.stop, [&] { writer.Cancel(); });
   std::thread sender;
@@ -179,7 +184,7 @@ absl::StatusOr<v1::IngestProgress> RunIngest(std::shared_ptr<const Channel> chan
   start.set_expected_version(options.expected_version);
   start.set_commit_every_tokens(options.commit_every_tokens);
   start.set_parse_special_tokens(options.parse_special_tokens);
-  if (absl::Status status = CheckTextFields(start); !status.ok()) return status;
+  if (absl::Status status = CheckRequest(start); !status.ok()) return status;
 
   Text text(in);
   v1::IngestProgress latest;

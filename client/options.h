@@ -14,10 +14,12 @@ class ChannelCredentials;
 namespace mneme::client {
 
 struct Options {
-  std::string server = "127.0.0.1:7447";  // host:port, or any gRPC target such as dns:///host:port
-  std::string tenant = "default";         // short names belong to it
+  // HOST, HOST:PORT, http://HOST:PORT, or any gRPC target such as dns:///host:port
+  std::string server = "127.0.0.1:7447";
+  std::string tenant = "default";                         // short names belong to it
   std::shared_ptr<grpc::ChannelCredentials> credentials;  // null: plain text
-  absl::Duration connect_timeout = absl::Seconds(5);      // Connect() waits as long for a server
+  // Connect() waits as long for a server, and so does a call that finds it away.
+  absl::Duration connect_timeout = absl::Seconds(5);
   // Deadline of calls that run no model. Calls that do (Generate, Complete, Score, RewindSession,
   // IngestSession) have none unless `work_timeout` or the call says so.
   absl::Duration timeout = absl::Seconds(60);

@@ -5,6 +5,7 @@
 
 #include <atomic>
 #include <nlohmann/json.hpp>
+#include <thread>
 
 #include "client/service_config.h"
 #include "tests/client/fake_server.h"
@@ -180,6 +181,59 @@ TEST_F(ClientTest, RewindAcceptsASnapshotIdOfTheSession) {
   request.set_snapshot("before-rewind");
   ASSERT_TRUE(client_->RewindSession(request).ok());
   EXPECT_EQ(snapshot.Get(), "tenants/default/sessions/s/snapshots/before-rewind");
+}
+
+TEST_F(ClientTest, ARestartedServerIsFoundBeforeTheCall) {
+  server_.sessions.on_RewindSession = [&](auto&, const auto&, auto&) {
+    ++calls_;
+    return grpc::Status::OK;
+  };
+  v1::RewindSessionRequest request;  // changes something, and no version guards it
+  request.set_name("s");
+  request.set_position_tokens(3);
+  ASSERT_TRUE(client_->RewindSession(request).ok());
+  for (int restarts = 1; restarts <= 3; ++restarts) {
+    server_.Stop();
+    absl::SleepFor(absl::Milliseconds(200));
+    server_.Start();
+    const absl::Status status = client_->RewindSession(request).status();
+    EXPECT_TRUE(status.ok()) << status;
+  }
+  EXPECT_EQ(calls_, 4);
+}
+
+TEST_F(ClientTest, ACallWaitsForAServerThatIsAway) {
+  server_.sessions.on_RewindSession = [](auto&, const auto&, auto&) { return grpc::Status::OK; };
+  server_.Stop();
+  std::thread starter([&] {
+    absl::SleepFor(absl::Milliseconds(1500));
+    server_.Start();
+  });
+  v1::RewindSessionRequest request;
+  request.set_name("s");
+  request.set_position_tokens(3);
+  const absl::Status status = client_->RewindSession(request).status();
+  starter.join();
+  EXPECT_TRUE(status.ok()) << status;
+}
+
+TEST_F(ClientTest, AServerThatStaysAwayHasNotGotTheCall) {
+  server_.Stop();
+  v1::RewindSessionRequest request;
+  request.set_name("s");
+  request.set_position_tokens(3);
+  const absl::Status status =
+      client_->RewindSession(request, {.timeout = absl::Milliseconds(300)}).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable);
+  EXPECT_FALSE(ErrorOf(status).outcome_unknown);
+  EXPECT_EQ(client_->AwaitServer(absl::Milliseconds(50)).code(), absl::StatusCode::kUnavailable);
+  server_.Start();
+  EXPECT_TRUE(client_->AwaitServer(absl::Seconds(10)).ok());
+}
+
+TEST(Connect, ABadServerIsAnInvalidArgument) {
+  EXPECT_EQ(Client::Connect({.server = "https://example.org"}).status().code(),
+            absl::StatusCode::kInvalidArgument);
 }
 
 TEST(Connect, WithoutAServerItIsUnavailable) {

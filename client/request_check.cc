@@ -1,13 +1,13 @@
-#include "client/text_fields.h"
+#include "client/request_check.h"
 
+#include <limits>
 #include <optional>
 #include <string>
 #include <string_view>
 
-#include "absl/strings/cord.h"
 #include "absl/strings/str_cat.h"
+#include "client/error.h"
 #include "client/utf8.h"
-#include "google/rpc/error_details.pb.h"
 
 namespace mneme::client {
 namespace {
@@ -59,22 +59,25 @@ std::optional<BadField> FindBad(const Message& message, const std::string& prefi
 
 }  // namespace
 
-absl::Status CheckTextFields(const Message& request) {
+absl::Status CheckRequestSize(size_t request_bytes) {
+  constexpr size_t kMaxBytes = std::numeric_limits<int32_t>::max();  // protobuf's own limit
+  if (request_bytes <= kMaxBytes) return absl::OkStatus();
+  return WithReason(
+      absl::ResourceExhaustedError(absl::StrCat("the request has ", request_bytes,
+                                                " bytes, more than any message can carry")),
+      "REQUEST_TOO_LARGE",
+      {{"request_bytes", absl::StrCat(request_bytes)},
+       {"max_request_bytes", absl::StrCat(kMaxBytes)}});
+}
+
+absl::Status CheckRequest(const Message& request) {
+  if (absl::Status status = CheckRequestSize(request.ByteSizeLong()); !status.ok()) return status;
   const std::optional<BadField> bad = FindBad(request, "");
   if (!bad) return absl::OkStatus();
   const std::string expected = absl::StrCat("must be UTF-8; byte ", bad->byte, " is not");
-  absl::Status status = absl::InvalidArgumentError(absl::StrCat(bad->path, " ", expected));
-  google::rpc::ErrorInfo info;
-  info.set_reason("FIELD_INVALID");
-  info.set_domain("mneme");
-  google::rpc::BadRequest details;
-  details.add_field_violations()->set_field(bad->path);
-  details.mutable_field_violations(0)->set_description(expected);
-  status.SetPayload("type.googleapis.com/google.rpc.ErrorInfo",
-                    absl::Cord(info.SerializeAsString()));
-  status.SetPayload("type.googleapis.com/google.rpc.BadRequest",
-                    absl::Cord(details.SerializeAsString()));
-  return status;
+  return WithField(WithReason(absl::InvalidArgumentError(absl::StrCat(bad->path, " ", expected)),
+                              "FIELD_INVALID"),
+                   bad->path, expected);
 }
 
 }  // namespace mneme::client
