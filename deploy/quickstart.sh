@@ -70,7 +70,7 @@ cat "$server_out"
 show models
 
 say "a new session; its first answer streams"
-show chat "$session" --model smollm2 --temperature 0 --max-tokens 100 -v <<<"In one sentence: what is a language model?"
+show chat "$session" --model smollm2 --temperature 0 --max-tokens 100 -v <<<"Write one sentence about the sea."
 
 say "the session reads $(wc -c <"$data/genesis.txt") bytes; its state keeps its size"
 show ingest "$data/genesis.txt" --session "$session"
@@ -83,7 +83,7 @@ start_server
 show sessions get "$session"
 
 say "the same session goes on: nothing is read again"
-show chat "$session" --temperature 0 --max-tokens 80 -v <<<"Thank you for reading. Who is Jacob?"
+show chat "$session" --temperature 0 --max-tokens 80 -v <<<"Thank you for reading. Write one more sentence about the sea."
 # The same claim, checked: a turn's usage says what was recomputed.
 usage=$(mneme generate --session "$session" --max-tokens 1 --temperature 0 --json | tail -n 1)
 grep -q '"recomputed_tokens":0,' <<<"$usage" || fail "tokens were recomputed: $usage"

@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "client/cli/context.h"
 #include "client/cli/json.h"
 #include "client/cli/output.h"
@@ -171,29 +172,32 @@ Json Summary(const Samples& s) {
       {"commit_ms", spread(s.commit)}};
 }
 
-int Run(client::Client& client, const Context& context, BenchFlags flags) {
-  v1::Model model;
+// `name`, or the server's only model.
+absl::StatusOr<v1::Model> ModelToMeasure(client::Client& client, const std::string& name) {
+  if (!name.empty()) return client.GetModel(name);
   auto models = client.ListModels({});
-  if (!models.ok()) return context.Fail(models.status());
-  if (flags.model.empty() && models->models_size() != 1) {
-    return context.FailUsage("the server has several models: choose one with --model");
-  }
-  if (flags.model.empty()) {
-    model = models->models(0);
-  } else {
-    auto found = client.GetModel(flags.model);
-    if (!found.ok()) return context.Fail(found.status());
-    model = *found;
-  }
-  Json report = {{"model", model.name()},
-                 {"numerics_id", model.numerics_id()},
+  if (!models.ok()) return models.status();
+  if (models->models_size() == 1) return models->models(0);
+  return absl::InvalidArgumentError(absl::StrCat(
+      "the server has several models, ",
+      absl::StrJoin(
+          models->models(), ", ",
+          [](std::string* out, const v1::Model& m) { out->append(client::IdOf(m.name())); }),
+      ": choose one with --model"));
+}
+
+int Run(client::Client& client, const Context& context, BenchFlags flags) {
+  auto model = ModelToMeasure(client, context.ModelOr(flags.model));
+  if (!model.ok()) return context.Fail(model.status());
+  Json report = {{"model", model->name()},
+                 {"numerics_id", model->numerics_id()},
                  {"streams", flags.streams},
                  {"concurrency", flags.concurrency},
                  {"turns", flags.turns},
                  {"prompt_tokens", flags.prompt_tokens},
                  {"max_output_tokens", flags.output_tokens}};
   if (!context.json()) {
-    std::cout << "model " << client::IdOf(model.name()) << ", " << flags.streams << " streams, "
+    std::cout << "model " << client::IdOf(model->name()) << ", " << flags.streams << " streams, "
               << flags.concurrency << " at once, " << flags.turns << " turns of "
               << flags.prompt_tokens << " + " << flags.output_tokens << " tokens each\n"
               << std::flush;
@@ -203,7 +207,7 @@ int Run(client::Client& client, const Context& context, BenchFlags flags) {
   for (const char* mode : {"stateless", "session"}) {
     if (flags.mode != mode && flags.mode != "both") continue;
     Samples s;
-    if (auto status = RunMode(client, flags, model, std::string(mode) == "session", s);
+    if (auto status = RunMode(client, flags, *model, std::string(mode) == "session", s);
         !status.ok()) {
       return context.Fail(status);
     }
@@ -231,7 +235,7 @@ int Run(client::Client& client, const Context& context, BenchFlags flags) {
 void AddBench(CLI::App& app, Context& context) {
   auto* command = app.add_subcommand("bench", "Measure streams through the server");
   auto flags = std::make_shared<BenchFlags>();
-  command->add_option("-m,--model", flags->model, "Model, if the server has more than one");
+  AddModelFlag(*command, flags->model);
   command->add_option("--mode", flags->mode, "stateless, session or both")
       ->check(CLI::IsMember({"stateless", "session", "both"}))
       ->capture_default_str();

@@ -12,9 +12,11 @@
 #include "client/cli/json.h"
 #include "client/cli/line_reader.h"
 #include "client/cli/messages.h"
+#include "client/cli/open_session.h"
 #include "client/cli/output.h"
 #include "client/cli/turn.h"
 #include "client/cli/turn_flags.h"
+#include "client/cli/typed_message.h"
 
 namespace mneme::cli {
 namespace {
@@ -33,12 +35,14 @@ constexpr char kHelp[] = R"(  /help                 this
   /save [NAME]          every answer is saved already; with NAME keep this point as a fork
   /quit                 leave; so does Ctrl-D. Ctrl-C stops an answer, what was said is kept
   //text                a message that begins with '/'
-  A line that ends in '\' goes on in the next one.
+  A line that ends in '\' goes on in the next one; so does a message between two
+  lines of """. Lines that are pasted at once are one message.
 )";
 
 struct ChatFlags {
   std::string session, model, system, answer_start;
   bool raw = false, no_history = false;
+  double max_outage_s = 60;
   TurnFlags turn;
 };
 
@@ -48,42 +52,29 @@ class Chat {
       : client_(client), context_(context), flags_(flags), talk_(StdinIsTty() && !context.json()) {}
 
   int Run() {
-    std::string name = flags_.session.empty() ? FreshName() : flags_.session;
-    if (auto s = Enter(name, flags_.session.empty()); !s.ok()) return context_.Fail(s);
-    // Ctrl-C at the prompt only clears the line. A turn has its own handler (RunTurn).
-    LineReader reader("> ", flags_.no_history ? "" : DefaultHistoryFile());
-    std::string message;
+    const bool fresh = flags_.session.empty();
+    const absl::Status entered =
+        Enter(fresh ? FreshName() : flags_.session, fresh ? Entry::kNew : Entry::kAsFlagged);
+    if (!entered.ok()) return context_.Fail(entered);
+    LineReader reader(flags_.no_history ? "" : DefaultHistoryFile());
+    TypedMessageReader typed;
     for (;;) {
       std::string line;
-      LineReader::Event event;
-      {
-        std::optional<OnInterrupt> at_prompt;
-        if (StdinIsTty()) at_prompt.emplace([](int) {});
-        event = reader.Read(&line);
-      }
+      const LineReader::Event event = ReadLine(reader, typed.waiting() ? ". " : "> ", &line);
       if (event == LineReader::Event::kInterrupted) {
-        message.clear();
+        typed.Clear();
         std::cerr << "\n(Ctrl-D or /quit leaves)\n";
         continue;
       }
       if (event == LineReader::Event::kEnd) break;
-      if (!line.empty() && line.back() == '\\') {
-        message += line.substr(0, line.size() - 1) + "\n";
-        continue;
-      }
-      message += line;
-      const std::string text = std::exchange(message, "");
-      if (text.find_first_not_of(" \t\n") == std::string::npos) continue;
-      int code = kOk;
-      if (text[0] == '/' && (text.size() < 2 || text[1] != '/')) {
-        if (text == "/quit" || text == "/exit" || text == "/q") break;
-        code = Command(text);
-      } else {
-        code = Turn(text[0] == '/' ? text.substr(1) : text);
-      }
+      const std::optional<TypedMessage> message = typed.Add(line);
+      if (!message || message->text.find_first_not_of(" \t\n") == std::string::npos) continue;
+      if (message->command && IsQuit(message->text)) break;
+      const int code = message->command ? Command(message->text) : Turn(message->text);
       // A script must hear of a failure; a person sees it and goes on.
       if (code != kOk && !StdinIsTty()) return code;
     }
+    if (typed.waiting()) return context_.FailUsage("the last message has no end: it was not sent");
     if (talk_) {
       std::cerr << "\nKept. Go on any time: mneme chat " << Id() << "\n";
     }
@@ -95,6 +86,19 @@ class Chat {
     int64_t position;
     std::string message;  // what was sent there
   };
+
+  enum class Entry { kAsFlagged, kSwitch, kNew };
+
+  // Ctrl-C at the prompt only clears the line. A turn has its own handler (RunTurn).
+  static LineReader::Event ReadLine(LineReader& reader, const char* prompt, std::string* line) {
+    std::optional<OnInterrupt> at_prompt;
+    if (StdinIsTty()) at_prompt.emplace([](int) {});
+    return reader.Read(prompt, line);
+  }
+
+  static bool IsQuit(const std::string& command) {
+    return command == "/quit" || command == "/exit" || command == "/q";
+  }
 
   static std::string FreshName() {
     return absl::FormatTime("chat-%Y%m%d-%H%M%S", absl::Now(), absl::LocalTimeZone());
@@ -110,29 +114,35 @@ class Chat {
     if (!context_.json()) std::cerr << TerminalSafe(text) << "\n";
   }
 
-  // Makes `name` the session of this chat. `must_be_new`: fails if it exists.
-  absl::Status Enter(const std::string& name, bool must_be_new) {
+  // Makes `name` the session of this chat. The flags of the command line are about the session it
+  // began with, and those of later ones that are new.
+  absl::Status Enter(const std::string& name, Entry entry) {
     auto full = client::SessionName(context_.tenant, name);
     if (!full.ok()) return full.status();
-    auto session = client_.GetSession(*full);
-    bool created = false;
-    if (session.status().code() == absl::StatusCode::kNotFound || (session.ok() && must_be_new)) {
-      v1::CreateSessionRequest request;
-      request.set_session_id(std::string(client::IdOf(*full)));
-      request.set_parent(full->substr(0, full->find("/sessions/")));
-      request.mutable_session()->set_model(flags_.model);
-      session = client_.CreateSession(request);
-      created = true;
+    auto opened = entry == Entry::kNew ? CreateSession(client_, context_, *full, flags_.model)
+                                       : OpenSession(client_, context_, *full,
+                                                     entry == Entry::kAsFlagged ? flags_.model : "",
+                                                     IfAbsent::kCreate);
+    if (!opened.ok()) return opened.status();
+    const auto& [session, created] = *opened;
+    if (!flags_.system.empty() && session.position_tokens() > 0) {
+      const std::string why =
+          absl::StrCat("--system can only begin a session, and ", context_.Short(session.name()),
+                       " has read ", session.position_tokens(), " tokens");
+      if (entry == Entry::kAsFlagged) {
+        return absl::FailedPreconditionError(why + "; leave the flag out, or name a new session");
+      }
+      Say(why + ": it is not sent.");
     }
-    if (!session.ok()) return session.status();
-    auto model = client_.GetModel(session->model());
+    auto model = client_.GetModel(session.model());
     if (!model.ok()) return model.status();
-    if (!flags_.answer_start.empty() && !model->has_chat_template()) {
-      return absl::FailedPreconditionError(
-          absl::StrCat("--answer-start needs a model that takes messages; of this one: ",
-                       model->chat_template_problem()));
+    const bool begins = !flags_.system.empty() && session.position_tokens() == 0;
+    if (!model->has_chat_template() && (begins || !flags_.answer_start.empty())) {
+      return absl::FailedPreconditionError(absl::StrCat(
+          begins ? "--system" : "--answer-start",
+          " needs a model that takes messages; of this one: ", model->chat_template_problem()));
     }
-    session_ = *session;
+    session_ = session;
     points_.clear();
     raw_ = flags_.raw || !model->has_chat_template();
     if (talk_) {
@@ -172,6 +182,7 @@ class Chat {
     if (auto s = flags_.turn.Fill(request); !s.ok()) {
       return context_.FailUsage(std::string(s.message()));
     }
+    if (const std::optional<int> code = GiveUpOnServer()) return *code;
     TurnResult result = RunTurn(client_, context_, request);
     if (!context_.json() && !result.ended_in_newline) std::cout << "\n" << std::flush;
     if (result.final) {
@@ -180,24 +191,65 @@ class Chat {
         session_.set_position_tokens(result.final->position_tokens());
         session_.set_version(result.final->version());
       }
-      if (!context_.json() && (StderrIsTty() || context_.verbose)) {
-        const bool dim = StderrIsTty();
-        std::cerr << (dim ? "\033[2m" : "") << "[" << TurnSummary(*result.final) << "]"
-                  << (dim ? "\033[0m" : "") << "\n";
+      if (!context_.json() && context_.verbose) {
+        std::cerr << Dim(absl::StrCat("[", TurnSummary(*result.final), "]")) << "\n";
+      } else if (talk_ && CutShort(*result.final)) {
+        Say("(cut short: /continue goes on)");
       }
-    } else {
-      Refresh();  // the server may have kept a part of it
     }
     if (result.interrupted) {
-      if (!result.final) Say("Stopped.");
+      if (!result.final) {
+        Say("Stopped.");
+        Refresh();  // the server may have kept a part of it
+      }
       return StdinIsTty() ? kOk : kInterrupted;
     }
-    return result.status.ok() ? kOk : context_.Fail(result.status);
+    if (result.status.ok()) return kOk;
+    const int code = context_.Fail(result.status);
+    if (client::ErrorOf(result.status).outcome_unknown) SayWhatWasKept();
+    return code;
   }
 
-  void Refresh() {
+  static bool CutShort(const v1::GenerateResponse::Final& final) {
+    return final.finish_reason() == v1::MAX_TOKENS || final.finish_reason() == v1::DURATION ||
+           final.finish_reason() == v1::PREEMPTED;
+  }
+
+  // A server that is being restarted is waited for, and a person told so. The exit code if it stays
+  // away, or nobody wants to wait; nothing once it answers.
+  std::optional<int> GiveUpOnServer() {
+    const absl::Duration look = absl::Milliseconds(200);
+    if (client_.AwaitServer(look).ok()) return std::nullopt;
+    Say(absl::StrCat("The server is away: waiting for it, at most ",
+                     HumanSpan(absl::Seconds(flags_.max_outage_s)), ". Ctrl-C gives up."));
+    const absl::Time give_up = absl::Now() + absl::Seconds(flags_.max_outage_s);
+    OnInterrupt interrupt([](int) {});
+    while (absl::Now() < give_up && !interrupt.interrupted()) {
+      if (client_.AwaitServer(look).ok()) return std::nullopt;
+    }
+    if (interrupt.interrupted()) {
+      Say("Not sent.");
+      return StdinIsTty() ? kOk : kInterrupted;
+    }
+    return context_.Fail(absl::UnavailableError(
+        absl::StrCat("no server answers at ", context_.server, "; the message was not sent")));
+  }
+
+  // After a turn whose end was lost.
+  void SayWhatWasKept() {
+    const int64_t before = session_.version();
+    if (!Refresh()) return;
+    Say(session_.version() == before
+            ? absl::StrCat("The session has not changed (version ", before, ").")
+            : absl::StrCat("The session has gone on to version ", session_.version(), ", position ",
+                           session_.position_tokens(),
+                           ": what was said is kept; /rewind takes it back."));
+  }
+
+  bool Refresh() {
     auto session = client_.GetSession(session_.name());
     if (session.ok()) session_ = *session;
+    return session.ok();
   }
 
   int Command(const std::string& line) {
@@ -228,16 +280,16 @@ class Chat {
     }
     if (command == "/switch") {
       if (argument.empty()) return context_.FailUsage("/switch needs a session: /switch NAME");
-      return Go(argument, false);
+      return Go(argument, Entry::kSwitch);
     }
     if (command == "/new") {
-      return Go(argument.empty() ? FreshName() : argument, true);
+      return Go(argument.empty() ? FreshName() : argument, Entry::kNew);
     }
     return context_.FailUsage(command + " is not known; /help lists what is");
   }
 
-  int Go(const std::string& name, bool must_be_new) {
-    if (auto s = Enter(name, must_be_new); !s.ok()) return context_.Fail(s);
+  int Go(const std::string& name, Entry entry) {
+    if (auto s = Enter(name, entry); !s.ok()) return context_.Fail(s);
     if (context_.json()) PrintJson(session_);
     return kOk;
   }
@@ -386,10 +438,11 @@ void AddChat(CLI::App& app, Context& context) {
   auto flags = std::make_shared<ChatFlags>();
   command->add_option("SESSION", flags->session,
                       "Go on in this session, created if there is none; default: a new one");
-  command->add_option("-m,--model", flags->model, "Model of a session that is created");
-  command->add_option("--system", flags->system, "System message at the beginning of a session");
+  AddModelFlag(*command, flags->model, "Model of a session that is created");
   auto* raw = command->add_flag("--raw", flags->raw,
                                 "Send text as it is, without the model's chat template");
+  command->add_option("--system", flags->system, "System message at the beginning of a new session")
+      ->excludes(raw);
   command
       ->add_option("--answer-start", flags->answer_start,
                    "Every answer begins with this, and the model goes on from there; the output "
@@ -397,6 +450,10 @@ void AddChat(CLI::App& app, Context& context) {
       ->excludes(raw);
   command->add_flag("--no-history", flags->no_history,
                     "Keep no history of typed lines (else ~/.local/state/mneme/history)");
+  command
+      ->add_option("--max-outage", flags->max_outage_s,
+                   "Keep a message so many seconds while the server is away")
+      ->capture_default_str();
   flags->turn.AddTo(*command);
   command->footer(absl::StrCat(R"(
 Answers stream to stdout, everything else goes to stderr. Each answer is durable before it is
@@ -405,7 +462,8 @@ reported: kill the server or this program, and the session goes on where it was.
 In the chat:
 )",
                                kHelp, R"(
-Without a terminal each line of stdin is a turn, commands included; the first failure ends it.
+Without a terminal each line of stdin (or block of """) is a turn, commands included; the first
+failure ends it.
 
 Examples:
   mneme chat                        # a new session, named by the time

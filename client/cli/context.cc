@@ -4,17 +4,22 @@
 #include <iostream>
 #include <map>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
+#include "absl/strings/strip.h"
+#include "client/cli/defaults.h"
 #include "client/cli/json.h"
 #include "client/cli/output.h"
 
 namespace mneme::cli {
 namespace {
 
-// What a person can do about it, by reason or else by code.
-std::string Hint(const client::Error& error, const std::string& server) {
+// What a person can do about it, by reason or else by code. SESSION stands for the one it is about.
+std::string HintFor(const client::Error& error, const std::string& server) {
   static const auto& kByReason = *new std::map<std::string, const char*>{
-      {"SESSION_NOT_FOUND", "see `mneme sessions list`, or make it: `mneme sessions create NAME`"},
+      {"SESSION_NOT_FOUND",
+       "see `mneme sessions list`, or make it: `mneme sessions create SESSION`"},
       {"SNAPSHOT_NOT_FOUND", "see `mneme sessions snapshots SESSION`"},
       {"MODEL_NOT_FOUND", "see `mneme models`"},
       {"SESSION_EXISTS", "take another name, or go on with that session"},
@@ -26,11 +31,28 @@ std::string Hint(const client::Error& error, const std::string& server) {
        "`mneme sessions rewind SESSION --to-snapshot ID`"},
       {"NO_CHAT_TEMPLATE", "give plain text instead; `mneme models get MODEL` says why"},
       {"INPUT_TOO_LONG", "feed long texts with `mneme ingest FILE --session SESSION`"},
+      {"REQUEST_TOO_LARGE", "feed long texts with `mneme ingest FILE --session SESSION`"},
       {"CONTEXT_FULL",
        "rewind it: `mneme sessions rewind SESSION --to-position N`, or start another session"},
       {"DRAINING", "the server is shutting down: try again in a moment"},
       {"STORE_FULL", "the server's disk is full; deleting sessions still works"},
+      {"HTTP_STATUS",
+       "whoever runs the proxy can see in its log why; or give the server's own "
+       "address with --server HOST:PORT"},
   };
+  if (error.reason == "REQUEST_TOO_LARGE" && error.metadata.contains("http_status")) {
+    return "let whoever runs the proxy raise its limit (nginx: client_max_body_size 0), which a "
+           "`mneme ingest` of a long text needs too";
+  }
+  const bool no_model =
+      error.reason == "FIELD_REQUIRED" && !error.fields.empty() &&
+      (error.fields[0].field == "model" || error.fields[0].field == "session.model");
+  if (no_model) {
+    const std::string file = DefaultsFile();
+    return absl::StrCat("name it with --model NAME",
+                        file.empty() ? " or MNEME_MODEL"
+                                     : absl::StrCat(", MNEME_MODEL, or `model: NAME` in ", file));
+  }
   if (auto it = kByReason.find(error.reason); it != kByReason.end()) return it->second;
   if (error.outcome_unknown) {
     return "the connection broke before the answer: the call may have happened, so look before "
@@ -45,6 +67,33 @@ std::string Hint(const client::Error& error, const std::string& server) {
   return "";
 }
 
+std::string Hint(const client::Error& error, const Context& context) {
+  const std::string hint = HintFor(error, context.server);
+  if (!absl::StrContains(error.resource, "/sessions/")) return hint;
+  const std::string session(client::SessionOf(error.resource));
+  return absl::StrReplaceAll(hint, {{"SESSION", context.Short(session)}});
+}
+
+// The server's words, with the name of what they are about and every field that they leave out.
+std::string Describe(const client::Error& error, const Context& context) {
+  const std::string name = context.Short(error.resource);
+  const bool named = name.empty() || absl::StrContains(error.message, name);
+  std::string text = absl::StrCat("mneme: ", named ? "" : absl::StrCat(name, ": "), error.message,
+                                  " (", absl::StatusCodeToString(error.code),
+                                  error.reason.empty() ? "" : " ", error.reason, ")\n");
+  for (const auto& f : error.fields) {
+    if (absl::StrContains(error.message, absl::StrCat(f.field, " ", f.description))) continue;
+    absl::StrAppend(&text, "  field ", f.field, ": ", f.description, "\n");
+  }
+  for (const auto& [key, value] : error.metadata) {
+    absl::StrAppend(&text, "  ", key, ": ", value, "\n");
+  }
+  if (error.retry_delay) {
+    absl::StrAppend(&text, "  retry after: ", absl::FormatDuration(*error.retry_delay), "\n");
+  }
+  return text;
+}
+
 }  // namespace
 
 void SayError(bool json, const char* code, const std::string& message) {
@@ -57,6 +106,8 @@ void SayError(bool json, const char* code, const std::string& message) {
 }
 
 int ExitCodeOf(const absl::Status& status) {
+  // gRPC's code for a message over the limit is the one for a server that is overloaded.
+  if (client::ErrorOf(status).reason == "REQUEST_TOO_LARGE") return kRefused;
   switch (status.code()) {
     case absl::StatusCode::kOk:
       return kOk;
@@ -79,7 +130,13 @@ int ExitCodeOf(const absl::Status& status) {
   }
 }
 
+std::string Context::Short(const std::string& name) const {
+  const std::string own = absl::StrCat("tenants/", tenant, "/sessions/");
+  return std::string(absl::StripPrefix(name, own));
+}
+
 absl::StatusOr<client::Client> Context::Connect() const {
+  if (!defaults.ok()) return defaults;
   client::Options options;
   options.server = server;
   options.tenant = tenant;
@@ -91,7 +148,7 @@ absl::StatusOr<client::Client> Context::Connect() const {
 int Context::Fail(const absl::Status& status) const {
   const client::Error error = client::ErrorOf(status);
   const std::string code = absl::StatusCodeToString(error.code);
-  const std::string hint = Hint(error, server);
+  const std::string hint = Hint(error, *this);
   if (json()) {
     Json j = {{"code", code}, {"reason", error.reason}, {"message", error.message}};
     j["fields"] = Json::array();
@@ -107,17 +164,7 @@ int Context::Fail(const absl::Status& status) const {
     std::cerr << Dump(Json{{"error", j}}) << "\n";
     return ExitCodeOf(status);
   }
-  std::string text = absl::StrCat("mneme: ", error.message, " (", code,
-                                  error.reason.empty() ? "" : " ", error.reason, ")\n");
-  for (const auto& f : error.fields) {
-    absl::StrAppend(&text, "  field ", f.field, ": ", f.description, "\n");
-  }
-  for (const auto& [key, value] : error.metadata) {
-    absl::StrAppend(&text, "  ", key, ": ", value, "\n");
-  }
-  if (error.retry_delay) {
-    absl::StrAppend(&text, "  retry after: ", absl::FormatDuration(*error.retry_delay), "\n");
-  }
+  std::string text = Describe(error, *this);
   if (!hint.empty()) absl::StrAppend(&text, "  hint: ", hint, "\n");
   if (verbose && !error.request_id.empty()) {
     absl::StrAppend(&text, "  request id: ", error.request_id, "\n");
@@ -136,10 +183,20 @@ int Context::FailHere(const std::string& message) const {
   return kFailed;
 }
 
+void AddModelFlag(CLI::App& command, std::string& model, const char* help) {
+  command.add_option("-m,--model", model,
+                     absl::StrCat(help, "; default: MNEME_MODEL, or the server's only one"));
+}
+
 void OnRun(CLI::App* command, Context& context, std::function<int(client::Client&)> body) {
-  command->callback([&context, body = std::move(body)] {
+  command->callback([command, &context, body = std::move(body)] {
+    if (!command->get_subcommands().empty()) return;
     auto client = context.Connect();
-    context.exit_code = client.ok() ? body(*client) : context.Fail(client.status());
+    if (absl::IsInvalidArgument(client.status())) {
+      context.exit_code = context.FailUsage(std::string(client.status().message()));
+    } else {
+      context.exit_code = client.ok() ? body(*client) : context.Fail(client.status());
+    }
   });
 }
 

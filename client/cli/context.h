@@ -28,8 +28,9 @@ int ExitCodeOf(const absl::Status& status);
 void SayError(bool json, const char* code, const std::string& message);
 
 struct Context {
-  std::string server = "127.0.0.1:7447";
-  std::string tenant = "default";
+  std::string server, tenant;
+  std::string default_model;     // of commands that have no flag for it; "": the server's only one
+  absl::Status defaults;         // why the file of defaults could not be read
   std::string output = "table";  // table | json | name
   bool json_flag = false;
   bool verbose = false;
@@ -40,6 +41,12 @@ struct Context {
   bool json() const { return json_flag || output == "json"; }
   bool names_only() const { return !json() && output == "name"; }
 
+  // The model of a request that no session decides: `flag`, or else the default.
+  const std::string& ModelOr(const std::string& flag) const {
+    return flag.empty() ? default_model : flag;
+  }
+  // What is shown of a session's name: its id if it is of the own tenant.
+  std::string Short(const std::string& name) const;
   absl::StatusOr<client::Client> Connect() const;
   // Says on stderr what went wrong and what to do, and returns the exit code.
   int Fail(const absl::Status& status) const;
@@ -48,7 +55,11 @@ struct Context {
   int FailHere(const std::string& message) const;
 };
 
-// Makes `command` run `body` with a connected client; its result is the exit code.
+// Adds -m,--model, which `help` describes.
+void AddModelFlag(CLI::App& command, std::string& model, const char* help = "Model to run");
+
+// Makes `command`, if none of its own commands is given, run `body` with a connected client; its
+// result is the exit code.
 void OnRun(CLI::App* command, Context& context, std::function<int(client::Client&)> body);
 
 // Each adds its subcommand to `app`.

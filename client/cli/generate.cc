@@ -35,7 +35,7 @@ int Run(client::Client& client, const Context& context, GenerateFlags flags) {
   }
   v1::GenerateRequest request;
   request.set_session(flags.session);
-  request.set_model(flags.model);
+  request.set_model(flags.session.empty() ? context.ModelOr(flags.model) : flags.model);
   request.set_expected_version(flags.expected_version);
   request.set_logprobs(flags.logprobs);
   request.set_parse_special_tokens(flags.special);
@@ -65,7 +65,7 @@ void AddGenerate(CLI::App& app, Context& context) {
                       "Text to continue; '-' reads stdin. On a session it may be left out: the "
                       "session goes on from where it is");
   command->add_option("-s,--session", flags->session, "Run as a turn of this session");
-  command->add_option("-m,--model", flags->model, "Model, if the server has more than one");
+  AddModelFlag(*command, flags->model, "Model to run, if on no session");
   command->add_flag("--chat", flags->chat,
                     "The prompt is a user's message, written through the model's chat template");
   command->add_option("--system", flags->system, "System message before it; implies --chat");

@@ -12,6 +12,7 @@
 #include "client/cli/context.h"
 #include "client/cli/interrupt.h"
 #include "client/cli/json.h"
+#include "client/cli/open_session.h"
 #include "client/cli/output.h"
 #include "client/cli/progress_bar.h"
 
@@ -47,20 +48,10 @@ absl::StatusOr<std::string> IdOfContent(const std::string& session, const std::s
   return absl::StrCat("file-", absl::BytesToHexString(half));
 }
 
-absl::Status CreateIfAbsent(client::Client& client, const IngestFlags& flags) {
-  auto found = client.GetSession(flags.session);
-  if (found.ok() || found.status().code() != absl::StatusCode::kNotFound) return found.status();
-  v1::CreateSessionRequest request;
-  request.set_session_id(std::string(client::IdOf(flags.session)));
-  request.mutable_session()->set_model(flags.model);
-  return client.CreateSession(request).status();
-}
-
 int Run(client::Client& client, const Context& context, IngestFlags flags) {
   const bool pipe = flags.file == "-";
   auto session = client::SessionName(context.tenant, flags.session);
   if (!session.ok()) return context.Fail(session.status());
-  flags.session = *session;
   std::ifstream file;
   int64_t total = -1;
   if (!pipe) {
@@ -77,8 +68,10 @@ int Run(client::Client& client, const Context& context, IngestFlags flags) {
       flags.ingest_id = *id;
     }
   }
-  if (flags.create) {
-    if (auto s = CreateIfAbsent(client, flags); !s.ok()) return context.Fail(s);
+  if (flags.create || !flags.model.empty()) {
+    auto opened = OpenSession(client, context, *session, flags.model,
+                              flags.create ? IfAbsent::kCreate : IfAbsent::kFail);
+    if (!opened.ok()) return context.Fail(opened.status());
   }
 
   ProgressBar bar(total);
@@ -167,7 +160,7 @@ void AddIngest(CLI::App& app, Context& context) {
   command->add_option("FILE", flags->file, "UTF-8 text; '-' reads stdin")->required();
   command->add_option("-s,--session", flags->session, "The session that reads it")->required();
   command->add_flag("--create", flags->create, "Create the session if there is none");
-  command->add_option("-m,--model", flags->model, "Model of a session that is created");
+  AddModelFlag(*command, flags->model, "Model of a session that --create makes");
   command->add_option(
       "--ingest-id", flags->ingest_id,
       "Names this ingest, so that it can be resumed; default: made from the session "

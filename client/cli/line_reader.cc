@@ -7,10 +7,53 @@
 #include <cstdlib>
 #include <filesystem>
 #include <iostream>
+#include <string_view>
 
 #include "client/cli/output.h"
+#include "client/cli/user_folder.h"
 
 namespace mneme::cli {
+namespace {
+
+// xterm's bracketed paste: switched on, the terminal puts the marks around what is pasted.
+constexpr char kMarkPastes[] = "\033[?2004h", kDoNotMarkPastes[] = "\033[?2004l";
+constexpr std::wstring_view kPasteEnd = L"\033[201~";
+
+bool TerminalMarksPastes() {
+  const char* terminal = std::getenv("TERM");
+  return StderrIsTty() && terminal != nullptr && std::string_view(terminal) != "dumb";
+}
+
+// Terminals paste a newline as Enter. One at the end would only stand in the way of the person's
+// own.
+std::wstring WithoutControls(const std::wstring& pasted) {
+  std::wstring text;
+  for (const wchar_t c : pasted) {
+    if (c == L'\r') {
+      text += L'\n';
+    } else if (c >= L' ' || c == L'\n' || c == L'\t') {
+      text += c;
+    }
+  }
+  while (!text.empty() && text.back() == L'\n') text.pop_back();
+  return text;
+}
+
+// What libedit runs at the mark that begins a paste.
+unsigned char InsertPaste(EditLine* edit, int) {
+  std::wstring pasted;
+  for (wchar_t c; el_wgetc(edit, &c) == 1;) {
+    pasted += c;
+    if (pasted.ends_with(kPasteEnd)) {
+      pasted.resize(pasted.size() - kPasteEnd.size());
+      break;
+    }
+  }
+  const std::wstring text = WithoutControls(pasted);
+  return text.empty() || el_winsertstr(edit, text.c_str()) == 0 ? CC_REFRESH : CC_ERROR;
+}
+
+}  // namespace
 
 struct LineReader::Impl {
   std::string prompt, history_file;
@@ -25,9 +68,7 @@ struct LineReader::Impl {
   }
 };
 
-LineReader::LineReader(std::string prompt, std::string history_file)
-    : impl_(std::make_unique<Impl>()) {
-  impl_->prompt = std::move(prompt);
+LineReader::LineReader(std::string history_file) : impl_(std::make_unique<Impl>()) {
   impl_->history_file = std::move(history_file);
   if (!StdinIsTty()) return;
   // The prompt goes to stderr, so that `mneme chat | tee log` works.
@@ -44,6 +85,8 @@ LineReader::LineReader(std::string prompt, std::string history_file)
   el_set(impl_->edit, EL_EDITOR, "emacs");
   el_set(impl_->edit, EL_HIST, history, impl_->history);
   el_set(impl_->edit, EL_BIND, "^R", "em-inc-search-prev", nullptr);
+  el_set(impl_->edit, EL_ADDFN, "insert-paste", "Insert what the terminal pastes", InsertPaste);
+  el_set(impl_->edit, EL_BIND, "\033[200~", "insert-paste", nullptr);
   el_source(impl_->edit, nullptr);  // the person's own ~/.editrc
 }
 
@@ -58,17 +101,22 @@ LineReader::~LineReader() {
   el_end(impl_->edit);
 }
 
-LineReader::Event LineReader::Read(std::string* line) {
+LineReader::Event LineReader::Read(const std::string& prompt, std::string* line) {
   if (impl_->edit == nullptr) {
     if (!std::getline(std::cin, *line)) return Event::kEnd;
     if (!line->empty() && line->back() == '\r') line->pop_back();
     return Event::kLine;
   }
+  impl_->prompt = prompt;
   int count = 0;
+  const bool marks = TerminalMarksPastes();
+  if (marks) std::cerr << kMarkPastes << std::flush;
   errno = 0;
   const char* text = el_gets(impl_->edit, &count);
+  const bool interrupted = errno == EINTR;
+  if (marks) std::cerr << kDoNotMarkPastes << std::flush;
   if (text == nullptr || count <= 0) {
-    if (errno == EINTR) {
+    if (interrupted) {
       el_reset(impl_->edit);
       return Event::kInterrupted;
     }
@@ -83,18 +131,11 @@ LineReader::Event LineReader::Read(std::string* line) {
 }
 
 std::string DefaultHistoryFile() {
-  std::filesystem::path folder;
-  if (const char* state = std::getenv("XDG_STATE_HOME"); state != nullptr && *state == '/') {
-    folder = state;
-  } else if (const char* home = std::getenv("HOME"); home != nullptr && *home == '/') {
-    folder = std::filesystem::path(home) / ".local" / "state";
-  } else {
-    return "";
-  }
-  folder /= "mneme";
+  const std::string folder = UserFolder("XDG_STATE_HOME", ".local/state");
+  if (folder.empty()) return "";
   std::error_code error;
   std::filesystem::create_directories(folder, error);
-  return error ? "" : (folder / "history").string();
+  return error ? "" : folder + "/history";
 }
 
 }  // namespace mneme::cli

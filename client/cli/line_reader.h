@@ -1,4 +1,6 @@
-// Lines a person types: with editing and a history on a terminal, plain otherwise.
+// Lines a person types: with editing and a history on a terminal, plain otherwise. What is pasted
+// into a terminal is one line with newlines in it, if the terminal marks pastes ("bracketed
+// paste").
 #pragma once
 
 #include <memory>
@@ -12,14 +14,14 @@ class LineReader {
   enum class Event { kLine, kInterrupted, kEnd };
 
   // `history_file`: "" keeps no history on disk. It is created with mode 0600.
-  LineReader(std::string prompt, std::string history_file);
+  explicit LineReader(std::string history_file);
   ~LineReader();
   LineReader(const LineReader&) = delete;
   LineReader& operator=(const LineReader&) = delete;
 
   // The next line without its newline. kInterrupted: Ctrl-C at the prompt (needs a SIGINT handler
   // without SA_RESTART); kEnd: Ctrl-D or the end of the input.
-  Event Read(std::string* line);
+  Event Read(const std::string& prompt, std::string* line);
 
  private:
   struct Impl;

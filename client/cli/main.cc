@@ -2,11 +2,14 @@
 #include <algorithm>
 #include <clocale>
 #include <cstdio>
+#include <cstdlib>
 #include <iostream>
 #include <string>
 #include <vector>
 
+#include "client/cli/command_line.h"
 #include "client/cli/context.h"
+#include "client/cli/defaults.h"
 
 int main(int argc, char** argv) {
   std::setlocale(LC_ALL, "");
@@ -14,15 +17,27 @@ int main(int argc, char** argv) {
   std::ios::sync_with_stdio(false);
 
   mneme::cli::Context context;
-  CLI::App app("mneme: talk to a Mneme server, whose sessions keep what a model has read");
+  // What is wrong with the file is said when a command needs it: help works without.
+  const auto defaults = mneme::cli::ReadDefaults(mneme::cli::DefaultsFile());
+  context.defaults = defaults.status();
+  const mneme::cli::Defaults known = defaults.value_or(mneme::cli::Defaults{});
+  context.server = known.server;
+  context.tenant = known.tenant;
+  const char* model = std::getenv("MNEME_MODEL");
+  context.default_model = model != nullptr && *model != '\0' ? model : known.model;
+
+  CLI::App app("mneme: talk to a Mneme server, whose sessions keep what a model has read", "mneme");
   app.set_version_flag("--version", "mneme 0.1.0");
   app.fallthrough();  // global flags may stand after the subcommand
   app.require_subcommand(1);
-  app.add_option("--server", context.server, "Server as HOST:PORT")
+  app.add_option("--server", context.server,
+                 "Server as HOST, HOST:PORT or http://HOST:PORT; port 7447 if left out")
       ->envname("MNEME_SERVER")
+      ->take_last()
       ->capture_default_str();
   app.add_option("--tenant", context.tenant, "Tenant of short session names")
       ->envname("MNEME_TENANT")
+      ->take_last()
       ->capture_default_str();
   app.add_option("-o,--output", context.output, "table, json or name")
       ->check(CLI::IsMember({"table", "json", "name"}))
@@ -46,6 +61,7 @@ int main(int argc, char** argv) {
   mneme::cli::AddTokenize(app, context);
   mneme::cli::AddScore(app, context);
   mneme::cli::AddBench(app, context);
+  mneme::cli::AddHelp(app, context);
   // Last, because CLI11 lets later subcommands inherit it.
   app.footer(R"(
 Start here (a server runs at --server):
@@ -56,6 +72,10 @@ Start here (a server runs at --server):
   mneme COMMAND --help                      flags and examples of a command
 
 A SESSION is an id such as diary, short for tenants/default/sessions/diary.
+
+A flag wins over its variable (MNEME_SERVER, MNEME_TENANT, MNEME_MODEL), and that over the lines
+`server:`, `tenant:` and `model:` of ~/.config/mneme/config.yaml ($XDG_CONFIG_HOME/mneme). NO_COLOR is
+respected.
 
 Exit codes:
   0  done                     4  conflict: busy, changed meanwhile, or exists
@@ -74,11 +94,10 @@ Text shown on a terminal has no control characters; a pipe or a file gets the ex
     const auto asked = [&](const char* flag) {
       return std::find(args.begin(), args.end(), flag) != args.end();
     };
-    if (e.get_exit_code() != 0 && (asked("--json") || asked("json") || asked("--output=json"))) {
-      mneme::cli::SayError(/*json=*/true, "USAGE", e.what());
-      return mneme::cli::kUsage;
-    }
-    return app.exit(e) == 0 ? mneme::cli::kOk : mneme::cli::kUsage;
+    if (e.get_exit_code() == 0 && !mneme::cli::NamesNoCommand(app)) return app.exit(e);
+    const bool json = asked("--json") || asked("json") || asked("--output=json");
+    mneme::cli::SayError(json, "USAGE", mneme::cli::Explain(app, e));
+    return mneme::cli::kUsage;
   }
   std::cout.flush();
   // A full disk or a closed pipe must not look like success.

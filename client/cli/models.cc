@@ -95,11 +95,7 @@ Examples:
   mneme models --json | jq -r '.models[].name')");
   OnRun(get, context, [&context, name](client::Client& c) { return Get(c, context, *name); });
   OnRun(list, context, [&context](client::Client& c) { return List(c, context); });
-  command->callback([&context, command] {
-    if (!command->get_subcommands().empty()) return;
-    auto client = context.Connect();
-    context.exit_code = client.ok() ? List(*client, context) : context.Fail(client.status());
-  });
+  OnRun(command, context, [&context](auto& c) { return List(c, context); });
 }
 
 }  // namespace mneme::cli

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
 #include <iostream>
 #include <iterator>
 
@@ -26,6 +27,14 @@ size_t Width(const std::string& text) {
 bool StdinIsTty() { return isatty(STDIN_FILENO) == 1; }
 bool StdoutIsTty() { return isatty(STDOUT_FILENO) == 1; }
 bool StderrIsTty() { return isatty(STDERR_FILENO) == 1; }
+
+std::string Dim(std::string_view text) {
+  const char* no_color = std::getenv("NO_COLOR");
+  const char* terminal = std::getenv("TERM");
+  const bool colors = StderrIsTty() && (no_color == nullptr || *no_color == '\0') &&
+                      terminal != nullptr && std::string_view(terminal) != "dumb";
+  return colors ? absl::StrCat("\033[2m", std::string(text), "\033[0m") : std::string(text);
+}
 
 std::string TerminalSafe(std::string_view text) {
   std::string safe;

@@ -19,6 +19,9 @@ bool StdinIsTty();
 bool StdoutIsTty();
 bool StderrIsTty();
 
+// For stderr: dimmed on a terminal that can, unless NO_COLOR is set and not empty (no-color.org).
+std::string Dim(std::string_view text);
+
 // Text without what could steer a terminal: C0 controls other than newline and tab, DEL, and C1
 // controls. A model may be talked into writing escape sequences; pipes get exact bytes instead.
 std::string TerminalSafe(std::string_view text);

@@ -6,9 +6,11 @@
 #include <algorithm>
 #include <cmath>
 #include <iostream>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "client/cli/output.h"
 
 namespace mneme::cli {
@@ -30,32 +32,48 @@ int TerminalWidth() {
 std::string ProgressLine(int64_t done_bytes, int64_t total_bytes, int64_t tokens,
                          double tokens_per_second, double bytes_per_second, std::string_view state,
                          int width) {
-  std::string text = HumanBytes(done_bytes);
-  if (total_bytes >= 0) absl::StrAppend(&text, " of ", HumanBytes(total_bytes));
-  absl::StrAppend(&text, "  ", HumanCount(tokens), " tokens  ", HumanRate(tokens_per_second),
-                  " tok/s");
-  if (total_bytes >= 0 && bytes_per_second > 0 && done_bytes < total_bytes) {
-    absl::StrAppend(&text, "  ETA ",
-                    Clock(static_cast<double>(total_bytes - done_bytes) / bytes_per_second));
+  const bool known = total_bytes >= 0;
+  // What is said, in this order; where there is no room, what matters least goes first.
+  struct Part {
+    std::string text;
+    int weight;
+  };
+  std::vector<Part> parts = {
+      {known ? absl::StrCat(HumanBytes(done_bytes), " of ", HumanBytes(total_bytes))
+             : HumanBytes(done_bytes),
+       5},
+      {absl::StrCat(HumanCount(tokens), " tokens"), 2},
+      {absl::StrCat(HumanRate(tokens_per_second), " tok/s"), 4}};
+  if (known && bytes_per_second > 0 && done_bytes < total_bytes) {
+    const double left = static_cast<double>(total_bytes - done_bytes) / bytes_per_second;
+    parts.push_back({absl::StrCat("ETA ", Clock(left)), 3});
   }
-  if (!state.empty()) absl::StrAppend(&text, "  state ", std::string(state));
-  if (total_bytes >= 0) {
-    const double share =
-        total_bytes == 0
-            ? 1.0
-            : std::min(1.0, static_cast<double>(done_bytes) / static_cast<double>(total_bytes));
-    const std::string percent = absl::StrFormat("%3.0f%%  ", share * 100);
-    const int room = width - static_cast<int>(text.size() + percent.size()) - 4;
-    std::string bar;
-    if (room >= 8) {
-      const int cells = std::min(room, 30);
-      const int full = static_cast<int>(share * cells);
-      bar = absl::StrCat("[", std::string(static_cast<size_t>(full), '='),
-                         std::string(static_cast<size_t>(cells - full), ' '), "] ");
-    }
-    text = absl::StrCat(bar, percent, text);
+  if (!state.empty()) parts.push_back({absl::StrCat("state ", std::string(state)), 1});
+  const double share =
+      !known ? 0
+      : total_bytes == 0
+          ? 1
+          : std::min(1.0, static_cast<double>(done_bytes) / static_cast<double>(total_bytes));
+  const std::string percent = known ? absl::StrFormat("%3.0f%%  ", share * 100) : "";
+  const auto line = [&] {
+    return percent + absl::StrJoin(parts, "  ", [](std::string* out, const Part& part) {
+             out->append(part.text);
+           });
+  };
+  constexpr int kLeastCells = 8, kMostCells = 30, kFrame = 3;  // "[", "] "
+  const auto room = [&] { return width - static_cast<int>(line().size()) - (known ? kFrame : 0); };
+  while (room() < (known ? kLeastCells : 0) && parts.size() > 1) {
+    parts.erase(std::min_element(parts.begin(), parts.end(),
+                                 [](const Part& a, const Part& b) { return a.weight < b.weight; }));
   }
-  if (static_cast<int>(text.size()) > width) text.resize(static_cast<size_t>(std::max(width, 0)));
+  std::string text = line();
+  if (known && room() >= kLeastCells) {
+    const int cells = std::min(room(), kMostCells);
+    const int full = static_cast<int>(share * cells);
+    text = absl::StrCat("[", std::string(static_cast<size_t>(full), '='),
+                        std::string(static_cast<size_t>(cells - full), ' '), "] ", text);
+  }
+  text.resize(std::min(text.size(), static_cast<size_t>(std::max(width, 0))));
   return text;
 }
 
@@ -81,7 +99,7 @@ void ProgressBar::Draw(bool last) {
   const double byte_rate = seconds > 0 ? static_cast<double>(bytes_ - first.bytes) / seconds : 0;
   std::string state;
   if (state_bytes_ > 0) {
-    state = absl::StrCat(HumanBytes(state_bytes_), state_grows_ ? "" : " (constant)");
+    state = absl::StrCat(HumanBytes(state_bytes_), state_grows_ ? "" : ", constant");
   }
   const std::string line = ProgressLine(bytes_, total_bytes_, tokens_, token_rate, byte_rate, state,
                                         tty_ ? TerminalWidth() - 1 : 200);

@@ -12,12 +12,6 @@
 namespace mneme::cli {
 namespace {
 
-// What is shown of a name: the id within the own tenant.
-std::string Short(const Context& context, const std::string& name) {
-  const std::string own = absl::StrCat("tenants/", context.tenant, "/sessions/");
-  return name.rfind(own, 0) == 0 ? name.substr(own.size()) : name;
-}
-
 void PrintSessions(const Context& context,
                    const google::protobuf::RepeatedPtrField<v1::Session>& sessions) {
   if (context.names_only()) {
@@ -27,7 +21,7 @@ void PrintSessions(const Context& context,
   Table table(
       {"NAME", "STATE", "MODEL", "VERSION", "TOKENS", "STATE-SIZE", "STORED", "IN", "AGE", "USED"});
   for (const auto& s : sessions) {
-    table.Add({Short(context, s.name()), v1::Session::State_Name(s.state()),
+    table.Add({context.Short(s.name()), v1::Session::State_Name(s.state()),
                std::string(client::IdOf(s.model())), absl::StrCat(s.version()),
                HumanCount(s.position_tokens()), HumanBytes(s.state_bytes()),
                HumanBytes(s.stored_bytes()), v1::Session::Residency_Name(s.residency()),
@@ -146,7 +140,7 @@ int Create(client::Client& client, const Context& context, const SessionFlags& f
   }
   request.set_validate_only(flags.validate_only);
   auto& session = *request.mutable_session();
-  session.set_model(flags.model);
+  session.set_model(context.ModelOr(flags.model));
   if (flags.no_transcript) session.set_transcript(v1::Session::NONE);
   std::vector<std::string> paths;
   if (auto s = flags.Fill(session, paths); !s.ok())
@@ -261,7 +255,7 @@ int Delete(client::Client& client, const Context& context, const DeleteFlags& fl
     PrintSessions(context, deleted.sessions());
   } else {
     for (const auto& s : deleted.sessions()) {
-      std::cout << Short(context, s.name()) << " deleted";
+      std::cout << context.Short(s.name()) << " deleted";
       if (s.has_purge_time()) {
         std::cout << "; can be undeleted for "
                   << HumanSpan(absl::FromUnixSeconds(s.purge_time().seconds()) - absl::Now());
@@ -330,7 +324,7 @@ void AddSessions(CLI::App& app, Context& context) {
   auto* create = command->add_subcommand("create", "Create a session that has read nothing");
   auto create_flags = std::make_shared<SessionFlags>();
   create->add_option("SESSION", create_flags->name, "Its id; left out: the server makes one");
-  create->add_option("-m,--model", create_flags->model, "Model, if the server has more than one");
+  AddModelFlag(*create, create_flags->model);
   create->add_flag("--no-transcript", create_flags->no_transcript,
                    "Keep no token ids; rewind then works to snapshots only");
   create->add_flag("--validate-only", create_flags->validate_only, "Check, but create nothing");

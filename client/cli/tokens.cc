@@ -19,7 +19,7 @@ struct TokenizeFlags {
 
 int RunDetokenize(client::Client& client, const Context& context, const TokenizeFlags& flags) {
   v1::DetokenizeRequest request;
-  request.set_model(flags.model);
+  request.set_model(context.ModelOr(flags.model));
   request.mutable_token_ids()->Assign(flags.decode.begin(), flags.decode.end());
   auto response = client.Detokenize(request);
   if (!response.ok()) return context.Fail(response.status());
@@ -36,7 +36,7 @@ int RunTokenize(client::Client& client, const Context& context, const TokenizeFl
   auto text = TextOrStdin(flags.text);
   if (!text.ok()) return context.Fail(text.status());
   v1::TokenizeRequest request;
-  request.set_model(flags.model);
+  request.set_model(context.ModelOr(flags.model));
   request.set_parse_special_tokens(flags.special);
   request.set_add_bos(flags.bos);
   if (flags.chat) {
@@ -83,7 +83,7 @@ int RunScore(client::Client& client, const Context& context, const ScoreFlags& f
   auto text = TextOrStdin(flags.text);
   if (!text.ok()) return context.Fail(text.status());
   v1::ScoreRequest request;
-  request.set_model(flags.model);
+  request.set_model(flags.session.empty() ? context.ModelOr(flags.model) : flags.model);
   request.set_session(flags.session);
   request.set_text(*text);
   request.set_parse_special_tokens(flags.special);
@@ -122,7 +122,7 @@ void AddTokenize(CLI::App& app, Context& context) {
       app.add_subcommand("tokenize", "Show the tokens of a text, or the text of tokens");
   auto flags = std::make_shared<TokenizeFlags>();
   command->add_option("TEXT", flags->text, "Text; '-' or nothing reads stdin");
-  command->add_option("-m,--model", flags->model, "Model, if the server has more than one");
+  AddModelFlag(*command, flags->model, "Model whose tokens");
   command->add_flag("--add-bos", flags->bos, "Begin with the model's begin-of-text token");
   command->add_flag("--parse-special-tokens", flags->special, "Recognise control tokens");
   command->add_flag("--chat", flags->chat, "As a user's message, through the chat template");
@@ -143,7 +143,7 @@ void AddScore(CLI::App& app, Context& context) {
   auto* command = app.add_subcommand("score", "Log-probability of every token of a text");
   auto flags = std::make_shared<ScoreFlags>();
   command->add_option("TEXT", flags->text, "Text; '-' or nothing reads stdin");
-  command->add_option("-m,--model", flags->model, "Model, if the server has more than one");
+  AddModelFlag(*command, flags->model, "Model to run, if on no session");
   command->add_option("-s,--session", flags->session,
                       "Score as a continuation of this session, which does not change");
   command->add_option("--logprobs", flags->logprobs, "Show so many alternatives a token, 0..20");

@@ -41,8 +41,10 @@ TurnResult RunTurn(client::Client& client, const Context& context,
       continue;
     }
     if (event.has_progress() && show_progress) {
-      std::cerr << "\r\033[K\033[2mreading " << event.progress().prefilled_tokens() << " of "
-                << event.progress().total_tokens() << " tokens\033[0m" << std::flush;
+      std::cerr << "\r\033[K"
+                << Dim(absl::StrCat("reading ", HumanCount(event.progress().prefilled_tokens()),
+                                    " of ", HumanCount(event.progress().total_tokens()), " tokens"))
+                << std::flush;
       progress_shown = true;
     }
     if (event.has_delta() || event.has_final()) {

@@ -6,6 +6,7 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/strip.h"
 #include "engine/kernels/kernels.h"
 #include "server/core/errors.h"
 #include "server/core/resource_id.h"
@@ -154,7 +155,10 @@ absl::StatusOr<const Model*> ModelRegistry::Find(const std::string& name,
   FieldErrors errors;
   if (name.empty()) {
     if (models_.size() == 1) return models_.begin()->second.get();
-    errors.Add(field, "is required: this server does not have exactly one model",
+    const std::string names = absl::StrJoin(models_, ", ", [](std::string* out, const auto& model) {
+      absl::StrAppend(out, absl::StripPrefix(model.first, "models/"));
+    });
+    errors.Add(field, absl::StrCat("is required: this server has several models, ", names),
                reason::kFieldRequired);
     return errors.ToStatus();
   }

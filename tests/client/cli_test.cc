@@ -15,6 +15,7 @@
 
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "google/rpc/error_details.pb.h"
 #include "tests/client/fake_server.h"
 
 extern char** environ;
@@ -48,6 +49,7 @@ class CliTest : public ::testing::Test {
     ASSERT_NE(mkdtemp(folder), nullptr);
     folder_ = folder;
     server_.Start();
+    environment_ = {"MNEME_SERVER=" + server_.address()};
     server_.models.on_GetModel = [](auto&, const auto& request, auto& model) {
       model.set_name(request.name());
       model.set_has_chat_template(true);
@@ -65,6 +67,7 @@ class CliTest : public ::testing::Test {
     };
     server_.sessions.on_CreateSession = [this](auto&, const auto& request, auto& session) {
       exists_ = true;
+      asked_model_.Set(request.session().model());
       session = request.session();
       session.set_name(request.parent() + "/sessions/" + request.session_id());
       session.set_model("models/m");
@@ -87,11 +90,12 @@ class CliTest : public ::testing::Test {
     std::vector<char*> argv;
     for (auto& a : args) argv.push_back(a.data());
     argv.push_back(nullptr);
-    std::vector<std::string> env = {"MNEME_SERVER=" + server_.address(),
-                                    "HOME=" + folder_.string()};
+    std::vector<std::string> env = environment_;
+    env.push_back("HOME=" + folder_.string());
     for (char** e = environ; *e != nullptr; ++e) {
       const std::string variable = *e;
-      if (variable.rfind("MNEME_", 0) != 0 && variable.rfind("HOME=", 0) != 0) {
+      if (variable.rfind("MNEME_", 0) != 0 && variable.rfind("HOME=", 0) != 0 &&
+          variable.rfind("XDG_", 0) != 0) {
         env.push_back(variable);
       }
     }
@@ -120,8 +124,15 @@ class CliTest : public ::testing::Test {
     return Wait(Spawn(std::move(args), input));
   }
 
+  void WriteDefaults(const std::string& text) {
+    std::filesystem::create_directories(folder_ / ".config/mneme");
+    std::ofstream(folder_ / ".config/mneme/config.yaml") << text;
+  }
+
   FakeServer server_;
   std::filesystem::path folder_;
+  std::vector<std::string> environment_;    // added to this program's own
+  test::Guarded<std::string> asked_model_;  // of the last CreateSession
   std::atomic<bool> exists_{true};
   std::atomic<int64_t> position_{0};
   test::Guarded<std::string> asked_name_;
@@ -148,6 +159,138 @@ TEST_F(CliTest, UsageErrorsExitWith2) {
     EXPECT_NE(r.err, "");
     EXPECT_EQ(r.out, "");
   }
+}
+
+TEST_F(CliTest, SlipsAreNamedWithWhatWasMeant) {
+  const std::pair<std::vector<std::string>, const char*> cases[] = {
+      {{"sesions", "list"}, "unknown command sesions; did you mean sessions?"},
+      {{"sessions", "lst"}, "unknown command sessions lst; did you mean list?"},
+      {{"status-quo"}, "unknown command status-quo; there are chat, generate"},
+      {{"generate", "x", "--temp", "0.5"}, "unknown flag --temp; did you mean --temperature?"},
+      {{"generate", "x", "--temprature=1"},
+       "unknown flag --temprature; did you mean --temperature?"},
+      {{"chat", "--modle", "m"}, "unknown flag --modle; did you mean --model?"},
+      {{"models", "---v"}, "unknown flag ---v; did you mean -v?"},
+      {{"---v"}, "unknown flag ---v; did you mean -v?"},
+      {{"--serve", "x", "models"}, "unknown flag --serve; did you mean --server?"},
+      {{"sessions", "list", "all"}, "unexpected argument 'all'"},
+      {{"sessions"}, "a command is missing; there are list, get"},
+      {{"help", "sesions"}, "unknown command sesions; did you mean sessions?"}};
+  for (const auto& [args, message] : cases) {
+    const Result r = Run(args);
+    EXPECT_EQ(r.code, 2) << r.err;
+    EXPECT_NE(r.err.find(message), std::string::npos) << "not said: " << message << "\n" << r.err;
+    EXPECT_EQ(r.out, "");
+  }
+  EXPECT_NE(Run({"chat", "--modle", "m"}).err.find("See `mneme chat --help`"), std::string::npos);
+  const json error = json::parse(Run({"sesions", "--json"}).err)["error"];
+  EXPECT_EQ(error["code"], "USAGE");
+  EXPECT_NE(error["message"].get<std::string>().find("sessions?"), std::string::npos);
+}
+
+TEST_F(CliTest, HelpIsForCommandsThatExist) {
+  for (const std::vector<std::string>& args :
+       {std::vector<std::string>{"statuss", "--help"}, {"sessions", "lst", "--help"}}) {
+    const Result r = Run(args);
+    EXPECT_EQ(r.code, 2) << r.out;
+    EXPECT_EQ(r.out, "");
+    EXPECT_NE(r.err.find("unknown command"), std::string::npos) << r.err;
+  }
+  EXPECT_EQ(Run({"help"}).out, Run({"--help"}).out);
+  EXPECT_EQ(Run({"help", "chat"}).out, Run({"chat", "--help"}).out);
+  EXPECT_EQ(Run({"help", "session", "rewind"}).out, Run({"sessions", "rewind", "--help"}).out);
+  EXPECT_NE(Run({"help", "chat"}).out.find("Usage: mneme chat "), std::string::npos);
+}
+
+TEST_F(CliTest, AServerIsNamedAsPeopleDo) {
+  const std::string url = "http://" + server_.address() + "/";
+  EXPECT_EQ(Run({"sessions", "get", "s", "--server", url}).code, 0);
+  EXPECT_EQ(Run({"sessions", "get", "s", "--server", "127.0.0.1:1", "--server", url}).code, 0);
+  Result r = Run({"models", "--server", "https://127.0.0.1"});
+  EXPECT_EQ(r.code, 2);
+  EXPECT_NE(r.err.find("TLS"), std::string::npos) << r.err;
+  r = Run({"models", "--server", "127.0.0.1:port"});
+  EXPECT_EQ(r.code, 2);
+  EXPECT_NE(r.err.find("expected HOST:PORT"), std::string::npos) << r.err;
+}
+
+TEST_F(CliTest, DefaultsComeFromTheFlagElseTheVariableElseTheFile) {
+  exists_ = false;
+  const auto created_on = [&](std::vector<std::string> more) {
+    more.insert(more.begin(), {"sessions", "create", "s"});
+    const Result r = Run(more);
+    EXPECT_EQ(r.code, 0) << r.err;
+    return asked_model_.Get();
+  };
+  EXPECT_EQ(created_on({}), "");
+  environment_.clear();
+  WriteDefaults("# mine\nserver: " + server_.address() + "\ntenant: acme\nmodel: of-file\n");
+  EXPECT_EQ(created_on({}), "models/of-file");
+  environment_ = {"MNEME_MODEL=of-variable", "MNEME_TENANT=other"};
+  EXPECT_EQ(created_on({}), "models/of-variable");
+  EXPECT_EQ(created_on({"--model", "of-flag"}), "models/of-flag");
+  EXPECT_EQ(Run({"sessions", "get", "s"}).code, 0);
+  EXPECT_EQ(asked_name_.Get(), "tenants/other/sessions/s");
+  environment_.clear();
+  EXPECT_EQ(Run({"sessions", "get", "s"}).code, 0);
+  EXPECT_EQ(asked_name_.Get(), "tenants/acme/sessions/s");
+  // A session has its model: the default is for those that are made.
+  EXPECT_EQ(Run({"generate", "x"}).code, 0);
+  EXPECT_EQ(Run({"generate", "-s", "s", "x"}).code, 0);
+  EXPECT_EQ(requests_.Get().at(0).model(), "models/of-file");
+  EXPECT_EQ(requests_.Get().at(1).model(), "");
+  environment_ = {"MNEME_SERVER=127.0.0.1:1"};
+  EXPECT_EQ(Run({"models", "--connect-timeout", "0.1"}).code, 5);
+}
+
+TEST_F(CliTest, AFileOfDefaultsThatIsWrongIsRefusedAndHelpStillWorks) {
+  const std::pair<const char*, const char*> cases[] = {
+      {"\nmodle: x\n", "config.yaml:2: unknown key 'modle'; did you mean model?"},
+      {"model: [a, b]\n", "config.yaml:1: model must be one value"},
+      {"just text", "must be lines such as"},
+      {"a: b: c\n", "config.yaml:1: "}};
+  for (const auto& [text, message] : cases) {
+    WriteDefaults(text);
+    const Result r = Run({"sessions", "get", "s"});
+    EXPECT_EQ(r.code, 2) << r.err;
+    EXPECT_NE(r.err.find(message), std::string::npos) << r.err;
+    EXPECT_EQ(Run({"--help"}).code, 0);
+  }
+}
+
+TEST_F(CliTest, AMissingModelIsSaidOnceWithWhatNamesIt) {
+  server_.generation.on_Generate = [](auto&, const auto&, auto&) {
+    const std::string expected = "is required: this server has several models, a, b";
+    google::rpc::BadRequest bad;
+    bad.add_field_violations()->set_field("model");
+    bad.mutable_field_violations(0)->set_description(expected);
+    return WithDetail(
+        FakeError(grpc::StatusCode::INVALID_ARGUMENT, "FIELD_REQUIRED", "model " + expected), bad);
+  };
+  const Result r = Run({"generate", "x"});
+  EXPECT_EQ(r.code, 6);
+  const size_t said = r.err.find("is required");
+  EXPECT_NE(said, std::string::npos) << r.err;
+  EXPECT_EQ(r.err.find("is required", said + 1), std::string::npos) << r.err;
+  for (const char* way : {"--model NAME", "MNEME_MODEL", ".config/mneme/config.yaml"}) {
+    EXPECT_NE(r.err.find(way), std::string::npos) << r.err;
+  }
+}
+
+TEST_F(CliTest, WhatIsNotFoundIsNamed) {
+  server_.sessions.on_GetSession = [](auto&, const auto& request, auto&) {
+    google::rpc::ResourceInfo resource;
+    resource.set_resource_name(request.name());
+    return WithDetail(
+        FakeError(grpc::StatusCode::NOT_FOUND, "SESSION_NOT_FOUND", "no such session"), resource);
+  };
+  const Result r = Run({"sessions", "get", "nobody"});
+  EXPECT_EQ(r.code, 3);
+  EXPECT_NE(r.err.find("mneme: nobody: "), std::string::npos) << r.err;
+  EXPECT_NE(r.err.find("`mneme sessions create nobody`"), std::string::npos) << r.err;
+  EXPECT_NE(
+      Run({"sessions", "get", "tenants/t/sessions/x"}).err.find("mneme: tenants/t/sessions/x:"),
+      std::string::npos);
 }
 
 TEST_F(CliTest, HelpAndVersionNeedNoServer) {
@@ -323,6 +466,48 @@ TEST_F(CliTest, ChatCreatesTheSessionAndEachLineIsATurn) {
   EXPECT_EQ(requests_.Get()[1].messages().messages(0).content(), "long \nline");
   EXPECT_EQ(requests_.Get()[2].messages().messages(0).content(), "/slash");
   EXPECT_EQ(r.out, "Hello\x1b[31m\nHello\x1b[31m\nHello\x1b[31m\n");
+}
+
+TEST_F(CliTest, ChatTakesABlockAsOneTurn) {
+  const Result r = Run({"chat", "talk"}, "\"\"\"\n/one\n\ntwo\\\n\"\"\"\nthree\n");
+  EXPECT_EQ(r.code, 0) << r.err;
+  ASSERT_EQ(requests_.Get().size(), 2u);
+  EXPECT_EQ(requests_.Get()[0].messages().messages(0).content(), "/one\n\ntwo\\");
+  EXPECT_EQ(requests_.Get()[1].messages().messages(0).content(), "three");
+  EXPECT_EQ(Run({"chat", "talk"}, "\"\"\"\nno end\n").code, 2);
+  EXPECT_EQ(requests_.Get().size(), 2u);
+}
+
+TEST_F(CliTest, FlagsOfABeginningAreRefusedOnASessionThatHasBegun) {
+  Result r = Run({"chat", "old", "-m", "other"}, "Hi\n");
+  EXPECT_EQ(r.code, 6);
+  EXPECT_NE(r.err.find("session old runs on m"), std::string::npos) << r.err;
+  r = Run({"ingest", "-", "-s", "old", "-m", "other"}, "text");
+  EXPECT_EQ(r.code, 6);
+  position_ = 562;
+  r = Run({"chat", "old", "--system", "Be brief."}, "Hi\n");
+  EXPECT_EQ(r.code, 6);
+  EXPECT_NE(r.err.find("old has read 562 tokens"), std::string::npos) << r.err;
+  EXPECT_EQ(requests_.Get().size(), 0u);
+  EXPECT_EQ(Run({"chat", "new", "--system", "x", "--raw"}, "Hi\n").code, 2);
+  // Its own model's name says nothing new, and a default is no wish of this command.
+  environment_.push_back("MNEME_MODEL=other");
+  EXPECT_EQ(Run({"chat", "old", "-m", "models/m"}, "Hi\n").code, 0);
+  EXPECT_EQ(Run({"chat", "old"}, "Hi\n").code, 0);
+  EXPECT_EQ(requests_.Get().size(), 2u);
+}
+
+TEST_F(CliTest, ATurnWhoseEndWasLostIsLookedInto) {
+  server_.generation.on_Generate = [](auto&, const auto&, auto&) {
+    return grpc::Status(grpc::StatusCode::UNAVAILABLE, "Socket closed");
+  };
+  EXPECT_NE(Run({"chat", "talk"}, "Hi\n").err.find("has not changed (version 0)"),
+            std::string::npos);
+}
+
+TEST_F(CliTest, StatisticsAreForThoseWhoAsk) {
+  EXPECT_EQ(Run({"chat", "talk"}, "Hi\n").err, "");
+  EXPECT_NE(Run({"chat", "talk", "-v"}, "Hi\n").err.find("saved as version 7"), std::string::npos);
 }
 
 TEST_F(CliTest, ChatCommandsCallTheServer) {

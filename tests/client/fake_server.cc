@@ -33,6 +33,13 @@ grpc::Status FakeError(grpc::StatusCode code, const std::string& reason, const s
   return {code, message, status.SerializeAsString()};
 }
 
+grpc::Status WithDetail(const grpc::Status& error, const google::protobuf::Message& detail) {
+  google::rpc::Status status;
+  status.ParseFromString(error.error_details());
+  status.add_details()->PackFrom(detail);
+  return {error.error_code(), error.error_message(), status.SerializeAsString()};
+}
+
 void FakeServer::Start() {
   grpc::ServerBuilder builder;
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);

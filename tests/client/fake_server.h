@@ -30,6 +30,9 @@ grpc::Status FakeError(grpc::StatusCode code, const std::string& reason, const s
                        const std::string& metadata_key = "", const std::string& metadata_value = "",
                        const std::string& field = "", int retry_ms = 0);
 
+// One of these with a further google.rpc detail.
+grpc::Status WithDetail(const grpc::Status& error, const google::protobuf::Message& detail);
+
 #define FAKE_UNARY(Method, Request, Response)                                              \
   test::Replaceable<grpc::Status(grpc::ServerContext&, const v1::Request&, v1::Response&)> \
       on_##Method = [](auto&, const auto&, auto&) { return NotScripted(); };               \

@@ -61,7 +61,7 @@ TEST(Table, AlignsColumnsByCharacters) {
 
 TEST(ProgressLine, FitsAndTells) {
   const std::string line =
-      ProgressLine(512 << 10, 1 << 20, 131072, 5210, 1024 * 100, "12.0 MiB (constant)", 120);
+      ProgressLine(512 << 10, 1 << 20, 131072, 5210, 1024 * 100, "12.0 MiB, constant", 120);
   EXPECT_NE(line.find(" 50%"), std::string::npos) << line;
   EXPECT_NE(line.find("131,072 tokens"), std::string::npos) << line;
   EXPECT_NE(line.find("5,210 tok/s"), std::string::npos) << line;
@@ -70,6 +70,19 @@ TEST(ProgressLine, FitsAndTells) {
   for (int width : {0, 10, 40, 80, 200}) {
     EXPECT_LE(ProgressLine(1, 2, 3, 4, 5, "6 B", width).size(), static_cast<size_t>(width));
     EXPECT_LE(ProgressLine(1, -1, 3, 4, 5, "6 B", width).size(), static_cast<size_t>(width));
+  }
+  // A bar with all that matters at the widths terminals have; what matters least is left out.
+  for (int width : {79, 99, 119}) {
+    const std::string bar = ProgressLine(900 << 20, 1000 << 20, 12'345'678, 123'456, 1024 * 1024,
+                                         "180.0 MiB, constant", width);
+    EXPECT_EQ(bar.front(), '[') << bar;
+    EXPECT_LE(bar.size(), static_cast<size_t>(width)) << bar;
+    for (const char* part : {" 90%", "900.0 MiB of 1000.0 MiB", "123,456 tok/s", "ETA 1:40"}) {
+      EXPECT_NE(bar.find(part), std::string::npos) << bar;
+    }
+    EXPECT_EQ(bar.find("12,345,678 tokens") != std::string::npos, width >= 99) << bar;
+    EXPECT_EQ(bar.find("state 180.0 MiB, constant") != std::string::npos, width >= 119) << bar;
+    EXPECT_EQ(bar.find("  ", bar.size() - 2), std::string::npos) << bar;
   }
   EXPECT_NE(ProgressLine(0, 0, 0, 0, 0, "", 80).find("100%"), std::string::npos);
 }

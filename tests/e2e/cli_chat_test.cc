@@ -1,4 +1,5 @@
 // `mneme chat` and the progress bar as a person sees them: on a terminal.
+#include <signal.h>
 #include <sys/stat.h>
 
 #include "absl/time/clock.h"
@@ -12,15 +13,17 @@ constexpr char kCtrlA[] = "\x01", kCtrlC[] = "\x03", kCtrlD[] = "\x04", kCtrlF[]
 
 class CliChatTest : public CliE2eTest {
  protected:
-  std::unique_ptr<PtyProcess> Terminal(std::vector<std::string> args) {
+  using Variables = std::vector<std::pair<std::string, std::string>>;
+  std::unique_ptr<PtyProcess> Terminal(std::vector<std::string> args,
+                                       const Variables& environment = Environment()) {
     args.insert(args.begin(), MNEME_CLI_BINARY);
-    auto terminal = PtyProcess::Start(std::move(args), Environment());
+    auto terminal = PtyProcess::Start(std::move(args), environment);
     EXPECT_TRUE(terminal.ok()) << terminal.status();
     return terminal.ok() ? *std::move(terminal) : nullptr;
   }
   std::unique_ptr<PtyProcess> Chat(const std::string& session, const std::string& tokens) {
     return Terminal(
-        {"chat", session, "--temperature", "0", "--seed", "3", "--ignore-eos", "-n", tokens});
+        {"chat", session, "--temperature", "0", "--seed", "3", "--ignore-eos", "-n", tokens, "-v"});
   }
   int64_t Position(const std::string& session) {
     return OutJson({"sessions", "get", session})["position_tokens"].get<int64_t>();
@@ -107,6 +110,102 @@ TEST_F(CliChatTest, LinesCanBeEdited) {
             OutJson({"score", "-s", "unedited", " and then"}));
 }
 
+TEST_F(CliChatTest, APasteIsOneTurn) {
+  auto chat = Chat("pasted", "4");
+  ASSERT_NE(chat, nullptr);
+  EXPECT_SHOWN(*chat, "\033[?2004h");  // asks the terminal to mark pastes
+  EXPECT_PROMPT(*chat);
+  chat->Type("Read this: \033[200~one\r/two\nthr\033ee\r\r\033[201~!\r");
+  EXPECT_SHOWN(*chat, "\033[?2004l");
+  EXPECT_SHOWN(*chat, "saved as version 1");
+  EXPECT_PROMPT(*chat);
+  chat->Type("/quit\r");
+  EXPECT_EQ(chat->Wait(), 0) << chat->screen();
+  Out({"chat", "blocked", "--temperature", "0", "--ignore-eos", "-n", "4"},
+      "\"\"\"\nRead this: one\n/two\nthree!\n\"\"\"\n");
+  EXPECT_EQ(Position("pasted"), Position("blocked"));
+  EXPECT_EQ(OutJson({"score", "-s", "pasted", " and then"}),
+            OutJson({"score", "-s", "blocked", " and then"}));
+}
+
+TEST_F(CliChatTest, ABlockHasItsOwnPrompt) {
+  auto chat = Chat("block", "4");
+  ASSERT_NE(chat, nullptr);
+  EXPECT_PROMPT(*chat);
+  chat->Type("\"\"\"\r");
+  EXPECT_SHOWN(*chat, ". ");
+  ASSERT_TRUE(chat->ExpectKeysAreRead());
+  chat->Type("/one\rtwo\r\"\"\"\r");
+  EXPECT_SHOWN(*chat, "saved as version 1");
+  EXPECT_PROMPT(*chat);
+  chat->Type("/quit\r");
+  EXPECT_EQ(chat->Wait(), 0) << chat->screen();
+}
+
+TEST_F(CliChatTest, ARestartedServerIsNotNoticed) {
+  auto chat = Chat("restarted", "4");
+  ASSERT_NE(chat, nullptr);
+  EXPECT_PROMPT(*chat);
+  server_->Kill();
+  StartServer();
+  chat->Type("The first line\r");
+  EXPECT_SHOWN(*chat, "saved as version 1");
+  EXPECT_PROMPT(*chat);
+  server_->Signal(SIGTERM);
+  server_->Wait();
+  StartServer();
+  chat->Type("The second line\r");
+  EXPECT_SHOWN(*chat, "saved as version 2");
+  EXPECT_PROMPT(*chat);
+  // Away while a line is typed.
+  server_->Kill();
+  chat->Type("The third line\r");
+  EXPECT_SHOWN(*chat, "The server is away: waiting for it");
+  StartServer();
+  EXPECT_SHOWN(*chat, "saved as version 3");
+  EXPECT_PROMPT(*chat);
+  // Away for longer than a person waits.
+  server_->Kill();
+  chat->Type("The fourth line\r");
+  EXPECT_SHOWN(*chat, "The server is away");
+  chat->Type(kCtrlC);
+  EXPECT_SHOWN(*chat, "Not sent.");
+  StartServer();
+  EXPECT_PROMPT(*chat);
+  chat->Type("/quit\r");
+  EXPECT_EQ(chat->Wait(), 0) << chat->screen();
+  EXPECT_EQ(OutJson({"sessions", "get", "restarted"})["version"], 3) << chat->screen();
+  EXPECT_EQ(chat->screen().find("handshaker"), std::string::npos) << chat->screen();
+}
+
+TEST_F(CliChatTest, WithoutVAnAnswerStandsAlone) {
+  auto chat = Terminal({"chat", "quiet", "--temperature", "0", "--ignore-eos", "-n", "4"});
+  ASSERT_NE(chat, nullptr);
+  EXPECT_PROMPT(*chat);
+  chat->Type("Hello\r");
+  EXPECT_SHOWN(*chat, "cut short: /continue goes on");
+  EXPECT_PROMPT(*chat);
+  EXPECT_EQ(chat->screen().find("tok/s"), std::string::npos) << chat->screen();
+  chat->Type("/quit\r");
+  EXPECT_EQ(chat->Wait(), 0) << chat->screen();
+}
+
+TEST_F(CliChatTest, NoColorIsRespected) {
+  for (const bool no_color : {false, true}) {
+    auto environment = Environment();
+    environment.emplace_back("NO_COLOR", no_color ? "1" : "");
+    auto chat = Terminal({"chat", no_color ? "plain" : "dimmed", "-v", "-n", "4"}, environment);
+    ASSERT_NE(chat, nullptr);
+    EXPECT_PROMPT(*chat);
+    chat->Type("Hello\r");
+    EXPECT_SHOWN(*chat, "saved as version 1");
+    EXPECT_PROMPT(*chat);
+    EXPECT_EQ(chat->screen().find("\033[2m") == std::string::npos, no_color) << chat->screen();
+    chat->Type("/quit\r");
+    EXPECT_EQ(chat->Wait(), 0) << chat->screen();
+  }
+}
+
 TEST_F(CliChatTest, CtrlCStopsAnAnswerAndKeepsIt) {
   auto chat = Chat("long", "60000");
   ASSERT_NE(chat, nullptr);
@@ -128,7 +227,8 @@ TEST_F(CliChatTest, CtrlCStopsAnAnswerAndKeepsIt) {
     chat->Expect("\xff never shown", absl::Milliseconds(20));
   }
   chat->Type(kCtrlC);
-  EXPECT_SHOWN(*chat, "cancelled; saved as version 1");
+  EXPECT_SHOWN(*chat, ", cancelled");
+  EXPECT_SHOWN(*chat, "saved as version 1");
   EXPECT_PROMPT(*chat);
   chat->Type("/quit\r");
   EXPECT_EQ(chat->Wait(), 0) << chat->screen();
@@ -143,7 +243,7 @@ TEST_F(CliChatTest, IngestDrawsABarInPlace) {
   ASSERT_NE(ingest, nullptr);
   EXPECT_SHOWN(*ingest, "\r\033[K[");
   EXPECT_SHOWN(*ingest, " tok/s");
-  EXPECT_SHOWN(*ingest, "(constant)");
+  EXPECT_SHOWN(*ingest, ", constant");
   EXPECT_SHOWN(*ingest, "] 100%");
   EXPECT_SHOWN(*ingest, "Ingested ");
   EXPECT_EQ(ingest->Wait(), 0) << ingest->screen();

@@ -31,6 +31,7 @@ TEST_F(CliTest, HelpOfEverySubcommandTeachesWithAnExample) {
                                                           {"tokenize"},
                                                           {"score"},
                                                           {"bench"},
+                                                          {"help"},
                                                           {"sessions"},
                                                           {"sessions", "list"},
                                                           {"sessions", "get"},
@@ -263,7 +264,11 @@ TEST_F(CliTest, ExitCodesTellWhatHappened) {
   Error({"generate", "x", "--max-duration", "soon"}, 2);
   Error({"sessions", "create", "x", "--label", "novalue"}, 2);
   // 3: not found
-  EXPECT_EQ(Error({"sessions", "get", "nobody"}, 3)["reason"], "SESSION_NOT_FOUND");
+  const Json nobody = Error({"sessions", "get", "nobody"}, 3);
+  EXPECT_EQ(nobody["reason"], "SESSION_NOT_FOUND");
+  EXPECT_EQ(nobody["resource"], Name("nobody"));
+  EXPECT_NE(Run({"sessions", "get", "nobody"}).err.find("mneme: nobody: "), std::string::npos);
+  Error({"models", "--server", absl::StrCat("http://", server_->metrics_address())}, 5);
   // 4: conflict
   EXPECT_EQ(Error({"sessions", "create", "codes"}, 4)["reason"], "SESSION_EXISTS");
   EXPECT_EQ(
@@ -281,6 +286,52 @@ TEST_F(CliTest, ExitCodesTellWhatHappened) {
   EXPECT_EQ(Error({"sessions", "rewind", "codes", "--to-position", "99999"}, 6)["reason"],
             "POSITION_OUT_OF_RANGE");
   EXPECT_EQ(Error({"sessions", "list", "--filter", "nonsense"}, 6)["fields"][0]["field"], "filter");
+}
+
+TEST_F(CliTest, APromptOverTheServersLimitSaysWhatToDo) {
+  const std::string prompt(30 << 20, 'a');
+  const ChildProcess::Result result = Run({"generate", "-", "-n", "1"}, prompt);
+  EXPECT_EQ(result.code, 6) << result.err;
+  for (const char* text :
+       {"the request has 30.0 MiB; this server takes at most 16.0 MiB", "limits.max_request_bytes",
+        "hint: feed long texts with `mneme ingest"}) {
+    EXPECT_NE(result.err.find(text), std::string::npos) << text << "\n" << result.err;
+  }
+  const Json error = Error({"score", "-"}, 6, prompt);
+  EXPECT_EQ(error["reason"], "REQUEST_TOO_LARGE");
+  EXPECT_EQ(error["metadata"]["max_request_bytes"], "16777216");
+}
+
+TEST_F(CliTest, TwoModelsAreListedWithWhatChoosesOne) {
+  TemporaryFolder folder;
+  auto two = ServerProcess::Start({.binary = MNEME_SERVER_BINARY,
+                                   .model = absl::StrCat("left=", MNEME_TINY_MODEL),
+                                   .folder = folder.path(),
+                                   .flags = {"--model", absl::StrCat("right=", MNEME_TINY_MODEL)}});
+  ASSERT_TRUE(two.ok()) << two.status();
+  const std::vector<std::string> at = {"--server", (*two)->address()};
+  for (std::vector<std::string> command : {std::vector<std::string>{"generate", "x"},
+                                           {"chat", "s"},
+                                           {"sessions", "create", "s"},
+                                           {"tokenize", "x"},
+                                           {"score", "x"},
+                                           {"ingest", "-", "-s", "s", "--create"},
+                                           {"bench"}}) {
+    command.insert(command.end(), at.begin(), at.end());
+    const ChildProcess::Result result = Run(command, "text\n");
+    EXPECT_EQ(result.code, 6) << result.err;
+    EXPECT_NE(result.err.find("several models, left, right"), std::string::npos) << result.err;
+    EXPECT_NE(result.err.find("--model"), std::string::npos) << result.err;
+  }
+  const auto config = folder.path() / "mneme/config.yaml";
+  std::filesystem::create_directories(config.parent_path());
+  std::ofstream(config) << "model: right\nserver: " << (*two)->address() << "\n";
+  ChildProcess::Options create = Command({"sessions", "create", "s", "--json"});
+  create.environment = {{"XDG_CONFIG_HOME", folder.path()}};
+  EXPECT_EQ(Parse(ChildProcess::Run(create).out)["model"], "models/right");
+  create.command[3] = "t";
+  create.environment.emplace_back("MNEME_MODEL", "left");
+  EXPECT_EQ(Parse(ChildProcess::Run(create).out)["model"], "models/left");
 }
 
 TEST_F(CliTest, ABusySessionIsAConflictOrAQueue) {

@@ -49,6 +49,7 @@ class CliE2eTest : public ::testing::Test {
     return {{"MNEME_SERVER", server_->address()},
             {"HOME", folder_->path()},
             {"XDG_STATE_HOME", ""},
+            {"XDG_CONFIG_HOME", ""},
             {"TERM", "xterm"}};
   }
   ChildProcess::Options Command(std::vector<std::string> args, std::string input = "") {
