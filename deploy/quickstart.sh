@@ -22,10 +22,14 @@ bin=build-release
 server_pid=
 port=
 
-say() { printf '\n\033[1m== %s\033[0m\n' "$*"; }
+bold='' dim='' plain=''
+if [[ -t 1 && -z ${NO_COLOR:-} && ${TERM:-dumb} != dumb ]]; then
+  bold=$'\033[1m' dim=$'\033[2m' plain=$'\033[0m'
+fi
+say() { printf '\n%s== %s%s\n' "$bold" "$*" "$plain"; }
 fail() { printf '\nquickstart: %s\n' "$*" >&2; exit 1; }
 mneme() { "$bin/client/mneme" --server "127.0.0.1:$port" "$@"; }
-show() { printf '\033[2m$ mneme %s\033[0m\n' "${*@Q}"; mneme "$@"; }
+show() { printf '%s$ mneme %s%s\n' "$dim" "${*@Q}" "$plain"; mneme "$@"; }
 
 start_server() {
   : >"$server_out"
@@ -77,7 +81,7 @@ show ingest "$data/genesis.txt" --session "$session"
 show sessions get "$session"
 
 say "kill -9; then the server starts again"
-printf '\033[2m$ kill -9 %s\033[0m\n' "$server_pid"
+printf '%s$ kill -9 %s%s\n' "$dim" "$server_pid" "$plain"
 stop_server KILL 2>/dev/null
 start_server
 show sessions get "$session"
