@@ -14,6 +14,7 @@
 #include "client/cli/messages.h"
 #include "client/cli/open_session.h"
 #include "client/cli/output.h"
+#include "client/cli/transcript.h"
 #include "client/cli/turn.h"
 #include "client/cli/turn_flags.h"
 #include "client/cli/typed_message.h"
@@ -26,6 +27,7 @@ constexpr char kHelp[] = R"(  /help                 this
   /rewind [N]           take back the last N turns (default 1)
   /rewind @POSITION     go back to a token position
   /rewind SNAPSHOT      go back to a snapshot; before-rewind undoes the last rewind
+  /show                 what was said last
   /snapshots            the kept points of this session
   /regenerate           take the last answer back and ask for another
   /continue             go on with an answer that was cut short
@@ -146,6 +148,8 @@ class Chat {
     points_.clear();
     raw_ = flags_.raw || !model->has_chat_template();
     if (talk_) {
+      const std::string before = created ? "" : Reminder(client_, session_.name());
+      if (!before.empty()) std::cerr << Dim(TerminalSafe(before));
       Say(absl::StrCat(
           created ? "New session " : "Session ", Id(), " on ",
           client::IdOf(session_.model()).data(),
@@ -220,10 +224,10 @@ class Chat {
   std::optional<int> GiveUpOnServer() {
     const absl::Duration look = absl::Milliseconds(200);
     if (client_.AwaitServer(look).ok()) return std::nullopt;
+    OnInterrupt interrupt([](int) {});
     Say(absl::StrCat("The server is away: waiting for it, at most ",
                      HumanSpan(absl::Seconds(flags_.max_outage_s)), ". Ctrl-C gives up."));
     const absl::Time give_up = absl::Now() + absl::Seconds(flags_.max_outage_s);
-    OnInterrupt interrupt([](int) {});
     while (absl::Now() < give_up && !interrupt.interrupted()) {
       if (client_.AwaitServer(look).ok()) return std::nullopt;
     }
@@ -244,6 +248,7 @@ class Chat {
             : absl::StrCat("The session has gone on to version ", session_.version(), ", position ",
                            session_.position_tokens(),
                            ": what was said is kept; /rewind takes it back."));
+    if (session_.version() != before) Say(Reminder(client_, session_.name()));
   }
 
   bool Refresh() {
@@ -266,6 +271,7 @@ class Chat {
       return kOk;
     }
     if (command == "/info") return Info();
+    if (command == "/show") return Show();
     if (command == "/snapshots") return Snapshots();
     if (command == "/rewind") return Rewind(argument);
     if (command == "/continue") return Continue();
@@ -303,8 +309,19 @@ class Chat {
     Say(absl::StrCat("session   ", session_.name(), "\nmodel     ", session_.model(),
                      "\nposition  ", session_.position_tokens(), " tokens, version ",
                      session_.version(), "\nstate     ", HumanBytes(session_.state_bytes()),
-                     " (constant), stored ", HumanBytes(session_.stored_bytes()),
+                     ", constant; stored ", HumanBytes(session_.stored_bytes()),
                      session_.parent().empty() ? "" : "\nparent    ", session_.parent()));
+    return kOk;
+  }
+
+  int Show() {
+    const std::string text = Reminder(client_, session_.name());
+    if (context_.json()) {
+      std::cout << Dump(Json{{"text", text}}) << "\n" << std::flush;
+    } else {
+      Say(text.empty() ? "Nothing is kept of what was said."
+                       : absl::StrCat(text, "All of it: mneme sessions show ", Id()));
+    }
     return kOk;
   }
 

@@ -1,4 +1,4 @@
-// mneme sessions: list, look up, create, change, fork, rewind, delete.
+// mneme sessions: list, look up, read back, create, change, fork, rewind, delete.
 #include <iostream>
 #include <map>
 #include <optional>
@@ -8,6 +8,7 @@
 #include "client/cli/context.h"
 #include "client/cli/json.h"
 #include "client/cli/output.h"
+#include "client/cli/transcript.h"
 
 namespace mneme::cli {
 namespace {
@@ -227,10 +228,37 @@ int Rewind(client::Client& client, const Context& context, const RewindFlags& fl
   return kOk;
 }
 
+struct ShowFlags {
+  std::string name;
+  std::optional<int64_t> from, last_tokens;
+  bool with_template = false;
+};
+
+int Show(client::Client& client, const Context& context, const ShowFlags& flags) {
+  v1::ReadTranscriptRequest request;
+  request.set_name(flags.name);
+  if (flags.from) request.set_position_tokens(*flags.from);
+  if (flags.last_tokens) request.set_last_tokens(*flags.last_tokens);
+  if (!context.json()) request.set_view(v1::ReadTranscriptRequest::TEXT);
+  bool any = false;
+  const absl::Status status = ForEachTurn(client, request, [&](const v1::TranscriptTurn& turn) {
+    if (context.json()) {
+      std::cout << Dump(ToJson(turn)) << "\n";
+    } else {
+      std::cout << (any ? "\n" : "") << "--- " << TurnHeading(turn) << "\n"
+                << ForStdout(TurnText(turn, flags.with_template));
+    }
+    any = true;
+  });
+  if (!status.ok()) return context.Fail(status);
+  if (!any && !context.json()) std::cerr << "Nothing has been read yet.\n";
+  return kOk;
+}
+
 struct DeleteFlags {
   std::vector<std::string> names;
   std::string etag;
-  bool force = false;
+  bool force = false, purge = false;
 };
 
 int Delete(client::Client& client, const Context& context, const DeleteFlags& flags) {
@@ -241,6 +269,7 @@ int Delete(client::Client& client, const Context& context, const DeleteFlags& fl
     request.set_name(name);
     request.set_etag(flags.etag);
     request.set_force(flags.force);
+    request.set_purge(flags.purge);
     auto session = client.DeleteSession(request);
     if (!session.ok()) {
       const int code = context.Fail(session.status());
@@ -255,8 +284,8 @@ int Delete(client::Client& client, const Context& context, const DeleteFlags& fl
     PrintSessions(context, deleted.sessions());
   } else {
     for (const auto& s : deleted.sessions()) {
-      std::cout << context.Short(s.name()) << " deleted";
-      if (s.has_purge_time()) {
+      std::cout << context.Short(s.name()) << (flags.purge ? " deleted for good" : " deleted");
+      if (s.has_purge_time() && !flags.purge) {
         std::cout << "; can be undeleted for "
                   << HumanSpan(absl::FromUnixSeconds(s.purge_time().seconds()) - absl::Now());
       }
@@ -321,6 +350,22 @@ void AddSessions(CLI::App& app, Context& context) {
   OnRun(get, context,
         [&context, get_name](auto& c) { return PrintSession(context, c.GetSession(*get_name)); });
 
+  auto* show = command->add_subcommand("show", "Show what a session has read and answered");
+  auto show_flags = std::make_shared<ShowFlags>();
+  show->add_option("SESSION", show_flags->name, "Session, or snapshot as SESSION@SNAPSHOT")
+      ->required();
+  auto* from = show->add_option("--from", show_flags->from, "Begin at this token position");
+  show->add_option("--last-tokens", show_flags->last_tokens, "Only so many tokens before the end")
+      ->excludes(from);
+  show->add_flag("--template", show_flags->with_template,
+                 "Also what the chat template puts around messages");
+  show->footer(
+      "\nTurn by turn: which version it made and when, and who said what. With --json one turn a "
+      "line,\ntoken ids included.\n\nExamples:\n  mneme sessions show diary | less\n"
+      "  mneme sessions show diary --last-tokens 200\n"
+      "  mneme sessions show diary --json | jq -r '.parts[] | select(.role == \"USER\") | .text'");
+  OnRun(show, context, [&context, show_flags](auto& c) { return Show(c, context, *show_flags); });
+
   auto* create = command->add_subcommand("create", "Create a session that has read nothing");
   auto create_flags = std::make_shared<SessionFlags>();
   create->add_option("SESSION", create_flags->name, "Its id; left out: the server makes one");
@@ -380,8 +425,13 @@ void AddSessions(CLI::App& app, Context& context) {
   auto delete_flags = std::make_shared<DeleteFlags>();
   remove->add_option("SESSION", delete_flags->names)->required();
   remove->add_flag("--force", delete_flags->force, "Cancel a running turn first");
+  remove->add_flag("--purge", delete_flags->purge,
+                   "For good, with snapshots and transcript; the id is free at once. Also of a "
+                   "session that is deleted already");
   remove->add_option("--etag", delete_flags->etag, "Only if the session still has this etag");
-  remove->footer("\nExample:\n  mneme sessions delete diary-a diary-b --force");
+  remove->footer(
+      "\nExamples:\n  mneme sessions delete diary-a diary-b --force\n"
+      "  mneme sessions delete diary --purge");
   OnRun(remove, context,
         [&context, delete_flags](auto& c) { return Delete(c, context, *delete_flags); });
 
@@ -411,6 +461,7 @@ Examples:
   mneme sessions list --filter 'labels.project = "atlas"'
   mneme sessions create diary --idle-ttl 30d
   mneme sessions fork diary diary-what-if
+  mneme sessions show diary
   mneme sessions rewind diary --to-position 1200
   mneme sessions list -o name | xargs mneme sessions delete)");
 }

@@ -392,6 +392,119 @@ TEST_F(CliTest, SessionsListAsTableJsonAndNames) {
             "tenants/default/sessions/a\ntenants/default/sessions/b\n");
 }
 
+void AddPart(v1::TranscriptTurn& turn, v1::TranscriptPart::Role role, bool generated,
+             const std::string& text) {
+  v1::TranscriptPart& part = *turn.add_parts();
+  part.set_role(role);
+  part.set_generated(generated);
+  part.set_text(text);
+  part.set_num_tokens(static_cast<int64_t>(text.size()));
+}
+
+// Two turns on two pages, which cut the second.
+grpc::Status TwoPages(grpc::ServerContext&, const v1::ReadTranscriptRequest& request,
+                      v1::ReadTranscriptResponse& response) {
+  if (request.page_token().empty()) {
+    v1::TranscriptTurn& first = *response.add_turns();
+    first.set_version(1);
+    first.mutable_commit_time()->set_seconds(1'750'000'000);
+    first.set_finish_reason(v1::EOS);
+    first.set_num_tokens(1234);
+    AddPart(first, v1::TranscriptPart::TEMPLATE, false, "<user>");
+    AddPart(first, v1::TranscriptPart::USER, false, "Three rivers?\x1b[31m");
+    AddPart(first, v1::TranscriptPart::ASSISTANT, false, "1. The");
+    AddPart(first, v1::TranscriptPart::ASSISTANT, true, " Nile");
+    response.set_next_page_token("more");
+  }
+  v1::TranscriptTurn& second = *response.add_turns();
+  second.set_version(2);
+  second.set_position_tokens(1234);
+  second.set_num_tokens(9);
+  AddPart(second, v1::TranscriptPart::DOCUMENT, false,
+          request.page_token().empty() ? "In the " : "beginning");
+  return grpc::Status::OK;
+}
+
+TEST_F(CliTest, SessionsShowIsTheWholeConversationTurnByTurn) {
+  server_.sessions.on_ReadTranscript = TwoPages;
+  environment_.push_back("TZ=UTC");
+  Result r = Run({"sessions", "show", "diary"});
+  EXPECT_EQ(r.code, 0) << r.err;
+  EXPECT_EQ(r.out,
+            "--- version 1, 2025-06-15 15:06:40, position 0, 1,234 tokens, eos\n"
+            "user: Three rivers?\x1b[31m\nassistant: 1. The Nile\n\n"
+            "--- version 2, position 1234, 9 tokens\ndocument: In the beginning\n");
+  EXPECT_NE(Run({"sessions", "show", "diary", "--template"}).out.find("\ntemplate: <user>\n"),
+            std::string::npos);
+  r = Run({"sessions", "show", "diary", "--json"});
+  const auto turns = Lines(r.out);
+  ASSERT_EQ(turns.size(), 2u);
+  EXPECT_EQ(turns[0]["parts"][1]["role"], "USER");
+  EXPECT_EQ(turns[0]["commit_time"], "2025-06-15T15:06:40Z");
+  ASSERT_EQ(turns[1]["parts"].size(), 1u);
+  EXPECT_EQ(turns[1]["parts"][0]["text"], "In the beginning");
+  EXPECT_EQ(turns[1]["parts"][0]["num_tokens"], 16);
+}
+
+TEST_F(CliTest, SessionsShowPassesItsRangeOn) {
+  test::Guarded<std::vector<v1::ReadTranscriptRequest>> asked;
+  server_.sessions.on_ReadTranscript = [&](auto&, const auto& request, auto&) {
+    asked.Update([&](auto& all) { all.push_back(request); });
+    return grpc::Status::OK;
+  };
+  EXPECT_EQ(Run({"sessions", "show", "diary@v3", "--from", "7"}).code, 0);
+  EXPECT_EQ(Run({"sessions", "show", "diary", "--last-tokens", "9", "--json"}).code, 0);
+  EXPECT_EQ(Run({"sessions", "show", "diary", "--last-tokens", "9", "--from", "1"}).code, 2);
+  ASSERT_EQ(asked.Get().size(), 2u);
+  EXPECT_EQ(asked.Get()[0].name(), "tenants/default/sessions/diary/snapshots/v3");
+  EXPECT_EQ(asked.Get()[0].position_tokens(), 7);
+  EXPECT_EQ(asked.Get()[0].view(), v1::ReadTranscriptRequest::TEXT);
+  EXPECT_EQ(asked.Get()[1].last_tokens(), 9);
+  EXPECT_EQ(asked.Get()[1].view(), v1::ReadTranscriptRequest::VIEW_UNSPECIFIED);
+}
+
+TEST_F(CliTest, ChatShowsWhatWasSaidLast) {
+  server_.sessions.on_ReadTranscript = TwoPages;
+  const std::string reminder =
+      "user: Three rivers?[31m\nassistant: 1. The Nile\ndocument: (9 tokens)\n";
+  Result r = Run({"chat", "talk"}, "/show\n");
+  EXPECT_NE(r.err.find("user: Three rivers?"), std::string::npos) << r.err;
+  EXPECT_NE(r.err.find(reminder), std::string::npos) << r.err;
+  // A script that brings its own lines has not asked for it.
+  EXPECT_EQ(Run({"chat", "talk"}, "Hi\n").err, "");
+  // After a turn whose end was lost, and which was kept.
+  std::atomic<int> version{3};
+  server_.sessions.on_GetSession = [&](auto&, const auto& request, auto& session) {
+    session.set_name(request.name());
+    session.set_model("models/m");
+    session.set_version(version);
+    return grpc::Status::OK;
+  };
+  server_.generation.on_Generate = [&](auto&, const auto&, auto&) {
+    version = 4;
+    return grpc::Status(grpc::StatusCode::UNAVAILABLE, "Socket closed");
+  };
+  r = Run({"chat", "talk"}, "Hi\n");
+  EXPECT_EQ(r.code, 5);
+  EXPECT_NE(r.err.find("has gone on to version 4"), std::string::npos) << r.err;
+  EXPECT_NE(r.err.find(reminder), std::string::npos) << r.err;
+}
+
+TEST_F(CliTest, DeleteForGood) {
+  std::atomic<bool> purge{false};
+  server_.sessions.on_DeleteSession = [&](auto&, const auto& request, auto& session) {
+    purge = request.purge();
+    session.set_name(request.name());
+    session.mutable_purge_time()->set_seconds(4'000'000'000);
+    return grpc::Status::OK;
+  };
+  EXPECT_NE(Run({"sessions", "delete", "s"}).out.find("s deleted; can be undeleted"),
+            std::string::npos);
+  EXPECT_FALSE(purge);
+  EXPECT_EQ(Run({"sessions", "delete", "s", "--purge"}).out, "s deleted for good\n");
+  EXPECT_TRUE(purge);
+}
+
 TEST_F(CliTest, GenerateWritesExactBytesIntoAPipe) {
   Result r =
       Run({"generate", "Say", "--temperature", "0", "--stop", "a", "--stop", "b", "-n", "5"});

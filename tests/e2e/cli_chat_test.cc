@@ -151,7 +151,7 @@ TEST_F(CliChatTest, ARestartedServerIsNotNoticed) {
   chat->Type("The first line\r");
   EXPECT_SHOWN(*chat, "saved as version 1");
   EXPECT_PROMPT(*chat);
-  server_->Signal(SIGTERM);
+  server_->Signal(SIGINT);  // drains
   server_->Wait();
   StartServer();
   chat->Type("The second line\r");
@@ -176,6 +176,18 @@ TEST_F(CliChatTest, ARestartedServerIsNotNoticed) {
   EXPECT_EQ(chat->Wait(), 0) << chat->screen();
   EXPECT_EQ(OutJson({"sessions", "get", "restarted"})["version"], 3) << chat->screen();
   EXPECT_EQ(chat->screen().find("handshaker"), std::string::npos) << chat->screen();
+}
+
+TEST_F(CliChatTest, AnOldConversationIsShown) {
+  Out({"chat", "remembered", "--temperature", "0", "-n", "4"}, "What is a keeper?\n");
+  auto chat = Chat("remembered", "4");
+  ASSERT_NE(chat, nullptr);
+  EXPECT_SHOWN(*chat, "user: What is a keeper?");
+  EXPECT_SHOWN(*chat, "assistant: ");
+  EXPECT_SHOWN(*chat, "Session remembered on tiny");
+  EXPECT_PROMPT(*chat);
+  chat->Type("/quit\r");
+  EXPECT_EQ(chat->Wait(), 0) << chat->screen();
 }
 
 TEST_F(CliChatTest, WithoutVAnAnswerStandsAlone) {

@@ -2,6 +2,7 @@
 #include <signal.h>
 
 #include <algorithm>
+#include <map>
 #include <set>
 
 #include "absl/time/clock.h"
@@ -35,6 +36,7 @@ TEST_F(CliTest, HelpOfEverySubcommandTeachesWithAnExample) {
                                                           {"sessions"},
                                                           {"sessions", "list"},
                                                           {"sessions", "get"},
+                                                          {"sessions", "show"},
                                                           {"sessions", "create"},
                                                           {"sessions", "update"},
                                                           {"sessions", "fork"},
@@ -286,6 +288,25 @@ TEST_F(CliTest, ExitCodesTellWhatHappened) {
   EXPECT_EQ(Error({"sessions", "rewind", "codes", "--to-position", "99999"}, 6)["reason"],
             "POSITION_OUT_OF_RANGE");
   EXPECT_EQ(Error({"sessions", "list", "--filter", "nonsense"}, 6)["fields"][0]["field"], "filter");
+}
+
+TEST_F(CliTest, AConversationCanBeReadBack) {
+  const std::string answer =
+      Out(Turn({"chat", "told", "--system", "Be brief."}, 12), "Who keeps the light?\n");
+  const std::vector<Json> turns = OutLines({"sessions", "show", "told"});
+  ASSERT_EQ(turns.size(), 1u);
+  EXPECT_EQ(turns[0]["version"], 1);
+  EXPECT_EQ(turns[0]["finish_reason"], "MAX_TOKENS");
+  std::map<std::string, std::string> said;
+  for (const Json& part : turns[0]["parts"]) said[part["role"]] += part["text"];
+  EXPECT_EQ(said["SYSTEM"], "Be brief.");
+  EXPECT_EQ(said["USER"], "Who keeps the light?");
+  EXPECT_EQ(said["ASSISTANT"] + "\n", answer);
+  const std::string shown = Out({"sessions", "show", "told"});
+  EXPECT_NE(shown.find("\nsystem: Be brief.\nuser: Who keeps the light?\nassistant: "),
+            std::string::npos)
+      << shown;
+  EXPECT_EQ(Error({"sessions", "show", "nobody"}, 3)["reason"], "SESSION_NOT_FOUND");
 }
 
 TEST_F(CliTest, APromptOverTheServersLimitSaysWhatToDo) {
