@@ -1,4 +1,4 @@
-#!/usr/bin/env python3
+#!/usr/bin/python3
 """Writes README.md, the model card, into a checkpoint folder from what training left there: training.json (the options),
 metrics.csv, evals.csv, config.json. Nothing in it is typed by hand but --note.
 

@@ -1,4 +1,4 @@
-#!/usr/bin/env python3
+#!/usr/bin/python3
 """Checks what training is built of, on tiny shapes, in about a minute: every training form against the token-by-token
 reference on the same weights and input, carried states, dilution, tasks, and that a checkpoint survives the trip to
 disk and a run its interruption.
@@ -6,12 +6,19 @@ disk and a run its interruption.
   train/check_train.py [NAME ...]
 """
 
+import contextlib
+import io
 import os
+import subprocess
 import sys
 import tempfile
 
-import numpy as np
-import torch
+import needs
+
+needs.modules("numpy", "torch")
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import models  # noqa: E402
@@ -177,6 +184,26 @@ def check_checkpoint():
                 assert torch.allclose(read[name], t, rtol=tolerance, atol=tolerance / 10), kind
 
 
+def check_needs():
+    """A Python without the packages says what to install."""
+    here = os.path.dirname(os.path.abspath(__file__))
+    for script in ("train.py", "evaluate.py"):
+        ran = subprocess.run([sys.executable, "-S", os.path.join(here, script), "--help"], capture_output=True, text=True)
+        assert ran.returncode == 1 and "install_packages.sh train" in ran.stderr, ran
+
+
+def check_help():
+    """Every option says what it is for, and its default."""
+    import train
+    text = io.StringIO()
+    with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
+        train.arguments(["--help"])
+    words = " ".join(text.getvalue().split())
+    for line in ("--lr LR highest learning rate (default: 0.0015)", "--threads THREADS of PyTorch (default: 1)",
+                 "--clip CLIP norm to which a gradient is shortened (default: 1.0)"):
+        assert line in words, line
+
+
 def run(*arguments):
     import train
 
@@ -204,8 +231,8 @@ def check_training():
         assert all(np.isfinite(losses))
 
 
-CHECKS = {"forms": check_forms, "models": check_new_models, "dilution": check_dilution, "tasks": check_tasks,
-          "checkpoint": check_checkpoint, "training": check_training, "served": served.main}
+CHECKS = {"needs": check_needs, "help": check_help, "forms": check_forms, "models": check_new_models,
+          "dilution": check_dilution, "tasks": check_tasks, "checkpoint": check_checkpoint, "training": check_training, "served": served.main}
 
 
 def main():

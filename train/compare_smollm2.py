@@ -1,4 +1,4 @@
-#!/usr/bin/env python3
+#!/usr/bin/python3
 """Compares the engine with the PyTorch reference on the real SmolLM2-135M-Instruct GGUF.
 
   train/compare_smollm2.py MODEL.gguf build-release/bench/dump_logits [--text FILE]
@@ -21,10 +21,14 @@ import subprocess
 import sys
 import tempfile
 
-import numpy as np
-import torch
+import needs
 
-from llama import reference
+needs.modules("numpy", "torch")
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+
+from llama import reference  # noqa: E402
 
 QUESTIONS = ["What is the capital of France?", "Explain in two sentences why the sky is blue.",
              "Write a short poem about the sea."]

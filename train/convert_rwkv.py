@@ -1,4 +1,4 @@
-#!/usr/bin/env python3
+#!/usr/bin/python3
 """Converts an original RWKV checkpoint (a .pth file of RWKV-LM, versions 4, 5.1, 5.2, 6 and 7) to a
 folder that the server reads: config.json, model.safetensors and, if named, the tokenizer.
 
@@ -17,7 +17,11 @@ import shutil
 import struct
 import sys
 
-import torch
+import needs
+
+needs.modules("torch")
+
+import torch  # noqa: E402
 
 TYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 WANTED = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}

@@ -1,4 +1,4 @@
-#!/usr/bin/env python3
+#!/usr/bin/python3
 """Recall of a PyTorch model on long contexts: state carried from window to window, no gradients, many sequences
 at a time. Steers training; the figures that are published come from the server.
 
@@ -14,8 +14,12 @@ import os
 import sys
 import time
 
-import numpy as np
-import torch
+import needs
+
+needs.modules("numpy", "torch")
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import models  # noqa: E402

@@ -1,4 +1,4 @@
-#!/usr/bin/env python3
+#!/usr/bin/python3
 """Writes one checkpoint of every architecture at one small size, for arch_bench and memory_bench.
 
     python3 train/make_bench.py OUT          about 120 MB, not committed
@@ -12,8 +12,12 @@ that of a trained checkpoint, the text is not. Needs numpy only.
 import argparse
 import pathlib
 
-import tiny_archs
-from make_tiny import Random, safetensors
+import needs
+
+needs.modules("numpy")
+
+import tiny_archs  # noqa: E402
+from make_tiny import Random, safetensors  # noqa: E402
 
 WIDTH, LAYERS, FFN, HEADS, HEAD = 256, 4, 688, 4, 64
 WINDOW = 256  # keys an attention layer sees, wherever there is a choice

@@ -1,4 +1,4 @@
-#!/usr/bin/env python3
+#!/usr/bin/python3
 """Writes tests/golden/<architecture>/: logits of the tiny checkpoints on random tokens and of the trained
 ones (train/checkpoints) on a pass-key text, after every token, and for the recurrent architectures the
 state after the last one, as the independent PyTorch references compute them in f64 and f32 stores them.
@@ -19,10 +19,14 @@ import random
 import re
 import sys
 
-import numpy as np
-import torch
+import needs
 
-from tasks import passkey
+needs.modules("numpy", "torch")
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+
+from tasks import passkey  # noqa: E402
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 TINY = os.path.join("tests", "golden", "tiny")

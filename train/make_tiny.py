@@ -1,4 +1,4 @@
-#!/usr/bin/env python3
+#!/usr/bin/python3
 """Writes the tiny checkpoints of tests/golden/tiny/: random weights, real containers. Beside them, in
 tests/golden/formats/, RWKV ones in the file formats of other programs.
 
@@ -24,10 +24,14 @@ import struct
 import sys
 import tempfile
 
-import numpy as np
+import needs
 
-import tiny_archs
-import tiny_rwkv_formats
+needs.modules("numpy")
+
+import numpy as np  # noqa: E402
+
+import tiny_archs  # noqa: E402
+import tiny_rwkv_formats  # noqa: E402
 
 SEED = 20240607
 
@@ -41,7 +45,7 @@ and wrote it again in fewer words. Visitors asked her how she could know so much
 there, and she told them that remembering is not the same as keeping everything. One of the visitors
 stayed for the winter and learnt to do the work. In the spring he took the smaller book with him to
 another lighthouse, and there he went on writing where she had stopped, as though he had been there
-from the start. What do you remember of the first storm? he was asked, and he answered without
+from the start. What do you remember of the first storm? he was asked, and he answered without  # noqa: E402
 looking anything up. It was in the third week of the year, in the night, and the light never went out.
 """
 

@@ -1,4 +1,4 @@
-#!/usr/bin/env python3
+#!/usr/bin/python3
 """Recall against distance, measured through the server: a five-digit key hidden in filler, asked at the end.
 
 Starts mneme-server over checkpoints (or talks to a running one), and over gRPC lets sessions read the filler before the
@@ -401,7 +401,7 @@ def results(args, evaluation, configs, finished):
     print(text, flush=True)
     if args.plots:
         from served import plots
-        plots.draw(mine, speed, list(evaluation.models), args.plots)
+        plots.draw(mine, speed, list(evaluation.models), configs, args.plots)
     cells = [(c.exact, f"{m}, {plan.length_name(n)}, {g} fillers: {c}")
              for m, n, g, c in report.by_length(mine, evaluation.models)]
     outside = [f"below {args.at_least:g}: {line}" for exact, line in cells if exact < args.at_least]

@@ -1,4 +1,4 @@
-#!/usr/bin/env python3
+#!/usr/bin/python3
 """Trains a small model and exports it as a checkpoint folder that the engine loads. See train/README.md.
 
   train/train.py --arch infini --task passkey --out train/checkpoints/infini-passkey
@@ -13,9 +13,13 @@ import os
 import sys
 import time
 
-import numpy as np
-import torch
-import torch.nn.functional as F
+import needs
+
+needs.modules("numpy", "torch")
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+import torch.nn.functional as F  # noqa: E402
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import evaluate  # noqa: E402
@@ -31,17 +35,26 @@ PROGRESS = ("length", "dilution", "carry", "answer_loss", "since", "level")  # o
 TORCH_DTYPE = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
+class Help(argparse.RawDescriptionHelpFormatter):
+    """The description as it is written, and every default."""
+
+    def _get_help_string(self, action):
+        text = action.help or ""
+        plain = action.default is None or action.default in (False, [], argparse.SUPPRESS) or action.required
+        return text if plain else (text + " (default: %(default)s)").lstrip()
+
+
 def arguments(argv):
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--arch", choices=models.PRESETS, required=True)
-    p.add_argument("--task", choices=tasks.NAMES, default="passkey")
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=Help)
+    p.add_argument("--arch", choices=models.PRESETS, required=True, help="what is trained")
+    p.add_argument("--task", choices=tasks.NAMES, default="passkey", help="what on: train/tasks")
     p.add_argument("--out", required=True, help="checkpoint folder; also gets metrics.csv, evals.csv, training.pt")
     p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
                    help="a size or config key of the architecture; with --init, a config key that no weight's shape depends on")
     p.add_argument("--init", help="checkpoint folder to continue from, with a fresh optimiser")
     p.add_argument("--resume", action="store_true", help="go on where --out stopped")
-    p.add_argument("--seed", type=int, default=1)
-    p.add_argument("--steps", type=int, default=2000)
+    p.add_argument("--seed", type=int, default=1, help="of weights and data")
+    p.add_argument("--steps", type=int, default=2000, help="of the whole run; the learning rate follows them")
     p.add_argument("--stop-after", type=int, help="stop (resumably) after this step")
     p.add_argument("--minutes", type=float, help="stop (resumably) after so much time")
     p.add_argument("--tokens", type=int, default=4096, help="per step, in all sequences together")
@@ -52,15 +65,15 @@ def arguments(argv):
     p.add_argument("--window", type=int, help="tokens per backward pass; default: the whole sequence")
     p.add_argument("--fillers", default=",".join(all_fillers.TRAINED),
                    help="one that is named twice comes twice as often; there is also: " + ", ".join(all_fillers.PRACTICE))
-    p.add_argument("--lr", type=float, default=1.5e-3)
+    p.add_argument("--lr", type=float, default=1.5e-3, help="highest learning rate")
     p.add_argument("--gate-lr", type=float, default=10.0, help="times --lr")
-    p.add_argument("--warmup", type=int, default=50)
+    p.add_argument("--warmup", type=int, default=50, help="steps in which the learning rate rises")
     p.add_argument("--final-lr", type=float, default=0.05, help="share of --lr at the end of the cosine")
-    p.add_argument("--weight-decay", type=float, default=0.01)
-    p.add_argument("--clip", type=float, default=1.0)
+    p.add_argument("--weight-decay", type=float, default=0.01, help="of matrices")
+    p.add_argument("--clip", type=float, default=1.0, help="norm to which a gradient is shortened")
     p.add_argument("--skip-above", type=float, help="gradient norm above which a step is skipped, as a non-finite one always is")
-    p.add_argument("--rehearsal-weight", type=float, default=0.5)
-    p.add_argument("--text-weight", type=float, default=0.1)
+    p.add_argument("--rehearsal-weight", type=float, default=0.5, help="of the loss of the key's second mention")
+    p.add_argument("--text-weight", type=float, default=0.1, help="of the loss of every byte")
     p.add_argument("--gate-cost", type=float, default=0.0, help="price of write and forget gates that are open on filler")
     p.add_argument("--dilution", type=float, default=1.0, help="largest factor R on filler")
     p.add_argument("--dilution-share", type=float, default=0.5, help="share of samples that are diluted")
@@ -71,12 +84,12 @@ def arguments(argv):
     p.add_argument("--near-share", type=float, default=0.0, help="share of steps whose sequences are at most two such units long")
     p.add_argument("--carry", type=float, default=0.0, help="probability of starting from another sequence's state")
     p.add_argument("--carry-age", type=int, default=2560, help="tokens of filler that such a state has read, on average, at most")
-    p.add_argument("--eval-every", type=int, default=500)
-    p.add_argument("--eval-lengths", default="512,2048,8192")
-    p.add_argument("--eval-samples", type=int, default=32)
-    p.add_argument("--export", choices=("F32", "F16", "BF16"), default="F32")
-    p.add_argument("--threads", type=int, default=1)
-    p.add_argument("--quiet", action="store_true")
+    p.add_argument("--eval-every", type=int, default=500, help="steps")
+    p.add_argument("--eval-lengths", default="512,2048,8192", help="tokens")
+    p.add_argument("--eval-samples", type=int, default=32, help="of each length")
+    p.add_argument("--export", choices=("F32", "F16", "BF16"), default="F32", help="type of the weights in model.safetensors")
+    p.add_argument("--threads", type=int, default=1, help="of PyTorch")
+    p.add_argument("--quiet", action="store_true", help="prints nothing while it trains")
     args = p.parse_args(argv)
     if args.cut_share and args.task != "passkey":
         p.error("--cut-share is for --task passkey")

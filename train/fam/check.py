@@ -1,4 +1,4 @@
-#!/usr/bin/env python3
+#!/usr/bin/python3
 """Checks the reference: numbers worked out by hand, splits, causality, reach of the window.
 
   train/fam/check.py

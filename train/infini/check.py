@@ -1,4 +1,4 @@
-#!/usr/bin/env python3
+#!/usr/bin/python3
 """Checks the reference: numbers worked out by hand, another form of the equations, and properties.
 
   train/infini/check.py

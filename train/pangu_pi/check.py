@@ -1,4 +1,4 @@
-#!/usr/bin/env python3
+#!/usr/bin/python3
 """Checks the options' identities on the tiny checkpoints. Nothing public exists to compare with.
 
   train/pangu_pi/check.py

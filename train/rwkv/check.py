@@ -1,4 +1,4 @@
-#!/usr/bin/env python3
+#!/usr/bin/python3
 """Checks the reference on random models of several heads: against the PyPI package `rwkv`, against
 the chunked form of RWKV-7, and its properties. Written against rwkv 0.8.32.
 

@@ -1,4 +1,4 @@
-#!/usr/bin/env python3
+#!/usr/bin/python3
 """Checks train/convert_rwkv.py: every tiny RWKV folder of tests/golden/tiny, written as an original .pth
 file and converted back, gives the same bytes of every tensor and the same configuration.
 

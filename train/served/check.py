@@ -1,4 +1,4 @@
-#!/usr/bin/env python3
+#!/usr/bin/python3
 """Checks what needs no server: intervals, plans, texts, files that are resumed. A few seconds; also run by check_train.py.
 
   train/served/check.py

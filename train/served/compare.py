@@ -1,4 +1,4 @@
-#!/usr/bin/env python3
+#!/usr/bin/python3
 """Asks the PyTorch model what the server was asked, sample by sample: the answers must be the same up to the first wrong
 digit, after which each goes its own way.
 

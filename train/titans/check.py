@@ -1,4 +1,4 @@
-#!/usr/bin/env python3
+#!/usr/bin/python3
 """Checks the reference: numbers worked out by hand, gradients against autograd, the closed form of a
 commit and the dual form of a token-wise read, and whole texts by masks instead of rings.
 
