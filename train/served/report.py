@@ -185,6 +185,12 @@ def shape_of(config):
     return layers, heads * size, local
 
 
+def kv_bytes(config, tokens):
+    """Keys and values of so many tokens in every layer, 16 bits a number."""
+    layers, width, _ = shape_of(config)
+    return 2 * 2 * width * layers * tokens
+
+
 def cache_bytes(config, tokens, layers=1):
     """A Memorizing Transformer of the same shape (Wu et al. 2022): keys and values of every token in `layers` layers, and
     every layer's local window; 16 bits a number."""
