@@ -223,7 +223,11 @@ absl::StatusOr<v1::Session> DeleteSession(Parts& parts, CallContext& context,
   MNEME_RETURN_IF_ERROR(CheckNotDraining(parts));
   MNEME_ASSIGN_OR_RETURN(const SessionName name,
                          ParseSessionName(request.name(), "name", context.tenant));
-  MNEME_ASSIGN_OR_RETURN(SessionRecord record, parts.sessions->GetUsable(name, false));
+  // What is deleted already can still be purged.
+  const auto find = [&] {
+    return request.purge() ? parts.sessions->Get(name) : parts.sessions->GetUsable(name, false);
+  };
+  MNEME_ASSIGN_OR_RETURN(const SessionRecord record, find());
   MNEME_RETURN_IF_ERROR(CheckEtag(parts, request.etag(), record));
 
   const std::string key = CacheKey(name);
@@ -239,13 +243,13 @@ absl::StatusOr<v1::Session> DeleteSession(Parts& parts, CallContext& context,
   }
   if (!writer.ok()) return writer.status();
 
-  const int64_t window_us = parts.config.sessions.undelete_window_ms * 1000;
+  const int64_t window_us = request.purge() ? 0 : parts.config.sessions.undelete_window_ms * 1000;
   auto deleted = parts.sessions->Update(name, [&](SessionRecord& current, SessionStore::Change&) {
-    MNEME_RETURN_IF_ERROR(parts.sessions->GetUsable(name, false).status());
+    MNEME_RETURN_IF_ERROR(find().status());
     // What a forced delete cancelled may have been committed: then the etag is an older one.
     if (!request.force()) MNEME_RETURN_IF_ERROR(CheckEtag(parts, request.etag(), current));
     const int64_t now = NowMicros();
-    current.data.set_delete_time_us(now);
+    if (current.data.delete_time_us() == 0) current.data.set_delete_time_us(now);
     // Undelete is refused from purge_time on; the record is purged below or by the sweeper.
     current.data.set_purge_time_us(now + window_us);
     current.data.set_update_time_us(now);

@@ -1,5 +1,6 @@
 // Life of a session: create, list, update, fork, rewind, delete, expire, damage; and every error.
 #include <cmath>
+#include <filesystem>
 #include <set>
 #include <thread>
 
@@ -289,6 +290,74 @@ TEST_F(SessionsTest, DeleteUndelete) {
   ASSERT_TRUE(core->UndeleteSession(context, undelete).ok());
   EXPECT_EQ(Get("s").state(), v1::Session::ACTIVE);
   EXPECT_EQ(Say("s", "", 2).started.version(), turn.final.version());
+}
+
+TEST_F(SessionsTest, PurgeLeavesNothingAndFreesTheId) {
+  std::string folder = (std::filesystem::temp_directory_path() / "mneme-purge-XXXXXX").string();
+  ASSERT_NE(mkdtemp(folder.data()), nullptr);
+  for (const bool on_disk : {false, true}) {
+    SCOPED_TRACE(on_disk);
+    core.reset();
+    store = std::make_shared<TestStore::Shared>();
+    if (on_disk) store->store = *memstore::OpenRocksDbStore({.path = folder});
+    Start();
+    const auto purge = [&](const std::string& id) {
+      CallContext context;
+      v1::DeleteSessionRequest request;
+      request.set_name(Name(id));
+      request.set_purge(true);
+      return core->DeleteSession(context, request);
+    };
+    const std::string uid = Create("s").uid();
+    Say("s", "Something to forget", 5);
+    const auto child = Fork(Name("s"), 1, {"child"});
+    const auto purged = purge("s");
+    ASSERT_TRUE(purged.ok()) << purged.status();
+    EXPECT_EQ(purged->state(), v1::Session::DELETED);
+    EXPECT_TRUE(purged->has_purge_time());
+    EXPECT_ERROR(TryGet("s").status(), Code::kNotFound, reason::kSessionNotFound);
+    EXPECT_ERROR(purge("s").status(), Code::kNotFound, reason::kSessionNotFound);
+    EXPECT_EQ(List(0, "", "", true)->sessions_size(), 1);
+    EXPECT_NE(Create("s").uid(), uid);
+    EXPECT_EQ(Get("s").position_tokens(), 0);
+
+    // Of one that was deleted before, whose id is taken for a day otherwise.
+    Say("s", "More to forget", 5);
+    ASSERT_TRUE(Delete("s").ok());
+    EXPECT_EQ(Get("s").state(), v1::Session::DELETED);
+    ASSERT_TRUE(purge("s").ok());
+    CallContext context;
+    v1::UndeleteSessionRequest undelete;
+    undelete.set_name(Name("s"));
+    EXPECT_ERROR(core->UndeleteSession(context, undelete).status(), Code::kNotFound,
+                 reason::kSessionNotFound);
+    EXPECT_EQ(Say("child", "", 3).tokens.size(), 3u);
+    ASSERT_TRUE(purge("child").ok());
+    EXPECT_EQ(store->store->Stats()->records, 0);
+    EXPECT_EQ(store->store->Stats()->chunks, 0);
+  }
+  core.reset();
+  store.reset();
+  std::filesystem::remove_all(folder);
+}
+
+TEST_F(SessionsTest, PurgeWaitsForNoTurnUnlessForced) {
+  Start();
+  Create("s");
+  CollectingSink sink;
+  sink.on_event = [&](const v1::GenerateResponse& event) {
+    if (!event.has_delta()) return true;
+    CallContext context;
+    v1::DeleteSessionRequest request;
+    request.set_name(Name("s"));
+    request.set_purge(true);
+    EXPECT_ERROR(core->DeleteSession(context, request).status(), Code::kAborted,
+                 reason::kSessionBusy);
+    return true;
+  };
+  ASSERT_TRUE(Generate(Request("s", "abc", 3), sink).ok());
+  EXPECT_TRUE(sink.has_final);
+  EXPECT_EQ(Get("s").state(), v1::Session::ACTIVE);
 }
 
 TEST_F(SessionsTest, ExpiresAndIsPurged) {
