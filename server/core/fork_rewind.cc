@@ -66,9 +66,7 @@ class Rewind {
   int64_t recomputed() const { return recomputed_; }
 
  private:
-  absl::StatusOr<const Model*> FindModel() const {
-    return parts_.models->ForSession(base_.data.model(), base_.data.model_fingerprint());
-  }
+  absl::StatusOr<const Model*> FindModel() const { return parts_.models->ForSession(base_.data); }
   ReadChunk Reader() {
     return [this](const memstore::ChunkId& id) {
       return parts_.sessions->ReadChunk(base_.name.tenant, id);
@@ -162,6 +160,7 @@ absl::Status Rewind::ToPosition(int64_t position) {
       new_chunks_.push_back({chunk.hash, std::move(chunk.bytes)});
     }
     target_.set_manifest(encoded->manifest.Serialize());
+    *target_.mutable_settings() = model->settings;
     held_.loaded.manifest =
         std::make_shared<const engine::SnapshotManifest>(std::move(encoded->manifest));
   }

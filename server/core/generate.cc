@@ -93,8 +93,7 @@ absl::Status Turn::ResolveModel() {
     return absl::OkStatus();
   }
   MNEME_ASSIGN_OR_RETURN(base_, parts_.sessions->GetUsable(name_, true));
-  MNEME_ASSIGN_OR_RETURN(
-      model_, parts_.models->ForSession(base_.data.model(), base_.data.model_fingerprint()));
+  MNEME_ASSIGN_OR_RETURN(model_, parts_.models->ForSession(base_.data));
   return absl::OkStatus();
 }
 

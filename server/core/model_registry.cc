@@ -9,6 +9,7 @@
 #include "absl/strings/strip.h"
 #include "engine/kernels/kernels.h"
 #include "server/core/errors.h"
+#include "server/core/model_mismatch.h"
 #include "server/core/resource_id.h"
 #include "server/core/session_names.h"
 
@@ -136,6 +137,7 @@ absl::StatusOr<std::unique_ptr<ModelRegistry>> ModelRegistry::Load(const Config&
                           .max_step_tokens = config.limits.max_step_tokens},
         *model->metrics);
     model->info = Describe(*model);
+    model->settings = StateSettingsOf(config.engine);
     metrics.model_info
         .Add({{"model", entry.name},
               {"backend", config.engine.backend},
@@ -176,22 +178,15 @@ absl::StatusOr<const Model*> ModelRegistry::Find(const std::string& name,
   return found->second.get();
 }
 
-absl::StatusOr<const Model*> ModelRegistry::ForSession(const std::string& name,
-                                                       const std::string& fingerprint) const {
-  auto found = models_.find(name);
-  if (found == models_.end()) {
-    return WithResource(Error(absl::StatusCode::kFailedPrecondition, reason::kModelNotLoaded,
-                              "the session's model is not loaded on this server"),
-                        "mneme.v1.Model", name);
+absl::StatusOr<const Model*> ModelRegistry::ForSession(
+    const storage::StoredSession& session) const {
+  const auto found = models_.find(session.model());
+  if (found == models_.end()) return ModelGone(session, models_);
+  const Model& model = *found->second;
+  if (model.engine->model_fingerprint() != session.model_fingerprint()) {
+    return OtherCheckpoint(session, model, models_);
   }
-  const std::string& loaded = found->second->engine->model_fingerprint();
-  if (loaded != fingerprint) {
-    return Error(absl::StatusCode::kFailedPrecondition, reason::kModelMismatch,
-                 "the session was made with another checkpoint under the same model name",
-                 {{"session_fingerprint", absl::BytesToHexString(fingerprint)},
-                  {"model_fingerprint", absl::BytesToHexString(loaded)}});
-  }
-  return found->second.get();
+  return &model;
 }
 
 }  // namespace mneme::server

@@ -12,6 +12,7 @@
 #include "server/core/config.h"
 #include "server/core/metrics.h"
 #include "server/core/scheduler.h"
+#include "server/core/storage.pb.h"
 
 namespace mneme::server {
 
@@ -22,6 +23,7 @@ struct Model {
   std::unique_ptr<Scheduler> scheduler;  // destroyed before the engine
   ModelMetrics* metrics = nullptr;       // of the Metrics that Load was given
   v1::Model info;
+  storage::StateSettings settings;  // that its states are made with
 
   const engine::Tokenizer& tokenizer() const { return engine->tokenizer(); }
   // The most tokens that a session of this model may read; 0: any number.
@@ -41,9 +43,8 @@ class ModelRegistry {
   // FIELD_INVALID (malformed) or NOT_FOUND MODEL_NOT_FOUND, naming `field`.
   absl::StatusOr<const Model*> Find(const std::string& name, const std::string& field) const;
   // Of a stored session: MODEL_NOT_LOADED if the name is gone, MODEL_MISMATCH if the checkpoint
-  // behind it is another one.
-  absl::StatusOr<const Model*> ForSession(const std::string& name,
-                                          const std::string& fingerprint) const;
+  // behind it is another one; model_mismatch.h.
+  absl::StatusOr<const Model*> ForSession(const storage::StoredSession& session) const;
   // Where all of them run.
   engine::Device& device() const { return *device_; }
   // Ordered by name.

@@ -236,9 +236,7 @@ absl::StatusOr<v1::ReadTranscriptResponse> ReadTranscript(
     }
     const engine::Tokenizer* tokenizer = nullptr;
     if (request.view() != View::TOKEN_IDS) {
-      const storage::StoredSession& data = source.session.data;
-      MNEME_ASSIGN_OR_RETURN(const Model* model,
-                             parts.models->ForSession(data.model(), data.model_fingerprint()));
+      MNEME_ASSIGN_OR_RETURN(const Model* model, parts.models->ForSession(source.session.data));
       tokenizer = &model->tokenizer();
     }
     const int64_t total = source.point.position_tokens();

@@ -10,6 +10,7 @@
 #include "engine/state/snapshot.h"
 #include "server/core/cancel_status.h"
 #include "server/core/errors.h"
+#include "server/core/model_mismatch.h"
 #include "server/core/resource_id.h"
 #include "server/core/session_fields.h"
 #include "server/core/session_filter.h"
@@ -112,6 +113,7 @@ absl::StatusOr<v1::Session> CreateSession(Parts& parts, CallContext& context,
   data.set_uid(MakeUid());
   data.set_model(model->name);
   data.set_model_fingerprint(model->engine->model_fingerprint());
+  *data.mutable_checkpoint() = CheckpointInfoOf(model->info);
   data.set_no_transcript(session.transcript() == v1::Session::NONE);
   const int64_t now = NowMicros();
   data.set_create_time_us(now);

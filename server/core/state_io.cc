@@ -8,6 +8,7 @@
 #include "engine/core/status_macros.h"
 #include "server/core/cancel_status.h"
 #include "server/core/errors.h"
+#include "server/core/model_mismatch.h"
 #include "server/core/transcript.h"
 #include "server/core/utf8_stream.h"
 
@@ -132,9 +133,7 @@ absl::StatusOr<LoadedState> RestorePoint(Parts& parts, const Model& model,
       return Corrupt();
     }
     if (manifest->schema_hash != model.engine->schema().hash()) {
-      return Error(absl::StatusCode::kFailedPrecondition, reason::kModelMismatch,
-                   "the session's state was made with other engine settings (window, sinks, "
-                   "overflow or kv_dtype); start the server with those");
+      return OtherLayout(point, *manifest, model);
     }
     absl::Status store_error;
     auto decoded = engine::DecodeSnapshot(model.engine->states(), model.engine->snapshot_identity(),
@@ -262,6 +261,8 @@ absl::StatusOr<CommitResult> CommitHead(Parts& parts, const Model& model, const 
     head.set_version(head.version() + 1);
     head.set_position_tokens(loaded.state.position);
     head.set_manifest(manifest_bytes);
+    *head.mutable_settings() = model.settings;
+    *data.mutable_checkpoint() = CheckpointInfoOf(model.info);
     record.manifest = manifest;
     if (!tokens.ids.empty()) head.set_last_token(tokens.ids.back());
     head.set_unfinished_character(

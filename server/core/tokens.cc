@@ -100,8 +100,7 @@ absl::StatusOr<v1::ScoreResponse> Score(Parts& parts, CallContext& context,
       return absl::OkStatus();
     }
     MNEME_ASSIGN_OR_RETURN(record, parts.sessions->GetUsable(name, true));
-    MNEME_ASSIGN_OR_RETURN(
-        model, parts.models->ForSession(record.data.model(), record.data.model_fingerprint()));
+    MNEME_ASSIGN_OR_RETURN(model, parts.models->ForSession(record.data));
     return absl::OkStatus();
   }();
   FieldErrors errors;

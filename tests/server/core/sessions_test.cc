@@ -12,6 +12,7 @@ namespace {
 
 using ::testing::Contains;
 using ::testing::ElementsAre;
+using ::testing::HasSubstr;
 using ::testing::UnorderedElementsAre;
 using Code = absl::StatusCode;
 
@@ -506,24 +507,88 @@ TEST_F(SessionsTest, AStateOfAnOlderFormatIsRefusedAndKept) {
   EXPECT_EQ(store->store->Stats()->chunks, chunks);
 }
 
+// What the session needs, what is there instead, and what to do.
 TEST_F(SessionsTest, ModelGoneOrChanged) {
+  const std::string original = config.models[0].path;
+  const std::string other = std::string(MNEME_TINY_DIR) + "/tiny-llama-f32.gguf";
   Start();
   Create("s");
   Say("s", "abc", 2);
-  config.models[0].path = std::string(MNEME_TINY_DIR) + "/tiny-llama-f32.gguf";
+  const auto refused = [&](const char* expected_reason) {
+    Start();
+    const absl::Status status = TryGenerate(Request("s", "x", 1));
+    EXPECT_ERROR(status, Code::kFailedPrecondition, expected_reason);
+    return status;
+  };
+  const auto says = [](const absl::Status& status, std::vector<std::string> parts) {
+    for (const std::string& part : parts) {
+      EXPECT_THAT(std::string(status.message()), HasSubstr(part));
+    }
+  };
+  config.models = {{"tiny", other}, {"kept", original}};
+  absl::Status status = refused(reason::kModelMismatch);
+  says(status, {"models/tiny", "Q8_0", "F32", "models/kept is the session's", "--model tiny="});
+  EXPECT_EQ(Metadata(status, "same_checkpoint"), "models/kept");
+  EXPECT_THAT(Metadata(status, "session_checkpoint"), HasSubstr("(llama, Q8_0)"));
+  EXPECT_THAT(Metadata(status, "model_checkpoint"), HasSubstr("(llama, F32)"));
+  EXPECT_NE(Metadata(status, "session_fingerprint"), Metadata(status, "model_fingerprint"));
+
+  config.models = {{"renamed", original}, {"other", other}};
+  status = refused(reason::kModelNotLoaded);
+  says(status, {"made with models/tiny", "Q8_0", "has models/other, models/renamed",
+                "models/renamed is the session's checkpoint", "--model tiny="});
+  EXPECT_EQ(Metadata(status, "session_model"), "models/tiny");
+  EXPECT_EQ(Metadata(status, "loaded_models"), "models/other, models/renamed");
+  config.models = {{"other", other}};
+  EXPECT_EQ(Metadata(refused(reason::kModelNotLoaded), "same_checkpoint"), "");
+
+  config.models = {{"tiny", original}};
+  const Config::Engine engine = config.engine;
+  struct Changed {
+    std::string setting, session, server;
+    std::function<void(Config::Engine&)> change;
+  };
+  for (const auto& [setting, session, server, change] :
+       std::vector<Changed>{{"window_tokens", "0", "48", [](auto& e) { e.window_tokens = 48; }},
+                            {"sink_tokens", "4", "2", [](auto& e) { e.sink_tokens = 2; }},
+                            {"overflow", "slide", "error", [](auto& e) { e.overflow = "error"; }},
+                            {"kv_dtype", "f16", "f32", [](auto& e) { e.kv_dtype = "f32"; }}}) {
+    config.engine = engine;
+    change(config.engine);
+    status = refused(reason::kModelMismatch);
+    says(status, {absl::StrCat("engine.", setting, " ", session, " (here ", server, ")")});
+    EXPECT_EQ(Metadata(status, absl::StrCat("session_", setting)), session);
+    EXPECT_EQ(Metadata(status, absl::StrCat("server_", setting)), server);
+  }
+  EXPECT_EQ(Get("s").state(), v1::Session::ACTIVE);  // not damaged
+  config.engine = engine;
   Start();
-  EXPECT_ERROR(TryGenerate(Request("s", "x", 1)), Code::kFailedPrecondition,
-               reason::kModelMismatch);
-  config.models[0].name = "renamed";
+  EXPECT_EQ(Say("s", "and on", 2).tokens.size(), 2u);
+}
+
+// Points of servers that did not keep their settings: at least what is here is told.
+TEST_F(SessionsTest, AnUnknownLayoutTellsThePresentSettings) {
   Start();
-  EXPECT_ERROR(TryGenerate(Request("s", "x", 1)), Code::kFailedPrecondition,
-               reason::kModelNotLoaded);
-  config.models = {{"tiny", std::string(MNEME_TINY_DIR) + "/tiny-llama-q.gguf"}};
+  Create("s");
+  Say("s", "abc", 2);
+  core.reset();
+  const memstore::Key key{"default", "sessions/s"};
+  auto record = store->store->Get(key);
+  storage::StoredSession data;
+  ASSERT_TRUE(record.ok() && data.ParseFromString(record->value));
+  data.mutable_head()->clear_settings();
+  memstore::Transaction transaction;
+  transaction.puts.push_back({.key = key,
+                              .expected_version = record->version,
+                              .value = data.SerializeAsString(),
+                              .chunks = record->chunks});
+  ASSERT_TRUE(store->store->Commit(transaction).ok());
   config.engine.window_tokens = 48;
   Start();
-  EXPECT_ERROR(TryGenerate(Request("s", "x", 1)), Code::kFailedPrecondition,
-               reason::kModelMismatch);
-  EXPECT_EQ(Get("s").state(), v1::Session::ACTIVE);  // not damaged
+  const absl::Status status = TryGenerate(Request("s", "x", 1));
+  EXPECT_ERROR(status, Code::kFailedPrecondition, reason::kModelMismatch);
+  EXPECT_EQ(Metadata(status, "server_window_tokens"), "48");
+  EXPECT_THAT(std::string(status.message()), HasSubstr("engine.window_tokens 48"));
 }
 
 TEST_F(SessionsTest, TokenizeDetokenize) {
