@@ -194,6 +194,7 @@ class Engine::Impl {
   std::unique_ptr<const Tokenizer> tokenizer;
   std::unique_ptr<const ChatTemplate> chat_template;
   std::string chat_template_problem;
+  SamplingHints sampling_hints;
   std::string model_name;
   std::string fingerprint;
   std::string numerics_id;
@@ -243,6 +244,7 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Load(const EngineOptions& option
   } else {
     impl->chat_template_problem = std::string(chat_template.status().message());
   }
+  MNEME_ASSIGN_OR_RETURN(impl->sampling_hints, ReadSamplingHints(*checkpoint));
   impl->model_name = ModelName(*checkpoint);
   impl->fingerprint = checkpoint->Fingerprint();
   impl->numerics_id = absl::StrCat(MNEME_VERSION, "+", MNEME_NUMERICS_HASH, ".", CompilerId(), "/",
@@ -262,6 +264,7 @@ int64_t Engine::hidden_size() const { return impl_->arch->head().columns(); }
 const Tokenizer& Engine::tokenizer() const { return *impl_->tokenizer; }
 const ChatTemplate* Engine::chat_template() const { return impl_->chat_template.get(); }
 const std::string& Engine::chat_template_problem() const { return impl_->chat_template_problem; }
+const SamplingHints& Engine::sampling_hints() const { return impl_->sampling_hints; }
 
 SnapshotIdentity Engine::snapshot_identity() const {
   return {.architecture = info().architecture,

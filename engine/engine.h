@@ -21,6 +21,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "engine/arch/arch.h"
+#include "engine/checkpoint/sampling_hints.h"
 #include "engine/device/device.h"
 #include "engine/kernels/contract.h"
 #include "engine/state/schema.h"
@@ -63,8 +64,8 @@ class Engine {
   const ArchInfo& info() const;
   const std::string& model_name() const;         // the checkpoint's own name
   const std::string& model_fingerprint() const;  // 32 raw bytes
-  // "mneme-0.1.0+<hash of kernel sources and flags>.gcc12.2/cpu/avx3/int8/kv-f16": equal ids promise
-  // equal bits.
+  // "mneme-0.1.0+<hash of kernel sources and flags>.gcc12.2/cpu/avx3/int8/kv-f16": equal ids
+  // promise equal bits.
   const std::string& numerics_id() const;
   SnapshotIdentity snapshot_identity() const;
   const StateSchema& schema() const;
@@ -77,6 +78,8 @@ class Engine {
   // why.
   const ChatTemplate* chat_template() const;
   const std::string& chat_template_problem() const;
+  // How the checkpoint's makers say that tokens should be chosen.
+  const SamplingHints& sampling_hints() const;
 
   // A state that has read nothing. Thread-safe. Throws std::bad_alloc.
   State CreateState() const;

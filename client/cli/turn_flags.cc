@@ -6,12 +6,14 @@ namespace mneme::cli {
 
 void TurnFlags::AddTo(CLI::App& command) {
   const char* sampling = "Sampling";
-  command.add_option("--temperature", temperature, "0 is greedy; server default 1")
+  command
+      .add_option("--temperature", temperature,
+                  "0 is greedy; server default 0.8, or the model's own")
       ->group(sampling);
-  command.add_option("--top-p", top_p, "Keep the likeliest tokens up to this mass, in (0, 1]")
+  command.add_option("--top-p", top_p, "Keep the likeliest tokens up to this mass; 1: off")
       ->group(sampling);
   command.add_option("--top-k", top_k, "Keep the k likeliest tokens; 0: off")->group(sampling);
-  command.add_option("--min-p", min_p, "Drop tokens below this share of the likeliest")
+  command.add_option("--min-p", min_p, "Drop tokens below this share of the likeliest; 0: off")
       ->group(sampling);
   command.add_option("--repetition-penalty", repetition_penalty, "1: off")->group(sampling);
   command.add_option("--presence-penalty", presence_penalty, "In [-2, 2]")->group(sampling);
@@ -41,10 +43,10 @@ absl::Status TurnFlags::Fill(v1::GenerateRequest& request) const {
   if (temperature) sampling.set_temperature(*temperature);
   if (top_p) sampling.set_top_p(*top_p);
   if (repetition_penalty) sampling.set_repetition_penalty(*repetition_penalty);
-  sampling.set_top_k(top_k);
-  sampling.set_min_p(min_p);
-  sampling.set_presence_penalty(presence_penalty);
-  sampling.set_frequency_penalty(frequency_penalty);
+  if (top_k) sampling.set_top_k(*top_k);
+  if (min_p) sampling.set_min_p(*min_p);
+  if (presence_penalty) sampling.set_presence_penalty(*presence_penalty);
+  if (frequency_penalty) sampling.set_frequency_penalty(*frequency_penalty);
   if (seed) sampling.set_seed(*seed);
   if (max_tokens) request.set_max_output_tokens(*max_tokens);
   if (!max_duration.empty()) {

@@ -12,9 +12,10 @@
 namespace mneme::cli {
 
 struct TurnFlags {
-  std::optional<float> temperature, top_p, repetition_penalty;
-  int top_k = 0;
-  float min_p = 0, presence_penalty = 0, frequency_penalty = 0;
+  // What is not given, the server chooses for the model.
+  std::optional<float> temperature, top_p, min_p;
+  std::optional<int> top_k;
+  std::optional<float> repetition_penalty, presence_penalty, frequency_penalty;
   std::optional<uint64_t> seed;
   std::optional<int> max_tokens;
   std::string max_duration;

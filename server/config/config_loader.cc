@@ -271,6 +271,13 @@ absl::Status CheckCombinations(const Config& config, std::vector<std::string>* w
     }
     if (model.path.empty()) return Usage(absl::StrCat("model \"", model.name, "\" has no path"));
   }
+  for (const auto& [field, numbers] : config.sampling) {
+    for (const auto& [model, number] : numbers) {
+      if (model.empty() || names.contains(model)) continue;
+      return Usage(absl::StrCat("sampling.", field, " is given for \"", model,
+                                "\", which is no model of this server"));
+    }
+  }
   if (config.listen.address.empty()) return Usage("listen.address must not be empty");
   if (config.store.kind == "rocksdb" && config.store.path.empty()) {
     return Usage(
@@ -343,7 +350,9 @@ std::string PrintConfig(const Config& config, const std::map<std::string, std::s
   std::string section;
   for (const Setting& setting : Settings()) {
     std::string value = setting.get(config);
-    if (setting.kind == Setting::Kind::kText) value = quoted(value);
+    const bool may_be_empty =
+        setting.kind == Setting::Kind::kText || setting.kind == Setting::Kind::kNumbers;
+    if (may_be_empty) value = quoted(value);
     const size_t dot = setting.key.find('.');
     std::string text;
     if (dot == std::string::npos) {

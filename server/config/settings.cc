@@ -4,14 +4,17 @@
 #include <cctype>
 #include <cstdint>
 #include <limits>
+#include <map>
 #include <numeric>
 
+#include "absl/status/statusor.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "absl/time/time.h"
 #include "engine/kernels/kernels.h"
+#include "server/core/sampling_fields.h"
 
 namespace mneme::server {
 namespace {
@@ -132,6 +135,51 @@ Setting SwitchSetting(std::string key, std::string help, Field field) {
           [field](const Config& config) { return field(config) ? "true" : "false"; }};
 }
 
+// "0.7,small=0.5" -> {"": 0.7, "small": 0.5}
+absl::StatusOr<std::map<std::string, double>> ParseNumbers(std::string_view value,
+                                                           const SamplingField& field) {
+  std::map<std::string, double> out;
+  const std::vector<std::string> entries = absl::StrSplit(Text(value), ',', absl::SkipEmpty());
+  for (const std::string& entry : entries) {
+    const size_t equals = entry.find('=');
+    const std::string model = equals == entry.npos ? "" : entry.substr(0, equals);
+    double number = 0;
+    if (equals == 0 ||
+        !absl::SimpleAtod(equals == entry.npos ? entry : entry.substr(equals + 1), &number)) {
+      return Bad("a number, or MODEL=NUMBER, separated by commas", value);
+    }
+    if (!field.Accepts(number)) {
+      return absl::InvalidArgumentError(absl::StrCat(field.Expected(), ", is \"", entry, "\""));
+    }
+    if (!out.emplace(model, number).second) {
+      return Bad("one number for each model and one for all others", value);
+    }
+  }
+  return out;
+}
+
+// `what` of a request that does not say it itself.
+Setting SamplingSetting(const SamplingField& field, std::string_view what) {
+  const std::string name = field.name;
+  return {
+      absl::StrCat("sampling.", name), Setting::Kind::kNumbers,
+      absl::StrCat(Text(what), " of requests; empty = the checkpoint's own, else ", field.fallback),
+      [name, &field](Config& config, std::string_view value) -> absl::Status {
+        auto numbers = ParseNumbers(value, field);
+        if (!numbers.ok()) return numbers.status();
+        config.sampling[name] = *std::move(numbers);
+        return absl::OkStatus();
+      },
+      [name](const Config& config) {
+        const auto numbers = config.sampling.find(name);
+        if (numbers == config.sampling.end()) return std::string();
+        return absl::StrJoin(numbers->second, ",", [](std::string* out, const auto& entry) {
+          const auto& [model, number] = entry;
+          absl::StrAppend(out, model, model.empty() ? "" : "=", number);
+        });
+      }};
+}
+
 // The member of a Config or const Config.
 #define MNEME_FIELD(member) \
   [](auto& c) -> auto& { return c.member; }
@@ -143,6 +191,8 @@ std::vector<std::string> BackendNames() {
 }
 
 std::vector<Setting> MakeSettings() {
+  const auto& [temperature, top_p, top_k, min_p, repetition, presence, frequency, window] =
+      kSamplingFields;
   return {
       TextSetting("engine.backend", "where the kernels run", MNEME_FIELD(engine.backend),
                   BackendNames()),
@@ -207,6 +257,15 @@ std::vector<Setting> MakeSettings() {
                       absl::Milliseconds(1), MNEME_FIELD(limits.slow_client_timeout_ms)),
       IntegerSetting("limits.max_unsent_tokens", "unread output of a stream before its turn waits",
                      1, 1 << 20, MNEME_FIELD(limits.max_unsent_tokens)),
+
+      SamplingSetting(temperature, "temperature, 0 is greedy,"),
+      SamplingSetting(top_p, "probability mass kept, 1 is all,"),
+      SamplingSetting(top_k, "likeliest tokens kept, 0 is all,"),
+      SamplingSetting(min_p, "least probability kept, as a share of the likeliest token's,"),
+      SamplingSetting(repetition, "divisor for what was said, 1 is off,"),
+      SamplingSetting(presence, "penalty for having been said, 0 is off,"),
+      SamplingSetting(frequency, "penalty for each time it was said, 0 is off,"),
+      SamplingSetting(window, "tokens that penalties look back"),
 
       DurationSetting("sessions.undelete_window",
                       "how long a deleted session can come back; 0s = not at all",
@@ -294,6 +353,8 @@ std::string_view KindName(Setting::Kind kind) {
       return "TEXT";
     case Setting::Kind::kInteger:
       return "NUMBER";
+    case Setting::Kind::kNumbers:
+      return "NUMBER|MODEL=NUMBER,...";
     case Setting::Kind::kBytes:
       return "BYTES";
     case Setting::Kind::kDuration:

@@ -16,7 +16,8 @@
 namespace mneme::server {
 
 struct Setting {
-  enum class Kind { kText, kInteger, kBytes, kDuration, kSwitch };
+  // kNumbers: a number for every model, or MODEL=NUMBER, separated by commas.
+  enum class Kind { kText, kInteger, kNumbers, kBytes, kDuration, kSwitch };
 
   std::string key;  // "engine.threads"
   Kind kind;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -50,6 +51,10 @@ struct Config {
     int64_t slow_client_timeout_ms = 30000;
     int64_t max_unsent_tokens = 1024;
   } limits;
+
+  // Defaults of requests: by field of v1.Sampling, then by the model's name, "" for every model.
+  using Sampling = std::map<std::string, std::map<std::string, double>>;
+  Sampling sampling;
 
   struct Sessions {
     int64_t undelete_window_ms = 24LL * 3600 * 1000;  // 0 = purge at once

@@ -107,7 +107,7 @@ absl::Status Turn::Prepare() {
   CheckGenerateRequest(request_, model_, parts_.config.limits, errors);
   MNEME_RETURN_IF_ERROR(errors.ToStatus());
   MNEME_RETURN_IF_ERROR(resolved);
-  options_ = OptionsOf(request_, parts_.config.limits, context_.arrival);
+  options_ = OptionsOf(request_, *model_, parts_.config.limits, context_.arrival);
   options_.hold_unfinished = !stateless();
 
   if (!stateless()) {

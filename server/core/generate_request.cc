@@ -6,6 +6,7 @@
 #include "absl/time/time.h"
 #include "engine/core/status_macros.h"
 #include "engine/core/utf8.h"
+#include "server/core/sampling_defaults.h"
 #include "server/core/session_names.h"
 
 namespace mneme::server {
@@ -18,7 +19,6 @@ constexpr int kMaxStopBytes = 256;
 constexpr int kMaxStopTokens = 64;
 constexpr int kMaxLogprobs = 20;
 constexpr int kMaxLogitBias = 1024;
-constexpr int kMaxPenaltyWindow = 8192;
 constexpr int kMaxMessages = 4096;
 
 void OutOfRange(FieldErrors& errors, std::string_view field, std::string text) {
@@ -26,31 +26,19 @@ void OutOfRange(FieldErrors& errors, std::string_view field, std::string text) {
 }
 
 // Written so that NaN is out of every range.
-void CheckRange(double value, double low, bool low_open, double high, std::string_view field,
+void CheckRange(double value, double low, double high, std::string_view field,
                 FieldErrors& errors) {
-  const bool above = low_open ? value > low : value >= low;
-  if (above && value <= high) return;
-  OutOfRange(errors, field,
-             absl::StrCat("must be in ", low_open ? "(" : "[", low, ", ", high, "], is ", value));
+  if (value >= low && value <= high) return;
+  OutOfRange(errors, field, absl::StrCat("must be in [", low, ", ", high, "], is ", value));
 }
 
 void CheckSampling(const v1::Sampling& s, const Model* model, FieldErrors& errors) {
-  if (s.has_temperature()) {
-    CheckRange(s.temperature(), 0, false, 10, "sampling.temperature", errors);
-  }
-  if (s.has_top_p()) CheckRange(s.top_p(), 0, true, 1, "sampling.top_p", errors);
-  if (s.top_k() < 0) {
-    OutOfRange(errors, "sampling.top_k", absl::StrCat("must not be negative, is ", s.top_k()));
-  }
-  CheckRange(s.min_p(), 0, false, 1, "sampling.min_p", errors);
-  if (s.has_repetition_penalty()) {
-    CheckRange(s.repetition_penalty(), 0, true, 10, "sampling.repetition_penalty", errors);
-  }
-  CheckRange(s.presence_penalty(), -2, false, 2, "sampling.presence_penalty", errors);
-  CheckRange(s.frequency_penalty(), -2, false, 2, "sampling.frequency_penalty", errors);
-  if (s.has_penalty_window_tokens()) {
-    CheckRange(s.penalty_window_tokens(), 0, false, kMaxPenaltyWindow,
-               "sampling.penalty_window_tokens", errors);
+  for (const SamplingField& field : kSamplingFields) {
+    if (!HasSampling(s, field)) continue;
+    const double value = GetSampling(s, field);
+    if (field.Accepts(value)) continue;
+    OutOfRange(errors, absl::StrCat("sampling.", field.name),
+               absl::StrCat(field.Expected(), ", is ", value));
   }
   if (s.logit_bias_size() > kMaxLogitBias) {
     OutOfRange(
@@ -60,7 +48,7 @@ void CheckSampling(const v1::Sampling& s, const Model* model, FieldErrors& error
   }
   for (const auto& [id, bias] : s.logit_bias()) {
     const std::string field = absl::StrCat("sampling.logit_bias[", id, "]");
-    CheckRange(bias, -100, false, 100, field, errors);
+    CheckRange(bias, -100, 100, field, errors);
     if (id < 0 || (model != nullptr && id >= model->tokenizer().vocab_size())) {
       errors.Add(field, "is not a token id of the model");
     }
@@ -176,7 +164,7 @@ void CheckGenerateRequest(const GenerateRequest& request, const Model* model,
     }
   }
   if (request.has_max_output_tokens()) {
-    CheckRange(static_cast<double>(request.max_output_tokens()), 0, false,
+    CheckRange(static_cast<double>(request.max_output_tokens()), 0,
                static_cast<double>(limits.max_output_tokens), "max_output_tokens", errors);
   }
   if (request.has_max_duration()) {
@@ -196,19 +184,18 @@ void CheckGenerateRequest(const GenerateRequest& request, const Model* model,
   }
 }
 
-TurnOptions OptionsOf(const GenerateRequest& request, const Config::Limits& limits,
-                      CallContext::Clock::time_point arrival) {
+TurnOptions OptionsOf(const GenerateRequest& request, const Model& model,
+                      const Config::Limits& limits, CallContext::Clock::time_point arrival) {
   TurnOptions out;
-  const v1::Sampling& s = request.sampling();
-  out.sampling.temperature = s.has_temperature() ? s.temperature() : 1.0f;
-  out.sampling.top_p = s.has_top_p() ? s.top_p() : 1.0f;
+  const v1::Sampling s = WithDefaults(request.sampling(), model.info.default_sampling());
+  out.sampling.temperature = s.temperature();
+  out.sampling.top_p = s.top_p();
   out.sampling.top_k = s.top_k();
   out.sampling.min_p = s.min_p();
-  out.sampling.repetition_penalty = s.has_repetition_penalty() ? s.repetition_penalty() : 1.0f;
+  out.sampling.repetition_penalty = s.repetition_penalty();
   out.sampling.presence_penalty = s.presence_penalty();
   out.sampling.frequency_penalty = s.frequency_penalty();
-  out.sampling.penalty_window_tokens =
-      s.has_penalty_window_tokens() ? s.penalty_window_tokens() : 64;
+  out.sampling.penalty_window_tokens = s.penalty_window_tokens();
   for (const auto& [id, bias] : s.logit_bias()) out.sampling.logit_bias.push_back({id, bias});
   std::sort(out.sampling.logit_bias.begin(), out.sampling.logit_bias.end());
   out.sampling.seed = s.has_seed() ? s.seed() : RandomU64();

@@ -27,9 +27,9 @@ void CheckMessages(const v1::Messages& messages, FieldErrors& errors);
 // Of an input that is not messages.
 void CheckNoFinalMessage(bool continue_final_message, FieldErrors& errors);
 
-// Of a valid request. Without a seed in it, a random one is chosen.
-TurnOptions OptionsOf(const v1::GenerateRequest& request, const Config::Limits& limits,
-                      CallContext::Clock::time_point arrival);
+// Of a valid request for `model`, whose defaults fill in. Without a seed, a random one is chosen.
+TurnOptions OptionsOf(const v1::GenerateRequest& request, const Model& model,
+                      const Config::Limits& limits, CallContext::Clock::time_point arrival);
 
 // The tokens of `text`, with BOS in front if `add_bos`. `position`: tokens read before.
 absl::StatusOr<std::vector<engine::TokenId>> TokensOfText(const Model& model,

@@ -11,6 +11,7 @@
 #include "server/core/errors.h"
 #include "server/core/model_mismatch.h"
 #include "server/core/resource_id.h"
+#include "server/core/sampling_defaults.h"
 #include "server/core/session_names.h"
 
 namespace mneme::server {
@@ -138,6 +139,9 @@ absl::StatusOr<std::unique_ptr<ModelRegistry>> ModelRegistry::Load(const Config&
         *model->metrics);
     model->info = Describe(*model);
     model->settings = StateSettingsOf(config.engine);
+    auto sampling = SamplingDefaults(config.sampling, entry.name, model->engine->sampling_hints());
+    if (!sampling.ok()) return At(entry, sampling.status());
+    *model->info.mutable_default_sampling() = *std::move(sampling);
     metrics.model_info
         .Add({{"model", entry.name},
               {"backend", config.engine.backend},

@@ -515,8 +515,19 @@ TEST_F(CliTest, GenerateWritesExactBytesIntoAPipe) {
   EXPECT_EQ(requests_.Get()[0].text(), "Say");
   EXPECT_TRUE(requests_.Get()[0].sampling().has_temperature());
   EXPECT_FALSE(requests_.Get()[0].sampling().has_top_p());
+  EXPECT_FALSE(requests_.Get()[0].sampling().has_top_k());  // the server's default
+  EXPECT_FALSE(requests_.Get()[0].sampling().has_min_p());
   EXPECT_EQ(requests_.Get()[0].stop_sequences_size(), 2);
   EXPECT_EQ(requests_.Get()[0].max_output_tokens(), 5);
+}
+
+TEST_F(CliTest, SamplingThatIsSwitchedOffIsSaid) {
+  Result r = Run({"generate", "Say", "--top-k", "0", "--min-p", "0", "--top-p", "1"});
+  EXPECT_EQ(r.code, 0) << r.err;
+  const v1::Sampling sampling = requests_.Get().at(0).sampling();
+  EXPECT_TRUE(sampling.has_top_k() && sampling.top_k() == 0);
+  EXPECT_TRUE(sampling.has_min_p() && sampling.min_p() == 0);
+  EXPECT_FALSE(sampling.has_presence_penalty());
 }
 
 TEST_F(CliTest, GenerateJsonIsOneEventALine) {

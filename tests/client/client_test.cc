@@ -170,6 +170,27 @@ TEST_F(ClientTest, DeadlineOfTheCall) {
   EXPECT_LT(absl::Now() - begin, absl::Seconds(10));
 }
 
+TEST_F(ClientTest, TranscriptsAreReadOfSessionsAndSnapshotsAndRetried) {
+  test::Guarded<std::string> name;
+  std::atomic<int> calls = 0;
+  server_.sessions.on_ReadTranscript = [&](auto&, const auto& request, auto& response) {
+    name.Set(request.name());
+    if (++calls == 1) return grpc::Status(grpc::StatusCode::UNAVAILABLE, "not yet");
+    response.set_version(3);
+    return grpc::Status::OK;
+  };
+  v1::ReadTranscriptRequest request;
+  request.set_name("s");
+  ASSERT_EQ(client_->ReadTranscript(request)->version(), 3);
+  EXPECT_EQ(calls, 2);
+  EXPECT_EQ(name.Get(), "tenants/default/sessions/s");
+  request.set_name("s@v2");
+  ASSERT_TRUE(client_->ReadTranscript(request).ok());
+  EXPECT_EQ(name.Get(), "tenants/default/sessions/s/snapshots/v2");
+  request.set_name("no such/name");
+  EXPECT_EQ(client_->ReadTranscript(request).status().code(), absl::StatusCode::kInvalidArgument);
+}
+
 TEST_F(ClientTest, RewindAcceptsASnapshotIdOfTheSession) {
   test::Guarded<std::string> snapshot;
   server_.sessions.on_RewindSession = [&](auto&, const auto& request, auto&) {

@@ -171,6 +171,14 @@ TEST_F(ConfigLoaderTest, ImpossibleCombinationsAreRefused) {
   EXPECT_THAT(ErrorOf(Load({"--engine.window_tokens=4"})), HasSubstr("engine.sink_tokens (4)"));
 }
 
+TEST_F(ConfigLoaderTest, SamplingForAModelThatIsNotServedIsATypo) {
+  EXPECT_TRUE(Load({"--sampling.top_k=20,m=0"}).ok());
+  EXPECT_TRUE(Load({"--config=" + WriteFile("sampling: {top_k: 20, temperature: 'm=0.5'}")}).ok());
+  const std::string error = ErrorOf(Load({"--sampling.top_k=20,n=0"}));
+  EXPECT_THAT(error, HasSubstr("sampling.top_k"));
+  EXPECT_THAT(error, HasSubstr("\"n\""));
+}
+
 TEST_F(ConfigLoaderTest, OtherThanLoopbackNeedsInsecureAndWarns) {
   EXPECT_THAT(ErrorOf(Load({"--listen.address=0.0.0.0:7447"})), HasSubstr("--listen.insecure"));
   EXPECT_THAT(ErrorOf(Load({"--listen.metrics_address=[::]:7448"})),

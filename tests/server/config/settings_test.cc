@@ -3,6 +3,7 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <map>
 #include <regex>
 #include <string>
 
@@ -48,6 +49,26 @@ TEST(SettingsTest, EverySettingIsRead) {
     const std::regex read(absl::StrCat("\\b", section, "_?\\.", field, "\\b"));
     EXPECT_TRUE(std::regex_search(code, read)) << setting.key << " changes nothing";
   }
+}
+
+TEST(SettingsTest, SamplingIsForEveryModelOrForSome) {
+  Config config;
+  const Setting* temperature = FindSetting("sampling.temperature");
+  ASSERT_TRUE(temperature->set(config, "0.7,small=0.25").ok());
+  EXPECT_EQ(config.sampling["temperature"],
+            (std::map<std::string, double>{{"", 0.7}, {"small", 0.25}}));
+  EXPECT_EQ(temperature->get(config), "0.7,small=0.25");
+  ASSERT_TRUE(temperature->set(config, "").ok());
+  EXPECT_EQ(temperature->get(config), "");
+  for (const auto& [bad, message] :
+       {std::pair("warm", "a number, or MODEL=NUMBER"),
+        std::pair("=1", "a number, or MODEL=NUMBER"), std::pair("a=", "a number, or MODEL=NUMBER"),
+        std::pair("11", "must be in [0, 10]"), std::pair("a=nan", "must be in [0, 10]"),
+        std::pair("1,2", "one number for each model")}) {
+    EXPECT_THAT(std::string(temperature->set(config, bad).message()), HasSubstr(message)) << bad;
+  }
+  EXPECT_THAT(std::string(FindSetting("sampling.top_k")->set(config, "1.5").message()),
+              HasSubstr("a whole number"));
 }
 
 TEST(SettingsTest, NamesOfTheEngineComeFromTheEngine) {
