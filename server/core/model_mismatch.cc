@@ -111,6 +111,25 @@ absl::Status OtherCheckpoint(const storage::StoredSession& session, const Model&
       metadata);
 }
 
+absl::Status OtherFormat(const absl::StatusOr<engine::SnapshotManifest>& parsed) {
+  constexpr char kRemedy[] =
+      "use the version of the server that wrote it, or read its text by ReadTranscript into a new "
+      "session";
+  Metadata metadata = {{"server_format", absl::StrCat(engine::kSnapshotFormat)}};
+  if (!parsed.ok()) {
+    return Mismatch(absl::StrCat("the session's state cannot be continued: ",
+                                 parsed.status().message(), "; ", kRemedy),
+                    std::move(metadata));
+  }
+  metadata["session_format"] = absl::StrCat(parsed->format_version);
+  metadata["session_numerics_id"] = parsed->identity.numerics_id;
+  return Mismatch(
+      absl::StrCat("the session's state was stored in format ", parsed->format_version, " by ",
+                   parsed->identity.numerics_id, "; this server continues format ",
+                   engine::kSnapshotFormat, "; ", kRemedy),
+      std::move(metadata));
+}
+
 absl::Status OtherLayout(const storage::Point& point, const engine::SnapshotManifest& manifest,
                          const Model& present) {
   const std::vector<Value> here = Values(present.settings);

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "engine/state/snapshot.h"
 #include "server/core/config.h"
 #include "server/core/model_registry.h"
@@ -26,6 +27,10 @@ absl::Status ModelGone(const storage::StoredSession& session, const ModelMap& mo
 // FAILED_PRECONDITION MODEL_MISMATCH: under the name of the session's model is another checkpoint.
 absl::Status OtherCheckpoint(const storage::StoredSession& session, const Model& present,
                              const ModelMap& models);
+
+// FAILED_PRECONDITION MODEL_MISMATCH: `parsed`, a manifest that was read or the reader's refusal of
+// its version, is of a format that this server does not continue.
+absl::Status OtherFormat(const absl::StatusOr<engine::SnapshotManifest>& parsed);
 
 // FAILED_PRECONDITION MODEL_MISMATCH: the state of `point` is laid out in another way than those of
 // `present`.

@@ -124,9 +124,7 @@ absl::StatusOr<LoadedState> RestorePoint(Parts& parts, const Model& model,
     auto manifest = engine::SnapshotManifest::Parse(point.manifest());
     if (absl::IsFailedPrecondition(manifest.status()) ||
         (manifest.ok() && manifest->format_version != engine::kSnapshotFormat)) {
-      return Error(absl::StatusCode::kFailedPrecondition, reason::kModelMismatch,
-                   "the session's state was stored in the format of another version of the server, "
-                   "which this one cannot continue; use that version, or make a new session");
+      return OtherFormat(manifest);
     }
     if (!manifest.ok()) {
       parts.metrics.checksum_failures.Increment();

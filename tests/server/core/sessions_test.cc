@@ -495,8 +495,10 @@ TEST_F(SessionsTest, AStateOfAnOlderFormatIsRefusedAndKept) {
   ASSERT_TRUE(sessions.Update({"default", "s"}, make_old).ok());
   const int64_t chunks = store->store->Stats()->chunks;
   Start();
-  EXPECT_ERROR(TryGenerate(Request("s", "x", 1)), Code::kFailedPrecondition,
-               reason::kModelMismatch);
+  const absl::Status refused = TryGenerate(Request("s", "x", 1));
+  EXPECT_ERROR(refused, Code::kFailedPrecondition, reason::kModelMismatch);
+  EXPECT_EQ(Metadata(refused, "session_format"), "1");
+  EXPECT_EQ(Metadata(refused, "server_format"), absl::StrCat(engine::kSnapshotFormat));
   EXPECT_EQ(Get("s").state(), v1::Session::ACTIVE);
   CallContext context;
   v1::UpdateSessionRequest update;
