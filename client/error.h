@@ -32,7 +32,7 @@ struct Error {
   absl::StatusCode code = absl::StatusCode::kOk;  // same number as the gRPC code
   std::string message;
   // Of google.rpc.ErrorInfo, e.g. "SESSION_BUSY"; "" if there is none. What no server sent has a
-  // reason too if it is known: REQUEST_TOO_LARGE, HTTP_STATUS (transport_error.h).
+  // reason too if it is known: REQUEST_TOO_LARGE, HTTP_STATUS, STREAM_RESET (transport_error.h).
   std::string reason;
   std::map<std::string, std::string> metadata;  // of ErrorInfo, e.g. current_version
   std::vector<FieldViolation> fields;

@@ -40,18 +40,29 @@ const char* MeaningOf(int http_status) {
   }
 }
 
+absl::Status TooLargeForProxy() {
+  return WithReason(absl::ResourceExhaustedError(
+                        "the request is larger than a proxy on the way to the server lets through"),
+                    "REQUEST_TOO_LARGE");
+}
+
 absl::Status ExplainHttp(const absl::Status& status, int http_status) {
-  const std::map<std::string, std::string> metadata = {{"http_status", absl::StrCat(http_status)}};
-  if (http_status == 413) {
-    return WithReason(
-        absl::ResourceExhaustedError("the request is larger than a proxy on the way to the server "
-                                     "lets through (HTTP 413)"),
-        "REQUEST_TOO_LARGE", metadata);
-  }
+  if (http_status == 413) return TooLargeForProxy();
   return WithReason(
       absl::Status(status.code(), absl::StrCat("a proxy on the way to the server answered HTTP ",
                                                http_status, ": ", MeaningOf(http_status))),
-      "HTTP_STATUS", metadata);
+      "HTTP_STATUS", {{"http_status", absl::StrCat(http_status)}});
+}
+
+absl::Status ExplainReset(const absl::Status& status, int http2_error) {
+  // RFC 9113, 8.1: NO_ERROR follows a whole answer to a request that nobody will read to its end. A
+  // server's own answer would have had a status.
+  if (http2_error == 0) return TooLargeForProxy();
+  return WithReason(
+      absl::Status(status.code(),
+                   absl::StrCat("the stream was broken off on the way to the server (HTTP/2 error ",
+                                http2_error, ")")),
+      "STREAM_RESET", {{"http2_error", absl::StrCat(http2_error)}});
 }
 
 absl::Status ExplainSize(const absl::Status& status, int64_t bytes, int64_t max) {
@@ -78,6 +89,10 @@ absl::Status ExplainTransport(absl::Status status) {
   int http_status = 0;
   if (std::sscanf(text.c_str(), "Received http2 header with status: %d", &http_status) == 1) {
     return ExplainHttp(status, http_status);
+  }
+  int http2_error = 0;
+  if (std::sscanf(text.c_str(), "Received RST_STREAM with error code %d", &http2_error) == 1) {
+    return ExplainReset(status, http2_error);
   }
   unsigned bytes = 0;
   int max = 0;

@@ -22,7 +22,9 @@ std::string HintFor(const client::Error& error, const std::string& server) {
        "see `mneme sessions list`, or make it: `mneme sessions create SESSION`"},
       {"SNAPSHOT_NOT_FOUND", "see `mneme sessions snapshots SESSION`"},
       {"MODEL_NOT_FOUND", "see `mneme models`"},
-      {"SESSION_EXISTS", "take another name, or go on with that session"},
+      {"SESSION_EXISTS",
+       "take another name, go on with that session, or free the name if it is no longer needed: "
+       "`mneme sessions delete SESSION --purge`"},
       {"SESSION_BUSY", "another turn runs on this session: wait for it, or add --queue"},
       {"VERSION_MISMATCH", "the session has changed: look with `mneme sessions get SESSION`"},
       {"SESSION_DELETED", "bring it back: `mneme sessions undelete SESSION`"},
@@ -36,11 +38,14 @@ std::string HintFor(const client::Error& error, const std::string& server) {
        "rewind it: `mneme sessions rewind SESSION --to-position N`, or start another session"},
       {"DRAINING", "the server is shutting down: try again in a moment"},
       {"STORE_FULL", "the server's disk is full; deleting sessions still works"},
+      {"STREAM_RESET",
+       "a proxy on the way may limit how much or how long one call may send (nginx: "
+       "client_max_body_size 0, and its timeouts)"},
       {"HTTP_STATUS",
        "whoever runs the proxy can see in its log why; or give the server's own "
        "address with --server HOST:PORT"},
   };
-  if (error.reason == "REQUEST_TOO_LARGE" && error.metadata.contains("http_status")) {
+  if (error.reason == "REQUEST_TOO_LARGE" && !error.metadata.contains("max_request_bytes")) {
     return "let whoever runs the proxy raise its limit (nginx: client_max_body_size 0), which a "
            "`mneme ingest` of a long text needs too";
   }

@@ -15,6 +15,8 @@ int main(int argc, char** argv) {
   std::setlocale(LC_ALL, "");
   // Exact bytes and one buffer: no mixing with stdio, and reads of long texts are fast.
   std::ios::sync_with_stdio(false);
+  // gRPC's own log says nothing that our errors do not; GRPC_VERBOSITY=debug brings it back.
+  setenv("GRPC_VERBOSITY", "none", /*overwrite=*/0);
 
   mneme::cli::Context context;
   // What is wrong with the file is said when a command needs it: help works without.

@@ -13,7 +13,7 @@ namespace mneme::client {
 namespace {
 
 // RFC 9113: a frame is 24 bits of length, a type, flags, and the stream it belongs to.
-enum FrameType : uint8_t { kHeaders = 1, kSettings = 4, kPing = 6 };
+enum FrameType : uint8_t { kData = 0, kHeaders = 1, kReset = 3, kSettings = 4, kPing = 6 };
 constexpr uint8_t kAck = 1, kEndStream = 1, kEndHeaders = 4;
 constexpr size_t kPrefaceBytes = 24;  // "PRI * HTTP/2.0..." opens a client's connection
 
@@ -42,7 +42,9 @@ void Write(int socket, const std::string& bytes) {
   send(socket, bytes.data(), bytes.size(), MSG_NOSIGNAL);  // a client that left is not our affair
 }
 
-void ServeConnection(int socket, int http_status) {
+}  // namespace
+
+void FakeProxy::ServeConnection(int socket) const {
   std::string header, payload;
   if (!ReadExactly(socket, kPrefaceBytes, &header)) return;
   Write(socket, Frame(kSettings, 0, 0, ""));
@@ -53,15 +55,19 @@ void ServeConnection(int socket, int http_status) {
     const bool acknowledges = (byte(4) & kAck) != 0;
     if (byte(3) == kSettings && !acknowledges) Write(socket, Frame(kSettings, kAck, 0, ""));
     if (byte(3) == kPing && !acknowledges) Write(socket, Frame(kPing, kAck, 0, payload));
-    if (byte(3) == kHeaders) {
-      Write(socket, Frame(kHeaders, kEndStream | kEndHeaders, stream, StatusHeader(http_status)));
+    if (byte(3) != kHeaders) continue;
+    const uint8_t ends = reset_ ? 0 : kEndStream;
+    if (http_status_) {
+      Write(socket, Frame(kHeaders, kEndHeaders | ends, stream, StatusHeader(*http_status_)));
     }
+    if (http_status_ && reset_) Write(socket, Frame(kData, kEndStream, stream, "<html>"));
+    if (reset_)
+      Write(socket, Frame(kReset, 0, stream, std::string(3, '\0') + static_cast<char>(*reset_)));
   }
 }
 
-}  // namespace
-
-FakeProxy::FakeProxy(int http_status) {
+FakeProxy::FakeProxy(std::optional<int> http_status, std::optional<int> reset)
+    : http_status_(http_status), reset_(reset) {
   sockaddr_in address = {};
   address.sin_family = AF_INET;
   address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
@@ -73,7 +79,7 @@ FakeProxy::FakeProxy(int http_status) {
     throw std::runtime_error("the fake proxy cannot listen");
   }
   port_ = ntohs(address.sin_port);
-  thread_ = std::thread([this, http_status] { Serve(http_status); });
+  thread_ = std::thread([this] { Serve(); });
 }
 
 FakeProxy::~FakeProxy() {
@@ -84,9 +90,9 @@ FakeProxy::~FakeProxy() {
 
 std::string FakeProxy::address() const { return "127.0.0.1:" + std::to_string(port_); }
 
-void FakeProxy::Serve(int http_status) const {
+void FakeProxy::Serve() const {
   for (int socket; (socket = accept(listener_, nullptr, nullptr)) >= 0;) {
-    ServeConnection(socket, http_status);
+    ServeConnection(socket);
     close(socket);
   }
 }

@@ -20,12 +20,21 @@ Error Ask(const FakeProxy& proxy) {
 }
 
 TEST(TransportError, AProxysLimitIsARequestTooLarge) {
-  FakeProxy proxy(413);
+  // With the answer alone, and as nginx does while the client is still sending.
+  for (const std::optional<int> reset : {std::optional<int>(), std::optional<int>(0)}) {
+    FakeProxy proxy(413, reset);
+    const Error error = Ask(proxy);
+    EXPECT_EQ(error.code, absl::StatusCode::kResourceExhausted) << error.message;
+    EXPECT_EQ(error.reason, "REQUEST_TOO_LARGE");
+    EXPECT_NE(error.message.find("larger than a proxy"), std::string::npos) << error.message;
+  }
+}
+
+TEST(TransportError, AStreamThatIsBrokenOffSaysByWhat) {
+  FakeProxy proxy(std::nullopt, 2);
   const Error error = Ask(proxy);
-  EXPECT_EQ(error.code, absl::StatusCode::kResourceExhausted);
-  EXPECT_EQ(error.reason, "REQUEST_TOO_LARGE");
-  EXPECT_EQ(error.metadata.at("http_status"), "413");
-  EXPECT_NE(error.message.find("larger than a proxy"), std::string::npos) << error.message;
+  EXPECT_EQ(error.reason, "STREAM_RESET");
+  EXPECT_EQ(error.metadata.at("http2_error"), "2");
 }
 
 TEST(TransportError, OtherAnswersOfAProxySayWhatTheyMean) {
