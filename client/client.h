@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+//
 // The C++ client of a Mneme server. Start here.
 //
 //   auto client = client::Client::Connect({.server = "127.0.0.1:7447"});

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+//
 // Typed errors of a call.
 //
 // Every failure the library returns is an absl::Status: its code is the gRPC code, its payloads are

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+//
 // A running generation, as a stream of events.
 //
 //   auto stream = client.Generate(request);

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+//
 // Long text into a session: flow-controlled, with progress, and resumed after a break.
 //
 // A text is sent in frames; the server says which bytes are durable. After a break the same

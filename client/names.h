@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+//
 // Resource names: short forms that people type, expanded to full names in the client's own tenant.
 //
 //   session   s                    -> tenants/{tenant}/sessions/s

@@ -24,7 +24,7 @@ quickstart=(python3 python3-pip bible-kjv bible-kjv-text procps)
 # Python; the trainer's check needs PyTorch; clang checks formatting, locks and the sources that read files, and builds
 # the fuzzers; a Go client is generated and built.
 test=("${quickstart[@]}" clang clang-format clang-tidy prometheus haproxy nginx python3-grpcio python3-protobuf python3-numpy python3-torch libopenblas0-pthread
-  golang-go golang-google-grpc-dev golang-google-protobuf-dev protoc-gen-go protoc-gen-go-grpc)
+  golang-go golang-google-grpc-dev golang-google-protobuf-dev golang-github-golang-protobuf-1-5-dev protoc-gen-go protoc-gen-go-grpc)
 runtime=(
   libgrpc++1.51 libprotobuf32 libabsl20220623 librocksdb7.8 libhwy1 libpcre2-8-0
   libisal2 libspdlog1.10 libssl3 libedit2 libyaml-cpp0.7 libicu72 libprometheus-cpp-core1.0
