@@ -3,7 +3,7 @@
 # sources. Idempotent.
 #   deploy/run_weekly.sh [PART...]      parts: asan tsan fuzz tidy; all of them by default
 # Processor hours of each, on two cores: tidy 0.25, without the build. The others compile everything anew, about 0.6;
-# then asan's and tsan's tests take about as long again, and a fuzzer one minute.
+# then asan's tests take 0.4 and conformance_test 0.3 or more beside them, tsan's about as long, and a fuzzer one minute.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 parts=("$@")
