@@ -188,6 +188,18 @@ class Chat {
     }
     if (const std::optional<int> code = GiveUpOnServer()) return *code;
     TurnResult result = RunTurn(client_, context_, request);
+    const bool lost = client::ErrorOf(result.status).outcome_unknown && !result.started;
+    if (lost && session_.version() > 0) {
+      // Sent on a connection that was dead without anybody's knowing yet. With the version it can
+      // be sent again: if it had arrived after all, the session has another one now.
+      if (const std::optional<int> code = GiveUpOnServer()) return *code;
+      request.set_expected_version(session_.version());
+      result = RunTurn(client_, context_, request);
+      if (client::ErrorOf(result.status).reason == "VERSION_MISMATCH") {
+        SayWhatWasKept();
+        return kOk;
+      }
+    }
     if (!context_.json() && !result.ended_in_newline) std::cout << "\n" << std::flush;
     if (result.final) {
       if (result.final->committed()) {

@@ -59,6 +59,7 @@ TurnResult RunTurn(client::Client& client, const Context& context,
   if (progress_shown) std::cerr << "\r\033[K" << std::flush;
   result.status = stream->Finish().status();
   result.final = stream->final();
+  result.started = stream->started().has_value();
   result.interrupted = interrupt.interrupted();
   return result;
 }

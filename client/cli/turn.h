@@ -14,6 +14,7 @@ namespace mneme::cli {
 struct TurnResult {
   absl::Status status;
   std::optional<v1::GenerateResponse::Final> final;
+  bool started = false;      // the server has begun with it
   bool interrupted = false;  // by Ctrl-C
   bool ended_in_newline = true;
 };
