@@ -209,14 +209,10 @@ absl::StatusOr<SessionRecord> Rewind::Commit() {
 absl::StatusOr<v1::ForkSessionResponse> ForkSession(Parts& parts, CallContext& context,
                                                     const v1::ForkSessionRequest& request) {
   MNEME_RETURN_IF_ERROR(CheckNotDraining(parts));
-  std::optional<SnapshotName> snapshot;
-  SessionName name;
-  if (LooksLikeSnapshotName(request.name())) {
-    MNEME_ASSIGN_OR_RETURN(snapshot, ParseSnapshotName(request.name(), "name", context.tenant));
-    name = snapshot->session;
-  } else {
-    MNEME_ASSIGN_OR_RETURN(name, ParseSessionName(request.name(), "name", context.tenant));
-  }
+  MNEME_ASSIGN_OR_RETURN(const SourceName from,
+                         ParseSourceName(request.name(), "name", context.tenant));
+  const SessionName& name = from.session;
+  const std::optional<SnapshotName>& snapshot = from.snapshot;
   FieldErrors errors;
   CheckExpectedVersion(request.expected_version(), errors);
   std::vector<std::string> ids(request.session_ids().begin(), request.session_ids().end());

@@ -206,14 +206,10 @@ v1::TranscriptTurn Page::Show(const storage::StoredTurn& turn, bool with_ids) {
 
 absl::StatusOr<v1::ReadTranscriptResponse> ReadTranscript(
     Parts& parts, CallContext& context, const v1::ReadTranscriptRequest& request) {
-  std::optional<SnapshotName> snapshot;
-  SessionName name;
-  if (LooksLikeSnapshotName(request.name())) {
-    MNEME_ASSIGN_OR_RETURN(snapshot, ParseSnapshotName(request.name(), "name", context.tenant));
-    name = snapshot->session;
-  } else {
-    MNEME_ASSIGN_OR_RETURN(name, ParseSessionName(request.name(), "name", context.tenant));
-  }
+  MNEME_ASSIGN_OR_RETURN(const SourceName from,
+                         ParseSourceName(request.name(), "name", context.tenant));
+  const SessionName& name = from.session;
+  const std::optional<SnapshotName>& snapshot = from.snapshot;
   MNEME_RETURN_IF_ERROR(Check(request));
   const std::string scope =
       absl::StrCat("transcript ", snapshot ? snapshot->str() : name.str(), " ", request.view());

@@ -130,9 +130,17 @@ absl::StatusOr<std::string> ParseGenerationName(std::string_view name, std::stri
   return absl::StrCat("tenants/", ids[0], "/generations/", ids[1]);
 }
 
-bool LooksLikeSnapshotName(std::string_view name) {
-  return name.find('@') != std::string_view::npos ||
-         name.find("/snapshots/") != std::string_view::npos;
+absl::StatusOr<SourceName> ParseSourceName(std::string_view name, std::string_view field,
+                                           std::string_view tenant) {
+  SourceName source;
+  if (name.find('@') != std::string_view::npos ||
+      name.find("/snapshots/") != std::string_view::npos) {
+    MNEME_ASSIGN_OR_RETURN(source.snapshot, ParseSnapshotName(name, field, tenant));
+    source.session = source.snapshot->session;
+  } else {
+    MNEME_ASSIGN_OR_RETURN(source.session, ParseSessionName(name, field, tenant));
+  }
+  return source;
 }
 
 std::string FullModelName(std::string_view name) {

@@ -8,6 +8,7 @@
 //   tenant      "", t                 tenants/{the caller's}, tenants/t
 #pragma once
 
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -43,7 +44,13 @@ absl::Status CheckTenantName(std::string_view name, std::string_view field,
 // Returns the full name.
 absl::StatusOr<std::string> ParseGenerationName(std::string_view name, std::string_view field,
                                                 std::string_view tenant);
-bool LooksLikeSnapshotName(std::string_view name);
+// A session, or one of its snapshots.
+struct SourceName {
+  SessionName session;
+  std::optional<SnapshotName> snapshot;
+};
+absl::StatusOr<SourceName> ParseSourceName(std::string_view name, std::string_view field,
+                                           std::string_view tenant);
 // Whether there is such a model is for the registry to say.
 std::string FullModelName(std::string_view name);
 
