@@ -10,23 +10,20 @@
 namespace mneme::engine {
 
 // Exponent all ones: infinity or NaN. Reads through memcpy: chunk bytes are not aligned.
-inline bool AllFinite(const char* bytes, size_t size, DType dtype) {
-  if (dtype == DType::kF32) {
-    uint32_t bad = 0;
-    for (size_t i = 0; i + 4 <= size; i += 4) {
-      uint32_t u;
-      std::memcpy(&u, bytes + i, 4);
-      bad |= (u & 0x7F800000u) == 0x7F800000u;
-    }
-    return bad == 0;
-  }
-  uint32_t bad = 0;
-  for (size_t i = 0; i + 2 <= size; i += 2) {
-    uint16_t u;
-    std::memcpy(&u, bytes + i, 2);
-    bad |= (u & 0x7C00u) == 0x7C00u;
+template <typename Bits>
+bool AllFinite(const char* bytes, size_t size, Bits exponent) {
+  Bits bad = 0;
+  for (size_t i = 0; i + sizeof(Bits) <= size; i += sizeof(Bits)) {
+    Bits u;
+    std::memcpy(&u, bytes + i, sizeof(u));
+    bad |= (u & exponent) == exponent;
   }
   return bad == 0;
+}
+
+inline bool AllFinite(const char* bytes, size_t size, DType dtype) {
+  return dtype == DType::kF32 ? AllFinite<uint32_t>(bytes, size, 0x7F800000u)
+                              : AllFinite<uint16_t>(bytes, size, 0x7C00u);
 }
 
 }  // namespace mneme::engine
