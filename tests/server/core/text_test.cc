@@ -119,9 +119,16 @@ TEST(SessionNames, TenantIsChecked) {
 TEST(SessionNames, ShortFormsAreOfTheCallersTenant) {
   EXPECT_EQ(ParseSessionName("s", "name", "t")->str(), "tenants/t/sessions/s");
   for (const char* name : {"s@c", "s/snapshots/c", "tenants/t/sessions/s@c"}) {
-    EXPECT_TRUE(LooksLikeSnapshotName(name));
     EXPECT_EQ(ParseSnapshotName(name, "name", "t")->str(), "tenants/t/sessions/s/snapshots/c");
+    const auto source = ParseSourceName(name, "name", "t");
+    ASSERT_TRUE(source.ok() && source->snapshot);
+    EXPECT_EQ(source->session.str(), "tenants/t/sessions/s");
+    EXPECT_EQ(source->snapshot->str(), "tenants/t/sessions/s/snapshots/c");
   }
+  const auto session = ParseSourceName("s", "name", "t");
+  ASSERT_TRUE(session.ok());
+  EXPECT_EQ(session->session.str(), "tenants/t/sessions/s");
+  EXPECT_FALSE(session->snapshot);
   for (const char* bad : {"", "c", "s@", "@c", "s@c@d", "s@C", "s/c"}) {
     EXPECT_EQ(ReasonOf(ParseSnapshotName(bad, "name", "t").status()), reason::kFieldInvalid) << bad;
   }
