@@ -1,9 +1,10 @@
 // The table of kernels a backend provides, and the list of backends.
 //
 // A backend is a folder here with a `const Kernels& x_kernels()`, a
-// `std::unique_ptr<Device> x_device(int num_threads)` and one line in backend_list.inc.
+// `std::unique_ptr<Device> x_device(int num_threads)` and one line in backend_list.inc; or a folder
+// that makes a plugin (plugin.h) and one line in plugin_list.inc.
 // `reference` is scalar, readable and always there; `cpu` is SIMD through Highway's run-time
-// dispatch.
+// dispatch; `cuda` is a plugin.
 #pragma once
 
 #include <memory>
@@ -63,19 +64,25 @@ struct Kernels {
   TitansRatesFn titans_rates;
   TitansMemoryFn titans_memory;
   TitansAttentionFn titans_attention;
-  // The instruction set in use, e.g. "avx2", "avx3"; part of numerics_id.
+  // The instruction set in use, e.g. "avx2", "avx3"; part of numerics_id where the device has no
+  // more to say.
   std::string (*simd_target)();
 };
 
-// In the order of backend_list.inc; `reference` first.
+// Those of backend_list.inc in its order, `reference` first; then the plugins that were opened.
 std::span<const Kernels* const> AllBackends();
 // nullptr if there is none of that name.
 const Kernels* FindBackend(std::string_view name);
-// "reference, cpu": for people.
+// "reference, cpu, cuda": for people. Of plugins those whose library is there, opened or not.
 std::string BackendNames();
 
-// A device of the backend. `num_threads`: of the host's processors that may work for it; 0: all
-// that this process may use. INVALID_ARGUMENT names the backends there are.
+// Opens a plugin's library and adds its backend. FAILED_PRECONDITION if it cannot be opened or is
+// of another build. Once opened it stays; to open it again changes nothing.
+absl::Status OpenBackend(const std::string& library);
+
+// A device of the backend, whose plugin is opened if need be. `num_threads`: of the host's
+// processors that may work for it; 0: all that this process may use. INVALID_ARGUMENT names the
+// backends there are; FAILED_PRECONDITION: this machine has no such device, or no plugin for it.
 absl::StatusOr<std::unique_ptr<Device>> CreateDevice(std::string_view backend, int num_threads);
 
 // Restricts the cpu backend to one SIMD target by name, so that replicas on unlike machines agree

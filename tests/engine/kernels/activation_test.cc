@@ -29,7 +29,7 @@ TEST_F(ActivationTest, EqualsItsFormula) {
   for (const Variant& variant : AllVariants()) {
     SCOPED_TRACE(variant.Name());
     variant.Select();
-    HostExec exec(*variant.kernels, Contract::kF32, 2);
+    KernelExec exec(*variant.kernels, Contract::kF32, 2);
     for (const Activation f : kAll) {
       std::vector<float> y(x.size()), expected(x.size());
       for (size_t i = 0; i < x.size(); ++i) expected[i] = static_cast<float>(Exact(f, x[i]));
@@ -45,7 +45,7 @@ TEST_F(ActivationTest, EdgesOfTheRange) {
   for (const Variant& variant : AllVariants()) {
     SCOPED_TRACE(variant.Name());
     variant.Select();
-    HostExec exec(*variant.kernels, Contract::kF32, 1);
+    KernelExec exec(*variant.kernels, Contract::kF32, 1);
     for (const Activation f :
          {Activation::kSilu, Activation::kGeluErf, Activation::kGeluTanh, Activation::kRelu}) {
       const std::vector<float> x = {0, 1e10f, -1e3f, kInfinity, kNaN, 1e-30f};
@@ -65,7 +65,7 @@ TEST_F(ActivationTest, ASeriesIsTheSumOfItsBranches) {
   for (const Variant& variant : AllVariants()) {
     SCOPED_TRACE(variant.Name());
     variant.Select();
-    HostExec exec(*variant.kernels, Contract::kF32, 2);
+    KernelExec exec(*variant.kernels, Contract::kF32, 2);
     for (const int64_t C : {1, 7, 8, 44, 130, 1030}) {
       for (const size_t n : {1, 2, 3}) {
         const int64_t T = 9;
@@ -107,7 +107,7 @@ TEST_F(ActivationTest, ASeriesOfOneIsTheActivation) {
   for (const Variant& variant : AllVariants()) {
     SCOPED_TRACE(variant.Name());
     variant.Select();
-    HostExec exec(*variant.kernels, Contract::kF32, 1);
+    KernelExec exec(*variant.kernels, Contract::kF32, 1);
     for (const Activation f : kAll) {
       std::vector<float> y(x.size()), expected(x.size());
       variant.kernels->activate(exec, f, x.data(), x.size(), expected.data());

@@ -77,7 +77,7 @@ struct Result {
 // Runs the sequence in calls of the given sizes; the last size repeats.
 Result Attend(const Variant& variant, int threads, const Case& c, std::vector<int64_t> sizes) {
   variant.Select();
-  HostExec exec(*variant.kernels, Contract::kF32, threads);
+  KernelExec exec(*variant.kernels, Contract::kF32, threads);
   Result result;
   result.out.assign(c.q.size(), std::numeric_limits<float>::quiet_NaN());
   // What a ring held before must not matter.
@@ -217,7 +217,7 @@ TEST(PagedAttentionTest, HasTheBitsOfARingOfAllPositions) {
       const Result ring = Attend(variant, 1, c, {s.T});
       for (const int64_t size : {int64_t{1}, int64_t{50}, s.T}) {
         variant.Select();
-        HostExec exec(*variant.kernels, Contract::kF32, 2);
+        KernelExec exec(*variant.kernels, Contract::kF32, 2);
         // In descending order of addresses, each holding anything.
         const int64_t count = (s.T + kPageTokens - 1) / kPageTokens;
         const int64_t page_bytes = v_in_page + kPageTokens * row_bytes;
@@ -264,7 +264,7 @@ TEST_F(AttentionBatchTest, SequencesDoNotInfluenceEachOther) {
       alone.push_back(Attend(variant, 1, cases[i], {shapes[i].T}));
     }
     variant.Select();
-    HostExec exec(*variant.kernels, Contract::kF32, 3);
+    KernelExec exec(*variant.kernels, Contract::kF32, 3);
     std::vector<AttentionArgs> batch;
     for (size_t i = 0; i < std::size(shapes); ++i) {
       Result& r = together.emplace_back();

@@ -40,7 +40,7 @@ struct Case {
   }
 
   void Store() {
-    HostExec exec(*FindBackend("reference"), Contract::kF32, 1);
+    KernelExec exec(*FindBackend("reference"), Contract::kF32, 1);
     const int64_t k_width = shape.Hk * shape.Dk, v_width = shape.Hk * shape.Dv;
     k.resize(k_rows.size() * ElementBytes());
     v.resize(v_rows.size() * ElementBytes());
@@ -97,7 +97,7 @@ struct Case {
 std::vector<float> Attend(const Variant& variant, int threads, const Case& c, int64_t piece,
                           const std::vector<int64_t>& cuts = {}) {
   variant.Select();
-  HostExec exec(*variant.kernels, Contract::kF32, threads);
+  KernelExec exec(*variant.kernels, Contract::kF32, threads);
   std::vector<float> out(c.shape.T * c.shape.H * c.shape.Dv, kNaN);
   for (int64_t t = 0; t < c.shape.T; t += piece) {
     const BlockAttentionArgs args = c.Args(t, std::min(piece, c.shape.T - t), cuts, out.data());
@@ -195,7 +195,7 @@ TEST_P(BlockAttentionTest, SequencesDoNotInfluenceEachOther) {
     SCOPED_TRACE(variant.Name());
     const std::vector<float> alone = Attend(variant, 1, one, one.shape.T);
     const int64_t last = one.shape.T - 1;
-    HostExec exec(*variant.kernels, Contract::kF32, 2);
+    KernelExec exec(*variant.kernels, Contract::kF32, 2);
     std::vector<float> out(alone.size()), rest(alone.size());
     const std::array batch = {other.Args(last, 1, {}, rest.data()),
                               one.Args(0, one.shape.T, {}, out.data())};
@@ -262,8 +262,8 @@ TEST(BlockAttentionExampleTest, TokensAndMemoryOfThreeBlocks) {
       {f1, {f1, x2, x3}, true, {3.089940f, -0.622563f}},
       {x4, {x2, x3, f2, x4}, true, {2.969241f, 0.295852f}},
   };
-  for (const Kernels* kernels : AllBackends()) {
-    HostExec exec(*kernels, Contract::kF32, 1);
+  for (const Kernels* kernels : TestBackends()) {
+    KernelExec exec(*kernels, Contract::kF32, 1);
     for (const Line& line : lines) {
       std::vector<float> k, v, out(2);
       for (const Row& key : line.keys) {

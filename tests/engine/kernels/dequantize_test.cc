@@ -56,7 +56,7 @@ TEST_P(DequantizeGoldenTest, EveryBitAgrees) {
   for (const Variant& variant : AllVariants()) {
     SCOPED_TRACE(variant.Name());
     variant.Select();
-    HostExec exec(*variant.kernels, Contract::kInt8, 2);
+    KernelExec exec(*variant.kernels, Contract::kInt8, 2);
     std::vector<float> y(ids.size() * kColumns);
     variant.kernels->embed_rows(exec, table, ids, y.data());
     for (size_t t = 0; t < ids.size(); ++t) {

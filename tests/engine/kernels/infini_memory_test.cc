@@ -37,7 +37,7 @@ Result RunSegments(const Variant& variant, const Shape& shape, bool delta, int64
                    int64_t piece, int threads) {
   const auto [H, Hk, dk, dv, n] = shape;
   variant.Select();
-  HostExec exec(*variant.kernels, Contract::kF32, threads);
+  KernelExec exec(*variant.kernels, Contract::kF32, threads);
   const Kernels& kernels = *variant.kernels;
   Random random(20240613);
   std::vector<float> memory_share = random.Floats(H), local_share = random.Floats(H);
@@ -151,7 +151,7 @@ TEST_P(InfiniMemoryTest, FeatureMapIsAccurateWhereEluPlusOneCancels) {
     expected.push_back(static_cast<float>(std::exp(std::min(value, 0.0)) + std::max(value, 0.0)));
   }
   std::vector<float> y(x.size());
-  HostExec exec(*GetParam().kernels, Contract::kF32, 2);
+  KernelExec exec(*GetParam().kernels, Contract::kF32, 2);
   GetParam().kernels->infini_feature_map(exec, x.data(), static_cast<int64_t>(x.size()), y.data());
   EXPECT_TRUE(AllClose(y, expected, {.relative = 1e-6}));
 }
@@ -163,7 +163,7 @@ TEST_P(InfiniMemoryTest, AnEmptyMemoryReadsAsZero) {
   const std::vector<float> s(kT * kDk, 2.0f), v(kT * kDv, 1.0f);
   std::vector<float> mixed(kT * kDv, 5.0f);
   const float all = 1, none = 0;
-  HostExec exec(*GetParam().kernels, Contract::kF32, 1);
+  KernelExec exec(*GetParam().kernels, Contract::kF32, 1);
   const InfiniMixArgs args{.memory = memory.data(),
                            .normalizer = normalizer.data(),
                            .pending_memory = pending.data(),

@@ -1,12 +1,16 @@
 // What the kernel tests share: every (backend, SIMD target) of this machine, and random operands.
+//
+// Kernels see the tests' own arrays: a host's or emulated device's kernels reach them.
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <random>
 #include <string>
 #include <vector>
 
 #include "engine/core/dtype.h"
+#include "engine/device/device.h"
 #include "engine/kernels/activation.h"
 #include "engine/kernels/host.h"
 #include "engine/kernels/kernels.h"
@@ -25,8 +29,23 @@ struct Variant {
   bool Fused() const { return simd != "sse4" && simd != "scalar"; }
 };
 
-// All of them, `reference` first.
+// All of them, `reference` first; with the plugins that this build's tests run.
 std::vector<Variant> AllVariants();
+// Their tables, each once. Kernels of a device's table are done when they return.
+std::vector<const Kernels*> TestBackends();
+
+namespace internal {
+struct OwnedDevice {
+  std::unique_ptr<Device> owned_device;
+};
+}  // namespace internal
+
+// An Exec with a device of its own.
+class KernelExec : private internal::OwnedDevice, public Exec {
+ public:
+  // Of a table above.
+  KernelExec(const Kernels& kernels, Contract contract, int num_threads);
+};
 
 // f32 in (-1, 1), the same on every machine.
 class Random {

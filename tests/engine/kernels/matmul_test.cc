@@ -31,7 +31,7 @@ int64_t SomeColumns(DType dtype) {
 std::vector<float> Product(const Variant& variant, Contract contract, int threads,
                            const Weight& weight, const float* x, int64_t x_stride, int64_t T) {
   variant.Select();
-  HostExec exec(*variant.kernels, contract, threads);
+  KernelExec exec(*variant.kernels, contract, threads);
   std::vector<float> y(T * weight.rows, std::numeric_limits<float>::quiet_NaN());
   const MatMulTask task = {weight, y.data(), weight.rows, false};
   variant.kernels->matmul(exec, {&task, 1}, x, x_stride, T);
@@ -142,7 +142,7 @@ TEST_P(MatMulTest, SeveralProductsShareAnInputAndMayAccumulate) {
         weights.emplace_back(dtypes[i], 9 + 10 * static_cast<int64_t>(i), K, 40 + i);
       }
       variant.Select();
-      HostExec exec(*variant.kernels, GetParam(), 2);
+      KernelExec exec(*variant.kernels, GetParam(), 2);
       std::vector<std::vector<float>> ys;
       std::vector<MatMulTask> tasks;
       for (size_t i = 0; i < weights.size(); ++i) {
@@ -181,7 +181,7 @@ TEST_P(MatMulTest, BiasAndScaleJoinTheFinishedSum) {
         SCOPED_TRACE(variant.Name() + " " + std::string(Traits(dtype).name));
         const std::vector<float> sums =
             Product(variant, GetParam(), 1, weight.view(), x.data(), K, T);
-        HostExec exec(*variant.kernels, GetParam(), 2);
+        KernelExec exec(*variant.kernels, GetParam(), 2);
         for (const bool accumulate : {false, true}) {
           for (const float scale : {1.0f, 0.7f}) {
             for (const bool biased : {false, true}) {

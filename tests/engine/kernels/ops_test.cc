@@ -30,7 +30,7 @@ std::vector<float> Counted(int64_t n) {
 
 class OpsTest : public testing::TestWithParam<const Kernels*> {
  protected:
-  HostExec exec_{*GetParam(), Contract::kF32, 2};
+  KernelExec exec_{*GetParam(), Contract::kF32, 2};
 };
 
 TEST_P(OpsTest, GathersAndScattersRows) {
@@ -147,10 +147,10 @@ TEST_P(BlockAttentionRowsTest, SeesPastBlocksMemoryAndTheBlockSoFar) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Backends, OpsTest,
-                         testing::ValuesIn(AllBackends().begin(), AllBackends().end()),
+                         testing::ValuesIn(TestBackends()),
                          [](const auto& info) { return std::string(info.param->name); });
 INSTANTIATE_TEST_SUITE_P(Backends, BlockAttentionRowsTest,
-                         testing::ValuesIn(AllBackends().begin(), AllBackends().end()),
+                         testing::ValuesIn(TestBackends()),
                          [](const auto& info) { return std::string(info.param->name); });
 
 }  // namespace

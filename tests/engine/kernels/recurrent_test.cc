@@ -40,7 +40,7 @@ void ForEachVariant(Body body) {
   for (const Variant& variant : AllVariants()) {
     SCOPED_TRACE(variant.Name());
     variant.Select();
-    HostExec exec(*variant.kernels, Contract::kF32, 2);
+    KernelExec exec(*variant.kernels, Contract::kF32, 2);
     body(*variant.kernels, exec);
   }
 }
@@ -107,7 +107,7 @@ TEST_F(RecurrentTest, NormOfRowsFarFromZero) {
   const std::vector<float> x = Scaled(Random(4).Floats(D), 1, 4096);
   const std::vector<float> w(D, 1.0f), b(D, 0.0f);
   std::vector<float> expected(D), y(D);
-  HostExec plain(reference_, Contract::kF32, 1);
+  KernelExec plain(reference_, Contract::kF32, 1);
   LayerNormArgs args{.x = x.data(),
                      .w = w.data(),
                      .b = b.data(),
@@ -238,7 +238,7 @@ struct Scan {
 template <typename Run>
 void CheckScan(const Kernels& reference, const std::vector<float>& start, int64_t C,
                Tolerance tolerance, Run run) {
-  HostExec plain(reference, Contract::kF32, 1);
+  KernelExec plain(reference, Contract::kF32, 1);
   Scan expected{std::vector<float>(kT * C), start};
   run(reference, plain, 0, kT, expected);
   ForEachVariant([&](const Kernels& kernels, Exec& exec) {
@@ -452,7 +452,7 @@ TEST_F(RecurrentTest, Wkv7PrepareAndBonus) {
         }
         return out;
       };
-      HostExec plain(reference_, Contract::kF32, 1);
+      KernelExec plain(reference_, Contract::kF32, 1);
       const std::vector<float> expected = run(reference_, plain, kT);
       for (int64_t i = 0; i < shape.head_size; ++i) ASSERT_EQ(expected[4 * size + i], 0);
       ForEachVariant([&](const Kernels& kernels, Exec& exec) {

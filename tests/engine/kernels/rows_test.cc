@@ -25,7 +25,7 @@ TEST_F(RowsTest, StoredRowsRoundAsTheScalarConversionDoes) {
   for (const Variant& variant : AllVariants()) {
     SCOPED_TRACE(variant.Name());
     variant.Select();
-    HostExec exec(*variant.kernels, Contract::kF32, 2);
+    KernelExec exec(*variant.kernels, Contract::kF32, 2);
     for (const int64_t width : {1, 7, 8, 9, 33}) {
       std::vector<uint16_t> half(5 * width), expected(5 * width);
       std::vector<float> full(5 * width), full_expected(5 * width);
@@ -61,7 +61,7 @@ TEST_F(RowsTest, CopiesEveryRowOfEveryEntryAndNothingElse) {
   for (const Variant& variant : AllVariants()) {
     SCOPED_TRACE(variant.Name());
     variant.Select();
-    HostExec exec(*variant.kernels, Contract::kF32, 3);
+    KernelExec exec(*variant.kernels, Contract::kF32, 3);
     std::vector<std::vector<float>> actual, expected;
     for (const Entry& e : entries) {
       actual.emplace_back(e.rows * e.to_stride, -3.0f);
@@ -94,7 +94,7 @@ TEST_F(RowsTest, FindsTheRowsThatHoldWhatIsNoNumber) {
   for (const Variant& variant : AllVariants()) {
     SCOPED_TRACE(variant.Name());
     variant.Select();
-    HostExec exec(*variant.kernels, Contract::kF32, 3);
+    KernelExec exec(*variant.kernels, Contract::kF32, 3);
     for (const int64_t width : {1, 7, 33, 20'000}) {
       std::vector<float> x(5 * width, std::numeric_limits<float>::max());
       x[width - 1] = NAN;

@@ -45,7 +45,7 @@ class ShortConvTest : public testing::TestWithParam<Variant> {
   // kSequences sequences from their beginning, in calls of `piece` rows.
   static Result Convolve(const Shape& shape, bool norm, int64_t piece, int threads) {
     const Variant& variant = GetParam();
-    HostExec exec(*variant.kernels, Contract::kF32, threads);
+    KernelExec exec(*variant.kernels, Contract::kF32, threads);
     const int64_t width = shape.width(), tail = shape.taps - 1;
     const std::vector<float> x = Input(shape), taps = Taps(shape);
     Result result{std::vector<float>(x.size(), -7.0f),
@@ -135,7 +135,7 @@ TEST_P(ShortConvTest, TheStateHoldsTheLastRows) {
 TEST_P(ShortConvTest, RowsOfZerosStayZeros) {
   const std::vector<float> x(2 * 11), taps(11, 1.0f);
   std::vector<float> y(2 * 11, 5.0f);
-  HostExec exec(*GetParam().kernels, Contract::kF32, 1);
+  KernelExec exec(*GetParam().kernels, Contract::kF32, 1);
   const ShortConvArgs args{.taps = taps.data(),
                            .num_taps = 1,
                            .width = 11,

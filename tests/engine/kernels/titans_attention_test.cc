@@ -75,7 +75,7 @@ struct Result {
 Result Attend(const Variant& variant, const Case& c, Operands operands, int64_t piece,
               int threads) {
   variant.Select();
-  HostExec exec(*variant.kernels, Contract::kF32, threads);
+  KernelExec exec(*variant.kernels, Contract::kF32, threads);
   const int64_t row = kHeads * c.head_dim;
   const TitansAttentionLayer layer{.heads = kHeads,
                                    .head_dim = c.head_dim,
@@ -200,7 +200,7 @@ TEST_P(TitansAttentionTest, RowsAreUsedAsTheStateHoldsThem) {
     for (const DType dtype : {DType::kF32, DType::kF16}) {
       SCOPED_TRACE(testing::Message() << "head of " << hd);
       GetParam().Select();
-      HostExec exec(*GetParam().kernels, Contract::kF32, 1);
+      KernelExec exec(*GetParam().kernels, Contract::kF32, 1);
       std::vector<float> value = Random(31).Floats(hd), key(hd), q(hd), out(hd);
       std::copy_n(edges, std::min<int64_t>(6, hd), value.begin());
       std::vector<float> expected = value;

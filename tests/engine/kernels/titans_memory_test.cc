@@ -153,7 +153,7 @@ struct Options {
 // All rows of all sequences, each call with `piece` rows of each.
 void Feed(const Variant& variant, std::span<Sequence> sequences, const Options& options) {
   variant.Select();
-  HostExec exec(*variant.kernels, Contract::kF32, options.threads);
+  KernelExec exec(*variant.kernels, Contract::kF32, options.threads);
   const Sequence& first = sequences.front();
   const TitansMemoryLayer layer =
       first.Layer(options.token_mode, options.clip, options.decays_to_target);
@@ -437,7 +437,7 @@ TEST_P(TitansMemoryTest, ReadingLeavesTheState) {
       }
       const Sequence before = sequence;
       GetParam().Select();
-      HostExec exec(*GetParam().kernels, Contract::kF32, 1);
+      KernelExec exec(*GetParam().kernels, Contract::kF32, 1);
       const TitansMemoryArgs args = sequence.Args(token_mode, 0, 9, /*write=*/false);
       GetParam().kernels->titans_memory(exec, sequence.Layer(token_mode, 1, true), {&args, 1});
       std::vector<float> y;
@@ -502,7 +502,7 @@ TEST_P(TitansMemoryTest, ActivationsAreAccurate) {
         expected[i * n] = std::max(huge[i], 0.0f);
       }
       GetParam().Select();
-      HostExec exec(*GetParam().kernels, Contract::kF32, 1);
+      KernelExec exec(*GetParam().kernels, Contract::kF32, 1);
       const TitansMemoryArgs args = sequence.Args(false, 0, rows, /*write=*/false);
       GetParam().kernels->titans_memory(exec, sequence.Layer(false, 0, false), {&args, 1});
       EXPECT_TRUE(AllClose(sequence.y, expected, {2e-6, 2e-6}));
@@ -527,7 +527,7 @@ TEST_P(TitansMemoryTest, RatesAreGatesOfTheirLogits) {
                                                            : 0));
       }
       GetParam().Select();
-      HostExec exec(*GetParam().kernels, Contract::kF32, 2);
+      KernelExec exec(*GetParam().kernels, Contract::kF32, 2);
       GetParam().kernels->titans_rates(exec,
                                        {.heads = kHeads,
                                         .theta_max = 0.5f,

@@ -29,7 +29,7 @@ TEST_F(VectorOpsTest, SiluMulEqualsItsFormula) {
   for (const Variant& variant : AllVariants()) {
     SCOPED_TRACE(variant.Name());
     variant.Select();
-    HostExec exec(*variant.kernels, Contract::kF32, 2);
+    KernelExec exec(*variant.kernels, Contract::kF32, 2);
     for (const size_t n : kSizes) {
       std::vector<float> gate = Random(1).Floats(n + 1);
       const std::vector<float> up = Random(2).Floats(n + 1);
@@ -52,7 +52,7 @@ TEST_F(VectorOpsTest, SiluMulAtTheEdges) {
   for (const Variant& variant : AllVariants()) {
     SCOPED_TRACE(variant.Name());
     variant.Select();
-    HostExec exec(*variant.kernels, Contract::kF32, 1);
+    KernelExec exec(*variant.kernels, Contract::kF32, 1);
     const std::vector<float> gate = {0, -0.0f, 200, -200, 87.5f, -87.5f, kNaN, kInfinity, 3};
     const std::vector<float> up(gate.size(), 1);
     std::vector<float> y(gate.size());
@@ -73,7 +73,7 @@ TEST_F(VectorOpsTest, PlaceInTheArrayChangesNoBit) {
   for (const Variant& variant : AllVariants()) {
     SCOPED_TRACE(variant.Name());
     variant.Select();
-    HostExec exec(*variant.kernels, Contract::kF32, 3);
+    KernelExec exec(*variant.kernels, Contract::kF32, 3);
     const size_t n = 3001;
     const std::vector<float> gate = Random(3).Floats(n), up = Random(4).Floats(n);
     std::vector<float> all(n), sum = up;
@@ -93,7 +93,7 @@ TEST_F(VectorOpsTest, AddAdds) {
   for (const Variant& variant : AllVariants()) {
     SCOPED_TRACE(variant.Name());
     variant.Select();
-    HostExec exec(*variant.kernels, Contract::kF32, 2);
+    KernelExec exec(*variant.kernels, Contract::kF32, 2);
     for (const size_t n : kSizes) {
       const std::vector<float> x = Random(5).Floats(n), before = Random(6).Floats(n);
       std::vector<float> y = before;
@@ -107,7 +107,7 @@ TEST_F(VectorOpsTest, RmsNormEqualsItsFormula) {
   for (const Variant& variant : AllVariants()) {
     SCOPED_TRACE(variant.Name());
     variant.Select();
-    HostExec exec(*variant.kernels, Contract::kF32, 2);
+    KernelExec exec(*variant.kernels, Contract::kF32, 2);
     for (const int64_t D : {1, 7, 8, 31, 33, 64, 100, 576}) {
       for (const int64_t T : {1, 5, 64}) {
         const std::vector<float> x = Random(7).Floats(T * D), w = Random(8).Floats(D);
@@ -135,7 +135,7 @@ TEST_F(VectorOpsTest, RmsNormKeepsNaNInItsRow) {
   for (const Variant& variant : AllVariants()) {
     SCOPED_TRACE(variant.Name());
     variant.Select();
-    HostExec exec(*variant.kernels, Contract::kF32, 1);
+    KernelExec exec(*variant.kernels, Contract::kF32, 1);
     std::vector<float> x = Random(9).Floats(3 * 20), w(20, 1.0f), y(3 * 20);
     x[25] = kNaN;
     variant.kernels->rms_norm(exec, x.data(), w.data(), 0, 3, 20, y.data());
@@ -155,7 +155,7 @@ TEST_F(VectorOpsTest, RopeRotatesPairsByTheAngleOfThePosition) {
   for (const Variant& variant : AllVariants()) {
     SCOPED_TRACE(variant.Name());
     variant.Select();
-    HostExec exec(*variant.kernels, Contract::kF32, 2);
+    KernelExec exec(*variant.kernels, Contract::kF32, 2);
     for (const int64_t rotary : {2, 14, 16, 64}) {
       for (const RopeLayout layout : {RopeLayout::kInterleaved, RopeLayout::kHalf}) {
         const int64_t heads = 3, Dh = rotary + 4, stride = heads * Dh + 3;
@@ -202,7 +202,7 @@ TEST_F(VectorOpsTest, RopeHasTheSameBitsEverywhere) {
   for (const Variant& variant : AllVariants()) {
     SCOPED_TRACE(variant.Name());
     variant.Select();
-    HostExec exec(*variant.kernels, Contract::kF32, 1);
+    KernelExec exec(*variant.kernels, Contract::kF32, 1);
     std::vector<float> x = before;
     variant.kernels->rope(exec,
                           {x.data(), 128, 2, 64, 64, RopeLayout::kInterleaved, positions, theta});

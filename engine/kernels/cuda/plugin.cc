@@ -1,0 +1,58 @@
+#include "engine/kernels/plugin.h"
+
+#include "engine/kernels/cuda/cuda.h"
+#include "engine/kernels/cuda/runtime.h"
+#include "numerics_hash.h"
+
+namespace mneme::engine::cuda {
+namespace {
+
+constexpr Kernels kKernels = {
+    .name = MNEME_BACKEND_NAME,
+    .matmul = nullptr,
+    .embed_rows = nullptr,
+    .rms_norm = RmsNorm,
+    .rope = nullptr,
+    .attention = nullptr,
+    .block_attention = nullptr,
+    .copy_rows = CopyRows,
+    .store_rows = StoreRows,
+    .finite_rows = FiniteRows,
+    .silu_mul = SiluMul,
+    .add = Add,
+    .mul = Mul,
+    .activate = Activate,
+    .series_activate = SeriesActivate,
+    .layer_norm = LayerNorm,
+    .token_shift = nullptr,
+    .lerp = nullptr,
+    .wkv4 = nullptr,
+    .wkv6 = nullptr,
+    .wkv7_prepare = nullptr,
+    .wkv7 = nullptr,
+    .wkv7_bonus = nullptr,
+    .infini_feature_map = nullptr,
+    .infini_mix = nullptr,
+    .short_conv = nullptr,
+    .titans_rates = nullptr,
+    .titans_memory = nullptr,
+    .titans_attention = nullptr,
+    .simd_target = [] { return std::string("cuda"); },
+};
+
+absl::StatusOr<std::unique_ptr<Device>> MakeDevice(int num_threads) {
+  return CudaDevice::Create(kKernels.name, kKernels, num_threads);
+}
+
+}  // namespace
+}  // namespace mneme::engine::cuda
+
+extern "C" __attribute__((visibility("default"))) const mneme::engine::BackendPlugin*
+mneme_backend() {
+  static constexpr mneme::engine::BackendPlugin kPlugin = {
+      .build_id = MNEME_NUMERICS_HASH,
+      .kernels = &mneme::engine::cuda::kKernels,
+      .device = &mneme::engine::cuda::MakeDevice,
+  };
+  return &kPlugin;
+}

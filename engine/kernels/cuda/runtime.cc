@@ -1,0 +1,235 @@
+#include "engine/kernels/cuda/runtime.h"
+
+#include <algorithm>
+#include <cstring>
+#include <new>
+
+#include "absl/strings/str_cat.h"
+
+namespace mneme::engine::cuda {
+
+std::string Describe(cudaError_t error) {
+  return absl::StrCat(cudaGetErrorName(error), ": ", cudaGetErrorString(error));
+}
+
+// ---- memory
+
+int64_t CudaMemory::CapacityBytes() const {
+  return static_cast<int64_t>(device_.properties().totalGlobalMem);
+}
+
+std::byte* CudaMemory::AllocateBytes(size_t size_bytes) {
+  void* at = nullptr;
+  if (cudaMalloc(&at, std::max<size_t>(size_bytes, 1)) != cudaSuccess) {
+    cudaGetLastError();  // full is an answer, not a fault of the device
+    throw std::bad_alloc();
+  }
+  device_.Check(cudaMemsetAsync(at, 0, size_bytes, device_.stream()), "clearing memory");
+  return static_cast<std::byte*>(at);
+}
+
+// The runtime waits for the device first.
+void CudaMemory::Free(std::byte* at, size_t) { device_.Check(cudaFree(at), "freeing memory"); }
+
+void CudaMemory::Write(Block& to, size_t at, std::span<const std::byte> bytes) {
+  if (bytes.empty()) return;
+  device_.Check(cudaMemcpyAsync(to.address() + at, bytes.data(), bytes.size(),
+                                cudaMemcpyHostToDevice, device_.stream()),
+                "writing memory");
+}
+
+void CudaMemory::Read(const Block& from, size_t at, std::span<std::byte> bytes) const {
+  if (bytes.empty()) return;
+  device_.Check(cudaMemcpyAsync(bytes.data(), from.address() + at, bytes.size(),
+                                cudaMemcpyDeviceToHost, device_.stream()),
+                "reading memory");
+  device_.Check(cudaStreamSynchronize(device_.stream()), "reading memory");
+}
+
+void CudaMemory::Copy(const Block& from, size_t at, size_t size_bytes, Block& to) {
+  if (size_bytes == 0) return;
+  device_.Check(cudaMemcpyAsync(to.address() + at, from.address() + at, size_bytes,
+                                cudaMemcpyDeviceToDevice, device_.stream()),
+                "copying memory");
+}
+
+const std::byte* CudaMemory::Map(std::span<const std::byte> file, Block& store) {
+  store = Allocate(file.size());
+  Write(store, 0, file);
+  return store.address();
+}
+
+// ---- staging
+
+Staging::~Staging() { Release(); }
+
+void Staging::Release() {
+  for (cudaEvent_t& event : read_) {
+    if (event != nullptr) cudaEventDestroy(event);
+    event = nullptr;
+  }
+  if (host_ != nullptr) cudaFreeHost(host_);
+  if (image_ != nullptr) cudaFree(image_);
+  host_ = image_ = nullptr;
+}
+
+void Staging::Grow(size_t half_bytes) {
+  device_.Check(cudaStreamSynchronize(device_.stream()), "staging");
+  Release();
+  void *host = nullptr, *image = nullptr;
+  if (cudaHostAlloc(&host, 2 * half_bytes, cudaHostAllocDefault) != cudaSuccess ||
+      cudaMalloc(&image, 2 * half_bytes) != cudaSuccess) {
+    cudaGetLastError();
+    if (host != nullptr) cudaFreeHost(host);
+    throw std::bad_alloc();
+  }
+  host_ = static_cast<std::byte*>(host);
+  image_ = static_cast<std::byte*>(image);
+  for (cudaEvent_t& event : read_) {
+    device_.Check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "staging");
+  }
+  half_bytes_ = half_bytes;
+  used_ = 0;
+  half_ = 0;
+}
+
+Staging::Place Staging::Reserve(size_t bytes) {
+  constexpr size_t kAlignment = 256, kSmallest = 1 << 20;
+  bytes = (bytes + kAlignment - 1) / kAlignment * kAlignment;
+  if (bytes > half_bytes_) Grow(std::max({bytes, 2 * half_bytes_, kSmallest}));
+  if (used_ + bytes > half_bytes_) {
+    device_.Check(cudaEventRecord(read_[half_], device_.stream()), "staging");
+    half_ = 1 - half_;
+    used_ = 0;
+    device_.Check(cudaEventSynchronize(read_[half_]), "staging");
+  }
+  const size_t at = half_ * half_bytes_ + used_;
+  used_ += bytes;
+  return {host_ + at, image_ + at, bytes};
+}
+
+void Staging::Send(const Place& place) {
+  if (place.bytes == 0) return;
+  device_.Check(cudaMemcpyAsync(place.device, place.host, place.bytes, cudaMemcpyHostToDevice,
+                                device_.stream()),
+                "staging");
+}
+
+// ---- device
+
+absl::StatusOr<std::unique_ptr<Device>> CudaDevice::Create(std::string_view name,
+                                                           const Kernels& kernels,
+                                                           int num_threads) {
+  int count = 0;  // without a driver the runtime leaves it alone
+  const cudaError_t error = cudaGetDeviceCount(&count);
+  if (error != cudaSuccess || count == 0) {
+    cudaGetLastError();
+    return absl::FailedPreconditionError(
+        absl::StrCat("no usable CUDA device: ",
+                     error != cudaSuccess ? Describe(error) : "the driver knows of none"));
+  }
+  cudaDeviceProp properties;
+  for (const cudaError_t step : {cudaSetDevice(0), cudaGetDeviceProperties(&properties, 0)}) {
+    if (step != cudaSuccess) {
+      cudaGetLastError();
+      return absl::FailedPreconditionError(
+          absl::StrCat("no usable CUDA device: ", Describe(step)));
+    }
+  }
+  if (properties.major < 8) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("no usable CUDA device: ", properties.name, " has compute capability ",
+                     properties.major, ".", properties.minor, ", expected 8.0 or above"));
+  }
+  std::unique_ptr<CudaDevice> device(new CudaDevice(name, kernels, num_threads, properties));
+  if (!device->Check(cudaStreamCreateWithFlags(&device->stream_, cudaStreamNonBlocking),
+                     "making a stream")) {
+    return device->Wait();
+  }
+  return device;
+}
+
+CudaDevice::CudaDevice(std::string_view name, const Kernels& kernels, int num_threads,
+                       const cudaDeviceProp& properties)
+    : name_(name),
+      kernels_(kernels),
+      properties_(properties),
+      numerics_(absl::StrCat("sm_", properties.major, properties.minor)),
+      pool_(num_threads) {}
+
+CudaDevice::~CudaDevice() {
+  if (stream_ != nullptr) cudaStreamSynchronize(stream_);
+  for (std::byte* scratch : scratch_) cudaFree(scratch);
+  if (delivered_ != nullptr) cudaFreeHost(delivered_);
+  // Staging and memory end after this; neither needs the stream any more.
+  if (stream_ != nullptr) cudaStreamDestroy(stream_);
+}
+
+std::byte* CudaDevice::Scratch(Slot slot, size_t bytes) {
+  if (scratch_bytes_[slot] < bytes) {
+    Check(cudaFree(scratch_[slot]), "scratch");
+    scratch_[slot] = nullptr;
+    scratch_bytes_[slot] = 0;
+    void* at = nullptr;
+    if (cudaMalloc(&at, bytes) != cudaSuccess) {
+      cudaGetLastError();
+      throw std::bad_alloc();
+    }
+    scratch_[slot] = static_cast<std::byte*>(at);
+    scratch_bytes_[slot] = bytes;
+  }
+  return scratch_[slot];
+}
+
+void CudaDevice::Deliver(const std::byte* from, void* to, size_t bytes) {
+  if (bytes == 0) return;
+  if (delivered_used_ + bytes > delivered_bytes_) {
+    // What waits in the old memory is handed out first.
+    Check(cudaStreamSynchronize(stream_), "delivery");
+    for (const Delivery& one : deliveries_) std::memcpy(one.to, delivered_ + one.at, one.bytes);
+    deliveries_.clear();
+    delivered_used_ = 0;
+    if (bytes > delivered_bytes_) {
+      if (delivered_ != nullptr) cudaFreeHost(delivered_);
+      delivered_ = nullptr;
+      delivered_bytes_ = 0;
+      void* at = nullptr;
+      const size_t room = std::max<size_t>(2 * bytes, 64 << 10);
+      if (cudaHostAlloc(&at, room, cudaHostAllocDefault) != cudaSuccess) {
+        cudaGetLastError();
+        throw std::bad_alloc();
+      }
+      delivered_ = static_cast<std::byte*>(at);
+      delivered_bytes_ = room;
+    }
+  }
+  Check(cudaMemcpyAsync(delivered_ + delivered_used_, from, bytes, cudaMemcpyDeviceToHost, stream_),
+        "delivery");
+  deliveries_.push_back({delivered_used_, to, bytes});
+  delivered_used_ += bytes;
+}
+
+bool CudaDevice::Check(cudaError_t error, const char* what) {
+  if (error == cudaSuccess) return true;
+  cudaGetLastError();
+  const MutexLock lock(&mutex_);
+  if (error_.ok()) {
+    error_ = absl::InternalError(absl::StrCat(std::string(name_), " device ", properties_.name, ", ", what, ": ",
+                                              Describe(error)));
+  }
+  return false;
+}
+
+absl::Status CudaDevice::Wait() {
+  Check(cudaStreamSynchronize(stream_), "running kernels");
+  Check(cudaGetLastError(), "running kernels");
+  for (const Delivery& one : deliveries_) std::memcpy(one.to, delivered_ + one.at, one.bytes);
+  deliveries_.clear();
+  delivered_used_ = 0;
+  const MutexLock lock(&mutex_);
+  absl::Status error = std::move(error_);
+  error_ = absl::OkStatus();
+  return error;
+}
+
+}  // namespace mneme::engine::cuda

@@ -1,0 +1,138 @@
+// A CUDA device: its memory, the stream that keeps calls in order, and what launchers need.
+//
+// The only file, with runtime.cc, that allocates. Nothing here waits but Read, Wait and what says
+// so; errors stick to the device until Wait reports them.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/statusor.h"
+#include "engine/core/mutex.h"
+#include "engine/core/thread_pool.h"
+#include "engine/device/device.h"
+
+namespace mneme::engine::cuda {
+
+// "cudaErrorX: text".
+std::string Describe(cudaError_t error);
+
+class CudaDevice;
+
+class CudaMemory final : public Memory {
+ public:
+  explicit CudaMemory(CudaDevice& device) : device_(device) {}
+
+  bool OnHost() const override { return false; }
+  int64_t CapacityBytes() const override;
+  void Write(Block& to, size_t at, std::span<const std::byte> bytes) override;
+  void Read(const Block& from, size_t at, std::span<std::byte> bytes) const override;
+  void Copy(const Block& from, size_t at, size_t size_bytes, Block& to) override;
+  const std::byte* Map(std::span<const std::byte> file, Block& store) override;
+
+ protected:
+  std::byte* AllocateBytes(size_t size_bytes) override;
+  void Free(std::byte* at, size_t size_bytes) override;
+
+ private:
+  CudaDevice& device_;
+};
+
+// Host memory that is copied to the device in one piece per call: launchers' lists. Two halves take
+// turns; one is written again once the device has read it.
+class Staging {
+ public:
+  explicit Staging(CudaDevice& device) : device_(device) {}
+  ~Staging();
+  Staging(const Staging&) = delete;
+  Staging& operator=(const Staging&) = delete;
+
+  // A place of `bytes` on the host and its image on the device, 16-byte aligned. The image is good
+  // for launches from Send until the next Reserve of as much as a half.
+  struct Place {
+    std::byte* host = nullptr;
+    std::byte* device = nullptr;
+    size_t bytes = 0;
+  };
+  Place Reserve(size_t bytes);
+  void Send(const Place& place);
+
+ private:
+  void Grow(size_t half_bytes);
+  void Release();
+
+  CudaDevice& device_;
+  std::byte* host_ = nullptr;
+  std::byte* image_ = nullptr;
+  size_t half_bytes_ = 0;
+  size_t used_ = 0;  // of the half in use
+  int half_ = 0;
+  cudaEvent_t read_[2] = {};  // when the device has read a half
+};
+
+class CudaDevice final : public Device {
+ public:
+  // FAILED_PRECONDITION without a usable device, with the driver's words.
+  static absl::StatusOr<std::unique_ptr<Device>> Create(std::string_view name,
+                                                        const Kernels& kernels, int num_threads);
+  ~CudaDevice() override;
+
+  std::string_view name() const override { return name_; }
+  std::string numerics() const override { return numerics_; }
+  const Kernels& kernels() const override { return kernels_; }
+  Memory& memory() override { return memory_; }
+  absl::Status Wait() override;
+  void ForEach(int64_t n, absl::FunctionRef<void(int64_t)> fn) override {
+    pool_.Run(n, [&](int64_t i, int) { fn(i); });
+  }
+
+  // ---- for launchers, called by one thread that holds the turn
+
+  cudaStream_t stream() const { return stream_; }
+  const cudaDeviceProp& properties() const { return properties_; }
+  Staging& staging() { return staging_; }
+  // At least `bytes` on the device, contents undefined, until the next call of the same slot.
+  enum Slot { kScratchA, kScratchB, kNumSlots };
+  std::byte* Scratch(Slot slot, size_t bytes);
+  // `bytes` from the device to the host's `to` by the end of the next Wait.
+  void Deliver(const std::byte* from, void* to, size_t bytes);
+
+  // Keeps the first error. True if there was none.
+  bool Check(cudaError_t error, const char* what);
+
+ private:
+  CudaDevice(std::string_view name, const Kernels& kernels, int num_threads,
+             const cudaDeviceProp& properties);
+
+  const std::string_view name_;
+  const Kernels& kernels_;
+  const cudaDeviceProp properties_;
+  const std::string numerics_;
+  ThreadPool pool_;
+  cudaStream_t stream_ = nullptr;
+  CudaMemory memory_{*this};
+  Staging staging_{*this};
+  std::byte* scratch_[kNumSlots] = {};
+  size_t scratch_bytes_[kNumSlots] = {};
+  struct Delivery {
+    size_t at;
+    void* to;
+    size_t bytes;
+  };
+  std::vector<Delivery> deliveries_;
+  std::byte* delivered_ = nullptr;  // pinned
+  size_t delivered_bytes_ = 0;
+  size_t delivered_used_ = 0;
+
+  mutable Mutex mutex_;
+  absl::Status error_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace mneme::engine::cuda

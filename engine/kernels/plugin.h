@@ -1,0 +1,32 @@
+// A backend in a shared library of its own, which processes open that find it: what it needs of a
+// vendor's libraries stays out of the server.
+//
+// The library exports `mneme_backend`, C linkage, returning the one BackendPlugin. It shares C++
+// types with the engine, so both must be of one build: `build_id` is compared before anything else
+// is looked at.
+#pragma once
+
+#include <memory>
+#include <string_view>
+
+#include "absl/status/statusor.h"
+#include "engine/device/device.h"
+
+namespace mneme::engine {
+
+struct Kernels;
+
+// Of a device of the backend, with `num_threads` of the host's processors for what a device leaves
+// to them. FAILED_PRECONDITION where this machine has no usable one.
+using MakeDeviceFn = absl::StatusOr<std::unique_ptr<Device>> (*)(int num_threads);
+
+struct BackendPlugin {
+  const char* build_id;  // first, for ever
+  const Kernels* kernels;
+  MakeDeviceFn device;
+};
+
+using BackendPluginFn = const BackendPlugin* (*)();
+inline constexpr const char* kBackendPluginSymbol = "mneme_backend";
+
+}  // namespace mneme::engine

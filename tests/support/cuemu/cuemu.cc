@@ -1,0 +1,778 @@
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <deque>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <numeric>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "cuda_runtime.h"
+
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#include <sanitizer/common_interface_defs.h>
+#define CUEMU_ASAN 1
+#endif
+#if defined(CUEMU_TSAN)
+#include <sanitizer/tsan_interface.h>
+#endif
+
+uint3 threadIdx, blockIdx;
+dim3 blockDim, gridDim;
+
+struct CuemuStream {
+  // Not done yet, oldest first. An operation may make another stream run.
+  std::deque<std::function<void()>> waiting;
+  int64_t enqueued = 0, done = 0;
+};
+struct CuemuEvent {
+  CuemuStream* stream = nullptr;
+  int64_t after = 0;  // how many of the stream's operations
+};
+
+namespace cuemu {
+namespace {
+
+constexpr size_t kPage = 4096;
+constexpr size_t kArenaBytes = size_t{32} << 30;
+constexpr size_t kStackBytes = 256 << 10;
+constexpr size_t kSharedWithoutAsking = 48 << 10;
+constexpr size_t kSharedAtMost = 99 << 10;
+constexpr unsigned kThreadsAtMost = 1024;
+
+// MNEME_CUEMU_ORDER: forward, reverse or a number, the seed of a random one.
+// MNEME_CUEMU_STREAMS: lazy (as late as allowed) or eager.
+// MNEME_CUEMU_DEVICES: how many there are; 0 behaves like a machine without a driver.
+// MNEME_CUEMU_MEMORY: bytes of a device's memory.
+std::string Setting(const char* name, const char* otherwise) {
+  const char* value = std::getenv(name);
+  return value != nullptr ? value : otherwise;
+}
+
+size_t PagesFor(size_t bytes) { return (bytes + kPage - 1) / kPage * kPage; }
+
+// Memory that the host cannot touch but while an operation runs. Allocations end right before a
+// page that nobody can touch.
+class Arena {
+ public:
+  Arena() {
+    base_ = static_cast<std::byte*>(mmap(nullptr, kArenaBytes, PROT_NONE,
+                                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+    if (base_ == MAP_FAILED) {
+      std::perror("cuemu: mmap");
+      std::abort();
+    }
+  }
+
+  void* Allocate(size_t bytes) {
+    const size_t span = PagesFor(std::max<size_t>(bytes, 1)) + kPage;
+    if (used_bytes_ + span > capacity_) return nullptr;
+    size_t at = end_;
+    const auto free = free_.find(span);
+    if (free != free_.end()) {
+      at = free->second;
+      free_.erase(free);
+    } else {
+      if (end_ + span > kArenaBytes) return nullptr;
+      end_ += span;
+    }
+    used_bytes_ += span;
+    // 256-byte alignment, as CUDA promises.
+    const size_t room = (bytes + 255) / 256 * 256;
+    std::byte* address = base_ + at + (span - kPage - std::min(room, span - kPage));
+    blocks_[address] = {at, span};
+    mprotect(base_ + at, span - kPage, PROT_READ | PROT_WRITE);
+    std::fill_n(base_ + at, span - kPage, std::byte{0xff});
+    if (!open_) mprotect(base_ + at, span - kPage, PROT_NONE);
+    return address;
+  }
+
+  bool Free(void* address) {
+    const auto found = blocks_.find(static_cast<std::byte*>(address));
+    if (found == blocks_.end()) return false;
+    const auto [at, span] = found->second;
+    mprotect(base_ + at, span, PROT_NONE);
+    madvise(base_ + at, span, MADV_DONTNEED);
+    free_.emplace(span, at);
+    used_bytes_ -= span;
+    blocks_.erase(found);
+    return true;
+  }
+
+  void Open() {
+    open_ = true;
+    for (const auto& [address, block] : blocks_) {
+      mprotect(base_ + block.first, block.second - kPage, PROT_READ | PROT_WRITE);
+    }
+  }
+  void Close() {
+    open_ = false;
+    mprotect(base_, end_, PROT_NONE);
+  }
+  bool open() const { return open_; }
+  size_t capacity() const { return capacity_; }
+  size_t used() const { return used_bytes_; }
+
+ private:
+  std::byte* base_;
+  size_t end_ = 0;
+  size_t used_bytes_ = 0;
+  const size_t capacity_ =
+      std::min(kArenaBytes / 2, static_cast<size_t>(std::strtoull(
+                                    Setting("MNEME_CUEMU_MEMORY", "8589934592").c_str(), nullptr, 10)));
+  bool open_ = false;
+  std::map<std::byte*, std::pair<size_t, size_t>> blocks_;  // address -> place, span
+  std::multimap<size_t, size_t> free_;                      // span -> place
+};
+
+// ---- one block of threads
+
+struct Site {
+  const char* file = nullptr;
+  int line = 0;
+  int counter = 0;
+};
+
+struct Thread {
+  enum State { kReady, kAtBarrier, kAtCollective, kDone };
+  void* stack_pointer = nullptr;
+  std::byte* stack = nullptr;
+  State state = kReady;
+  uint3 index{};
+  Site barrier;
+  unsigned mask = 0;
+  const char* kind = nullptr;
+  void* call = nullptr;
+  void* fake_stack = nullptr;
+#if defined(CUEMU_TSAN)
+  void* tsan = nullptr;
+#endif
+};
+
+struct Launch {
+  const std::function<void()>* body = nullptr;
+  dim3 grid, block;
+  size_t shared_bytes = 0;
+};
+
+extern "C" void cuemu_switch(void** from, void* to);
+asm(R"(
+.text
+.globl cuemu_switch
+.hidden cuemu_switch
+.type cuemu_switch,@function
+cuemu_switch:
+  pushq %rbp
+  pushq %rbx
+  pushq %r12
+  pushq %r13
+  pushq %r14
+  pushq %r15
+  movq %rsp, (%rdi)
+  movq %rsi, %rsp
+  popq %r15
+  popq %r14
+  popq %r13
+  popq %r12
+  popq %rbx
+  popq %rbp
+  ret
+.size cuemu_switch,.-cuemu_switch
+)");
+
+class Executor {
+ public:
+  // False after a fault.
+  bool Run(const Launch& launch);
+
+  void SyncThreads(Site site);
+  void WarpCollective(unsigned mask, const char* kind, void* call,
+                      void (*compute)(const Lanes&));
+  [[noreturn]] void Fault(const char* what);
+  std::byte* shared() { return shared_.get(); }
+
+ private:
+  static void Entry();
+  void RunBlock();
+  void Prepare(Thread& thread);
+  void SwitchTo(Thread& thread);
+  void SwitchBack(bool last);
+  bool ReleaseBarrier();
+  std::string Where() const;
+
+  Launch launch_;
+  std::vector<Thread> threads_;
+  Thread* current_ = nullptr;
+  void* scheduler_ = nullptr;
+  bool faulted_ = false;
+  std::unique_ptr<std::byte[]> shared_;
+  std::mt19937_64 random_{7};
+#if defined(CUEMU_ASAN)
+  void* scheduler_fake_stack_ = nullptr;
+  const void* scheduler_bottom_ = nullptr;
+  size_t scheduler_size_ = 0;
+#endif
+#if defined(CUEMU_TSAN)
+  void* scheduler_tsan_ = nullptr;
+  char barrier_token_ = 0;
+#endif
+};
+
+struct State {
+  std::recursive_mutex mutex;
+  Arena arena;
+  Executor executor;
+  std::map<std::byte*, size_t> pinned;
+  std::map<const void*, size_t> shared_allowed;
+  std::vector<CuemuStream*> streams;
+  cudaError_t sticky = cudaSuccess;
+  cudaError_t last = cudaSuccess;
+  const bool eager = Setting("MNEME_CUEMU_STREAMS", "lazy") == "eager";
+  const int devices = std::atoi(Setting("MNEME_CUEMU_DEVICES", "1").c_str());
+};
+State& Global() {
+  static State* const state = new State;
+  return *state;
+}
+
+// ---- orders
+
+std::vector<unsigned> Order(unsigned count, std::mt19937_64& random) {
+  static const std::string order = Setting("MNEME_CUEMU_ORDER", "forward");
+  std::vector<unsigned> indices(count);
+  std::iota(indices.begin(), indices.end(), 0u);
+  if (order == "reverse") std::reverse(indices.begin(), indices.end());
+  if (order != "reverse" && order != "forward") {
+    static bool seeded = false;
+    if (!seeded) random.seed(std::strtoull(order.c_str(), nullptr, 10));
+    seeded = true;
+    std::shuffle(indices.begin(), indices.end(), random);
+  }
+  return indices;
+}
+
+void Executor::Entry() {
+  Executor& self = Global().executor;
+#if defined(CUEMU_ASAN)
+  __sanitizer_finish_switch_fiber(nullptr, &self.scheduler_bottom_, &self.scheduler_size_);
+#endif
+#if defined(CUEMU_TSAN)
+  __tsan_acquire(&self.barrier_token_);
+#endif
+  (*self.launch_.body)();
+#if defined(CUEMU_TSAN)
+  __tsan_release(&self.barrier_token_);
+#endif
+  self.current_->state = Thread::kDone;
+  self.SwitchBack(/*last=*/true);
+  std::abort();
+}
+
+void Executor::Prepare(Thread& thread) {
+  if (thread.stack == nullptr) {
+    // A page below each stack catches its overflow.
+    auto* at = static_cast<std::byte*>(mmap(nullptr, kStackBytes + kPage, PROT_NONE,
+                                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+    if (at == MAP_FAILED) std::abort();
+    thread.stack = at + kPage;
+    mprotect(thread.stack, kStackBytes, PROT_READ | PROT_WRITE);
+  }
+#if defined(CUEMU_ASAN)
+  __asan_unpoison_memory_region(thread.stack, kStackBytes);
+#endif
+#if defined(CUEMU_TSAN)
+  if (thread.tsan != nullptr) __tsan_destroy_fiber(thread.tsan);
+  thread.tsan = __tsan_create_fiber(0);
+#endif
+  auto* top = reinterpret_cast<void**>(thread.stack + kStackBytes);
+  *--top = nullptr;  // keeps the stack aligned as at a function's entry
+  *--top = reinterpret_cast<void*>(&Entry);
+  for (int i = 0; i < 6; ++i) *--top = nullptr;
+  thread.stack_pointer = top;
+  thread.state = Thread::kReady;
+  thread.fake_stack = nullptr;
+}
+
+void Executor::SwitchTo(Thread& thread) {
+  current_ = &thread;
+  threadIdx = thread.index;
+#if defined(CUEMU_ASAN)
+  __sanitizer_start_switch_fiber(&scheduler_fake_stack_, thread.stack, kStackBytes);
+#endif
+#if defined(CUEMU_TSAN)
+  __tsan_switch_to_fiber(thread.tsan, __tsan_switch_to_fiber_no_sync);
+#endif
+  cuemu_switch(&scheduler_, thread.stack_pointer);
+#if defined(CUEMU_ASAN)
+  __sanitizer_finish_switch_fiber(scheduler_fake_stack_, nullptr, nullptr);
+#endif
+}
+
+void Executor::SwitchBack(bool last) {
+  Thread& thread = *current_;
+#if defined(CUEMU_ASAN)
+  __sanitizer_start_switch_fiber(last ? nullptr : &thread.fake_stack, scheduler_bottom_,
+                                 scheduler_size_);
+#endif
+#if defined(CUEMU_TSAN)
+  __tsan_switch_to_fiber(scheduler_tsan_, __tsan_switch_to_fiber_no_sync);
+#endif
+  cuemu_switch(&thread.stack_pointer, scheduler_);
+#if defined(CUEMU_ASAN)
+  __sanitizer_finish_switch_fiber(thread.fake_stack, &scheduler_bottom_, &scheduler_size_);
+#endif
+}
+
+std::string Executor::Where() const {
+  char text[160];
+  std::snprintf(text, sizeof text, "block (%u, %u, %u), thread (%u, %u, %u)", blockIdx.x,
+                blockIdx.y, blockIdx.z, threadIdx.x, threadIdx.y, threadIdx.z);
+  return text;
+}
+
+void Executor::Fault(const char* what) {
+  std::fprintf(stderr, "cuemu: %s: %s\n", Where().c_str(), what);
+  faulted_ = true;
+  SwitchBack(/*last=*/true);  // nobody comes back: a faulted launch runs no thread again
+  std::abort();
+}
+
+void Executor::SyncThreads(Site site) {
+  current_->barrier = site;
+  current_->state = Thread::kAtBarrier;
+#if defined(CUEMU_TSAN)
+  __tsan_release(&barrier_token_);
+#endif
+  SwitchBack(false);
+#if defined(CUEMU_TSAN)
+  __tsan_acquire(&barrier_token_);
+#endif
+}
+
+void Executor::WarpCollective(unsigned mask, const char* kind, void* call,
+                              void (*compute)(const Lanes&)) {
+  Thread* const self = current_;
+  const size_t index = self - threads_.data(), first = index / 32 * 32;
+  if ((mask >> (index - first) & 1) == 0) Fault("a lane calls a collective whose mask it is not in");
+  self->mask = mask;
+  self->kind = kind;
+  self->call = call;
+  self->state = Thread::kAtCollective;
+#if defined(CUEMU_TSAN)
+  __tsan_release(&barrier_token_);
+#endif
+  bool complete = true;
+  for (size_t lane = 0; lane < 32; ++lane) {
+    if ((mask >> lane & 1) == 0) continue;
+    if (first + lane >= threads_.size()) Fault("a collective's mask names lanes beyond the block");
+    const Thread& other = threads_[first + lane];
+    if (other.state == Thread::kDone) Fault("a collective's mask names a lane that has returned");
+    if (other.state != Thread::kAtCollective) {
+      complete = false;
+    } else if (other.mask != mask || std::string_view(other.kind) != kind) {
+      Fault("lanes of a warp wait in different collectives");
+    }
+  }
+  if (complete) {
+    Lanes lanes{};
+    for (size_t lane = 0; lane < 32; ++lane) {
+      if ((mask >> lane & 1) != 0) lanes.call[lane] = threads_[first + lane].call;
+    }
+    compute(lanes);
+    for (size_t lane = 0; lane < 32; ++lane) {
+      if ((mask >> lane & 1) != 0) threads_[first + lane].state = Thread::kReady;
+    }
+  } else {
+    SwitchBack(false);
+  }
+#if defined(CUEMU_TSAN)
+  __tsan_acquire(&barrier_token_);
+#endif
+}
+
+bool Executor::ReleaseBarrier() {
+  const Thread* first = nullptr;
+  for (const Thread& thread : threads_) {
+    if (thread.state == Thread::kDone) continue;
+    if (thread.state != Thread::kAtBarrier) return false;
+    if (first == nullptr) first = &thread;
+    if (thread.barrier.counter != first->barrier.counter ||
+        thread.barrier.file != first->barrier.file) {
+      std::fprintf(stderr, "cuemu: threads of a block wait at different barriers: %s:%d and %s:%d\n",
+                   first->barrier.file, first->barrier.line, thread.barrier.file,
+                   thread.barrier.line);
+      faulted_ = true;
+      return false;
+    }
+  }
+  if (first == nullptr) return false;
+  for (Thread& thread : threads_) {
+    if (thread.state == Thread::kAtBarrier) thread.state = Thread::kReady;
+  }
+  return true;
+}
+
+void Executor::RunBlock() {
+  const unsigned count = launch_.block.x * launch_.block.y * launch_.block.z;
+  if (launch_.shared_bytes > 0) {
+    // Of its own exact size, so that a sanitizer sees a step over its end.
+    shared_.reset(new std::byte[launch_.shared_bytes]);
+    std::fill_n(shared_.get(), launch_.shared_bytes, std::byte{0xff});
+  } else {
+    shared_.reset();
+  }
+  for (unsigned i = 0; i < count; ++i) {
+    threads_[i].index = {i % launch_.block.x, i / launch_.block.x % launch_.block.y,
+                         i / (launch_.block.x * launch_.block.y)};
+    Prepare(threads_[i]);
+  }
+#if defined(CUEMU_TSAN)
+  scheduler_tsan_ = __tsan_get_current_fiber();
+  __tsan_release(&barrier_token_);
+#endif
+  const std::vector<unsigned> order = Order(count, random_);
+  for (;;) {
+    bool ran = false, alive = false;
+    for (const unsigned i : order) {
+      if (threads_[i].state == Thread::kReady) {
+        ran = true;
+        SwitchTo(threads_[i]);
+        if (faulted_) return;
+      }
+      alive = alive || threads_[i].state != Thread::kDone;
+    }
+    if (ran) continue;
+    if (!alive) break;
+    if (ReleaseBarrier()) continue;
+    if (!faulted_) {
+      for (const Thread& thread : threads_) {
+        if (thread.state == Thread::kAtBarrier) {
+          std::fprintf(stderr, "cuemu: block (%u, %u, %u), thread %u waits at %s:%d\n", blockIdx.x,
+                       blockIdx.y, blockIdx.z, thread.index.x, thread.barrier.file,
+                       thread.barrier.line);
+          break;
+        }
+      }
+      for (const Thread& thread : threads_) {
+        if (thread.state == Thread::kAtCollective) {
+          std::fprintf(stderr, "cuemu: block (%u, %u, %u), thread %u waits in %s, mask %08x\n",
+                       blockIdx.x, blockIdx.y, blockIdx.z, thread.index.x, thread.kind,
+                       thread.mask);
+          break;
+        }
+      }
+      std::fprintf(stderr, "cuemu: deadlock\n");
+      faulted_ = true;
+    }
+    return;
+  }
+#if defined(CUEMU_TSAN)
+  __tsan_acquire(&barrier_token_);
+#endif
+}
+
+bool Executor::Run(const Launch& launch) {
+  launch_ = launch;
+  faulted_ = false;
+  const unsigned count = launch.block.x * launch.block.y * launch.block.z;
+  // Stacks stay for later launches.
+  static std::vector<std::byte*> stacks;
+  std::vector<Thread> threads(count);
+  for (unsigned i = 0; i < count && i < stacks.size(); ++i) threads[i].stack = stacks[i];
+  threads_ = std::move(threads);
+  blockDim = launch.block;
+  gridDim = launch.grid;
+  const unsigned blocks = launch.grid.x * launch.grid.y * launch.grid.z;
+  for (const unsigned block : Order(blocks, random_)) {
+    blockIdx = {block % launch.grid.x, block / launch.grid.x % launch.grid.y,
+                block / (launch.grid.x * launch.grid.y)};
+    RunBlock();
+    if (faulted_) break;
+  }
+  for (unsigned i = static_cast<unsigned>(stacks.size()); i < count; ++i) {
+    stacks.push_back(threads_[i].stack);
+  }
+#if defined(CUEMU_TSAN)
+  for (Thread& thread : threads_) {
+    if (thread.tsan != nullptr) __tsan_destroy_fiber(thread.tsan);
+  }
+#endif
+  return !faulted_;
+}
+
+// ---- streams
+
+cudaError_t Keep(cudaError_t error) {
+  State& state = Global();
+  if (state.sticky != cudaSuccess) error = state.sticky;
+  if (error != cudaSuccess) state.last = error;
+  return error;
+}
+
+// Runs operations until `count` of the stream's are done.
+void RunUntil(CuemuStream& stream, int64_t count) {
+  State& state = Global();
+  if (stream.done >= count) return;
+  const bool outermost = !state.arena.open();
+  if (outermost) state.arena.Open();
+  while (stream.done < count && !stream.waiting.empty()) {
+    const std::function<void()> operation = std::move(stream.waiting.front());
+    stream.waiting.pop_front();
+    if (state.sticky == cudaSuccess) operation();
+    ++stream.done;
+  }
+  if (outermost) state.arena.Close();
+}
+
+void RunAll() {
+  for (CuemuStream* stream : Global().streams) RunUntil(*stream, stream->enqueued);
+}
+
+cudaError_t Add(CuemuStream* stream, std::function<void()> operation) {
+  if (stream == nullptr) return Keep(cudaErrorInvalidResourceHandle);  // the NULL stream is banned
+  stream->waiting.push_back(std::move(operation));
+  ++stream->enqueued;
+  if (Global().eager) RunUntil(*stream, stream->enqueued);
+  return Keep(cudaSuccess);
+}
+
+bool Pinned(const void* at) {
+  const auto* address = static_cast<const std::byte*>(at);
+  const auto& pinned = Global().pinned;
+  auto next = pinned.upper_bound(const_cast<std::byte*>(address));
+  if (next == pinned.begin()) return false;
+  --next;
+  return address < next->first + next->second;
+}
+
+using Lock = std::lock_guard<std::recursive_mutex>;
+
+}  // namespace
+
+cudaError_t AllowShared(const void* kernel, size_t bytes) {
+  const Lock lock(Global().mutex);
+  if (bytes > kSharedAtMost) return Keep(cudaErrorInvalidValue);
+  Global().shared_allowed[kernel] = bytes;
+  return Keep(cudaSuccess);
+}
+
+cudaError_t Enqueue(const cudaLaunchConfig_t& config, const void* kernel,
+                    std::function<void()> thread) {
+  State& state = Global();
+  const Lock lock(state.mutex);
+  const auto allowed = state.shared_allowed.find(kernel);
+  const size_t most =
+      allowed == state.shared_allowed.end() ? kSharedWithoutAsking : allowed->second;
+  const size_t threads = size_t{config.blockDim.x} * config.blockDim.y * config.blockDim.z;
+  const dim3& grid = config.gridDim;
+  if (threads == 0 || threads > kThreadsAtMost || grid.x == 0 || grid.y == 0 || grid.z == 0 ||
+      grid.x > 0x7fffffffu || grid.y > 65535 || grid.z > 65535 ||
+      config.dynamicSmemBytes > std::max(most, kSharedWithoutAsking)) {
+    std::fprintf(stderr, "cuemu: grid (%u, %u, %u), %zu threads, %zu bytes shared: refused\n",
+                 grid.x, grid.y, grid.z, threads, config.dynamicSmemBytes);
+    return Keep(cudaErrorInvalidValue);
+  }
+  return Add(config.stream, [launch = Launch{nullptr, grid, config.blockDim, config.dynamicSmemBytes},
+                             thread = std::move(thread)]() mutable {
+    launch.body = &thread;
+    if (!Global().executor.Run(launch)) Global().sticky = cudaErrorLaunchFailure;
+  });
+}
+
+std::byte* SharedMemory() { return Global().executor.shared(); }
+void Fault(const char* what) { Global().executor.Fault(what); }
+void SyncThreads(const char* file, int line, int counter) {
+  Global().executor.SyncThreads({file, line, counter});
+}
+void WarpCollective(unsigned mask, const char* kind, void* call, void (*compute)(const Lanes&)) {
+  Global().executor.WarpCollective(mask, kind, call, compute);
+}
+
+}  // namespace cuemu
+
+using cuemu::Add;
+using cuemu::Global;
+using cuemu::Keep;
+using cuemu::Lock;
+
+cudaError_t cudaGetDeviceCount(int* count) {
+  const Lock lock(Global().mutex);
+  if (Global().devices == 0) return Keep(cudaErrorInsufficientDriver);
+  *count = Global().devices;
+  return Keep(cudaSuccess);
+}
+
+cudaError_t cudaSetDevice(int device) {
+  const Lock lock(Global().mutex);
+  return Keep(device >= 0 && device < Global().devices ? cudaSuccess : cudaErrorInvalidDevice);
+}
+
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp* prop, int) {
+  const Lock lock(Global().mutex);
+  *prop = {};
+  std::snprintf(prop->name, sizeof prop->name, "emulated on the host");
+  prop->totalGlobalMem = Global().arena.capacity();
+  prop->sharedMemPerBlock = cuemu::kSharedWithoutAsking;
+  prop->sharedMemPerBlockOptin = cuemu::kSharedAtMost;
+  prop->major = 8;
+  prop->minor = 0;
+  prop->multiProcessorCount = 3;
+  return Keep(cudaSuccess);
+}
+
+cudaError_t cudaMemGetInfo(size_t* free_bytes, size_t* total_bytes) {
+  const Lock lock(Global().mutex);
+  *total_bytes = Global().arena.capacity();
+  *free_bytes = *total_bytes - Global().arena.used();
+  return Keep(cudaSuccess);
+}
+
+cudaError_t cudaMalloc(void** at, size_t bytes) {
+  const Lock lock(Global().mutex);
+  void* address = Global().arena.Allocate(bytes);
+  if (address == nullptr) return Keep(cudaErrorMemoryAllocation);
+  *at = address;
+  return Keep(cudaSuccess);
+}
+
+cudaError_t cudaFree(void* at) {
+  const Lock lock(Global().mutex);
+  if (at == nullptr) return Keep(cudaSuccess);
+  cuemu::RunAll();
+  return Keep(Global().arena.Free(at) ? cudaSuccess : cudaErrorInvalidDevicePointer);
+}
+
+cudaError_t cudaHostAlloc(void** at, size_t bytes, unsigned) {
+  const Lock lock(Global().mutex);
+  auto* address = static_cast<std::byte*>(std::aligned_alloc(256, (bytes + 255) / 256 * 256));
+  if (address == nullptr) return Keep(cudaErrorMemoryAllocation);
+  std::fill_n(address, bytes, std::byte{0xff});
+  Global().pinned[address] = bytes;
+  *at = address;
+  return Keep(cudaSuccess);
+}
+
+cudaError_t cudaFreeHost(void* at) {
+  const Lock lock(Global().mutex);
+  if (at == nullptr) return Keep(cudaSuccess);
+  cuemu::RunAll();
+  if (Global().pinned.erase(static_cast<std::byte*>(at)) == 0) return Keep(cudaErrorInvalidValue);
+  std::free(at);
+  return Keep(cudaSuccess);
+}
+
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
+  const Lock lock(Global().mutex);
+  *stream = new CuemuStream;
+  Global().streams.push_back(*stream);
+  return Keep(cudaSuccess);
+}
+
+cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+  const Lock lock(Global().mutex);
+  cuemu::RunUntil(*stream, stream->enqueued);
+  std::erase(Global().streams, stream);
+  delete stream;
+  return Keep(cudaSuccess);
+}
+
+cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  const Lock lock(Global().mutex);
+  cuemu::RunUntil(*stream, stream->enqueued);
+  return Keep(cudaSuccess);
+}
+
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
+  const Lock lock(Global().mutex);
+  if (event->stream == nullptr) return Keep(cudaSuccess);
+  return Add(stream, [other = event->stream, after = event->after] { cuemu::RunUntil(*other, after); });
+}
+
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
+  *event = new CuemuEvent;
+  return cudaSuccess;
+}
+
+cudaError_t cudaEventDestroy(cudaEvent_t event) {
+  delete event;
+  return cudaSuccess;
+}
+
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+  const Lock lock(Global().mutex);
+  event->stream = stream;
+  event->after = stream->enqueued;
+  return Keep(cudaSuccess);
+}
+
+cudaError_t cudaEventSynchronize(cudaEvent_t event) {
+  const Lock lock(Global().mutex);
+  if (event->stream != nullptr) cuemu::RunUntil(*event->stream, event->after);
+  return Keep(cudaSuccess);
+}
+
+cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind,
+                            cudaStream_t stream) {
+  const Lock lock(Global().mutex);
+  if (kind == cudaMemcpyHostToDevice && !cuemu::Pinned(from)) {
+    // Pageable memory is read before the call returns.
+    auto staged = std::make_shared<std::vector<std::byte>>(bytes);
+    std::copy_n(static_cast<const std::byte*>(from), bytes, staged->begin());
+    return Add(stream, [=] { memcpy(to, staged->data(), bytes); });
+  }
+  const cudaError_t error = Add(stream, [=] { memcpy(to, from, bytes); });
+  if (kind == cudaMemcpyDeviceToHost && !cuemu::Pinned(to)) return cudaStreamSynchronize(stream);
+  return error;
+}
+
+cudaError_t cudaMemsetAsync(void* at, int value, size_t bytes, cudaStream_t stream) {
+  const Lock lock(Global().mutex);
+  return Add(stream, [=] { memset(at, value, bytes); });
+}
+
+cudaError_t cudaGetLastError() {
+  const Lock lock(Global().mutex);
+  const cudaError_t last = Global().sticky != cudaSuccess ? Global().sticky : Global().last;
+  Global().last = cudaSuccess;
+  return last;
+}
+
+const char* cudaGetErrorName(cudaError_t error) {
+  switch (error) {
+    case cudaSuccess:
+      return "cudaSuccess";
+    case cudaErrorInvalidValue:
+      return "cudaErrorInvalidValue";
+    case cudaErrorMemoryAllocation:
+      return "cudaErrorMemoryAllocation";
+    case cudaErrorInsufficientDriver:
+      return "cudaErrorInsufficientDriver";
+    case cudaErrorInvalidDevicePointer:
+      return "cudaErrorInvalidDevicePointer";
+    case cudaErrorNoDevice:
+      return "cudaErrorNoDevice";
+    case cudaErrorInvalidDevice:
+      return "cudaErrorInvalidDevice";
+    case cudaErrorInvalidResourceHandle:
+      return "cudaErrorInvalidResourceHandle";
+    case cudaErrorNotReady:
+      return "cudaErrorNotReady";
+    case cudaErrorLaunchFailure:
+      return "cudaErrorLaunchFailure";
+  }
+  return "unknown";
+}
+
+const char* cudaGetErrorString(cudaError_t error) {
+  if (error == cudaErrorInsufficientDriver) {
+    return "CUDA driver version is insufficient for CUDA runtime version";
+  }
+  return cudaGetErrorName(error);
+}
