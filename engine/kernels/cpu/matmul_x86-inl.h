@@ -131,25 +131,31 @@ MICRO_INLINE void GatherHalfPairs(const uint8_t* const* p, int64_t offset, __m25
   *second = _mm256_cvtph_ps(_mm_unpackhi_epi64(low, high));
 }
 
-MICRO_INLINE void StoreRows(const RowSpan& span, int64_t row, int64_t t, __m256 value) {
+// V: __m256 or __m128, outputs of eight or four rows; as Finished, one by one at the span's end.
+template <typename V>
+MICRO_INLINE void StoreRows(const RowSpan& span, int64_t row, int64_t t, V value) {
+  constexpr int64_t kLanes = sizeof(V) / sizeof(float);
   float* y = span.y + t * span.y_stride + row;
   const int64_t rows = span.rows - row;
-  if (rows >= kRows) {
-    if (!span.plain) {
-      value = _mm256_mul_ps(value, _mm256_set1_ps(span.scale));
+  if (rows >= kLanes) {
+    V old, bias;
+    if (span.accumulate) std::memcpy(&old, y, sizeof old);
+    if (span.plain) {
+      value = span.accumulate ? old + value : value;
+    } else {
+      value = value * span.scale;
       if (span.bias != nullptr) {
-        __m256 start = _mm256_loadu_ps(span.bias + row);
-        if (span.accumulate) start = _mm256_add_ps(_mm256_loadu_ps(y), start);
-        _mm256_storeu_ps(y, _mm256_add_ps(start, value));
-        return;
+        std::memcpy(&bias, span.bias + row, sizeof bias);
+        value = (span.accumulate ? old + bias : bias) + value;
+      } else {
+        value = span.accumulate ? old + value : value;
       }
     }
-    if (span.accumulate) value = _mm256_add_ps(_mm256_loadu_ps(y), value);
-    _mm256_storeu_ps(y, value);
+    std::memcpy(y, &value, sizeof value);
     return;
   }
-  alignas(32) float lanes[kRows];
-  _mm256_store_ps(lanes, value);
+  float lanes[kLanes];
+  std::memcpy(lanes, &value, sizeof value);
   for (int64_t i = 0; i < rows; ++i) y[i] = Finished(span, row + i, y[i], lanes[i]);
 }
 
@@ -623,15 +629,17 @@ MICRO_FN __m256 ReadWeightTail(const uint8_t* row, int64_t K) {
   return _mm256_load_ps(lanes);
 }
 
-MICRO_INLINE float SumF32(__m256 s) {
-  __m128 v = _mm_add_ps(_mm256_castps256_ps128(s), _mm256_extractf128_ps(s, 1));
-  v = _mm_add_ps(v, _mm_movehl_ps(v, v));
-  return _mm_cvtss_f32(_mm_add_ss(v, _mm_movehdup_ps(v)));
-}
-
-MICRO_INLINE void StoreOne(const RowSpan& span, int64_t row, int64_t t, float value) {
-  float* y = span.y + t * span.y_stride + row;
-  *y = Finished(span, row, *y, value);
+// The eight partial sums of each of four outputs added up in the contract's order.
+MICRO_INLINE __m128 SumF32(const __m256* s) {
+  const auto halves = [&](int i) MICRO_LAMBDA {
+    return _mm_add_ps(_mm256_castps256_ps128(s[i]), _mm256_extractf128_ps(s[i], 1));
+  };
+  const auto pairs = [&](int i) MICRO_LAMBDA {
+    const __m128 a = halves(i), b = halves(i + 1);
+    return _mm_add_ps(_mm_unpacklo_ps(a, b), _mm_unpackhi_ps(a, b));
+  };
+  const __m128 first = pairs(0), second = pairs(2);
+  return _mm_add_ps(_mm_movelh_ps(first, second), _mm_movehl_ps(second, first));
 }
 
 template <DType kType>
@@ -663,9 +671,7 @@ MICRO_FN void OneTokenRows(const RowSpan& span, int64_t row, const uint8_t* cons
       s[i] = _mm256_fmadd_ps(ReadWeightTail<kType>(p[i], K), xs, s[i]);
     });
   }
-  Unroll<kRows>([&](auto i) MICRO_LAMBDA {
-    if (row + i < span.rows) StoreOne(span, row + i, 0, SumF32(s[i]));
-  });
+  StoreRows(span, row, 0, _mm256_set_m128(SumF32(s + 4), SumF32(s)));
 }
 
 template <DType kType>
@@ -729,18 +735,19 @@ MICRO_FN void UnpackAnyRow(DType dtype, const uint8_t* p, int64_t K, float* out)
   }
 }
 
-constexpr int kTileRows = 4;  // with 3 tokens: 12 sums, 3 inputs and a weight fill 16 registers
+// What SumF32 adds up; with 3 tokens: 12 sums, 3 inputs and a weight fill 16 registers.
+constexpr int kTileRows = 4;
 
 template <int kTokens>
 MICRO_FN void TileF32(const RowSpan& span, int64_t row, const float* w, int64_t w_stride,
                       const float* x, int64_t x_stride, int64_t K, int64_t t0) {
-  __m256 s[kTileRows * kTokens];
-  Unroll<kTileRows * kTokens>([&](auto i) MICRO_LAMBDA { s[i] = _mm256_setzero_ps(); });
+  __m256 s[kTokens * kTileRows];
+  Unroll<kTokens * kTileRows>([&](auto i) MICRO_LAMBDA { s[i] = _mm256_setzero_ps(); });
   const auto add = [&](int64_t k, const __m256* xs) MICRO_LAMBDA {
     Unroll<kTileRows>([&](auto i) MICRO_LAMBDA {
       const __m256 ws = _mm256_loadu_ps(w + i * w_stride + k);
       Unroll<kTokens>([&](auto t) MICRO_LAMBDA {
-        s[i * kTokens + t] = _mm256_fmadd_ps(ws, xs[t], s[i * kTokens + t]);
+        s[t * kTileRows + i] = _mm256_fmadd_ps(ws, xs[t], s[t * kTileRows + i]);
       });
     });
   };
@@ -757,10 +764,8 @@ MICRO_FN void TileF32(const RowSpan& span, int64_t row, const float* w, int64_t 
                         MICRO_LAMBDA { xs[t] = ReadTail(in + t * x_stride + whole, K - whole); });
     add(whole, xs);
   }
-  Unroll<kTileRows * kTokens>([&](auto i) MICRO_LAMBDA {
-    const int64_t r = i / kTokens;
-    if (row + r < span.rows) StoreOne(span, row + r, t0 + i % kTokens, SumF32(s[i]));
-  });
+  Unroll<kTokens>([&](auto t)
+                      MICRO_LAMBDA { StoreRows(span, row, t0 + t, SumF32(s + t * kTileRows)); });
 }
 
 MICRO_FN void ManyTokensF32(const RowSpan& span, const float* x, int64_t x_stride, int64_t T,
