@@ -82,7 +82,7 @@ void PrintPlaces(const Config& config, ServerCore& core) {
                                 : std::filesystem::absolute(config.store.path).string();
   const int threads =
       config.engine.threads > 0 ? config.engine.threads : engine::AvailableProcessors();
-  std::cout << absl::StrFormat("backend: %s, threads: %d, models: %d\n", config.engine.backend,
+  std::cout << absl::StrFormat("backend: %s\nthreads: %d, models: %d\n", core.DeviceDescription(),
                                threads, core.ModelNames().size());
   std::cout << absl::StrFormat("sessions: %d, damaged: %d, deleted: %d, kept in %s\n",
                                count(Metrics::Stored::kActive), count(Metrics::Stored::kDamaged),

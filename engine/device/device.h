@@ -20,6 +20,8 @@ class Device {
   virtual ~Device() = default;
 
   virtual std::string_view name() const = 0;  // of its backend: "cpu"
+  // For people: which processor it is.
+  virtual std::string description() const = 0;
   // What decides about bits besides the build: "avx3". Part of numerics_id.
   virtual std::string numerics() const = 0;
   virtual const Kernels& kernels() const = 0;

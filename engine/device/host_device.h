@@ -6,6 +6,7 @@
 #include <string>
 #include <string_view>
 
+#include "absl/strings/str_cat.h"
 #include "engine/core/aligned_buffer.h"
 #include "engine/core/thread_pool.h"
 #include "engine/device/device.h"
@@ -20,6 +21,7 @@ class HostDevice : public Device {
       : name_(name), numerics_(numerics), kernels_(kernels), pool_(num_threads) {}
 
   std::string_view name() const override { return name_; }
+  std::string description() const override { return absl::StrCat("host, ", numerics_()); }
   std::string numerics() const override { return numerics_(); }
   const Kernels& kernels() const override { return kernels_; }
   Memory& memory() override { return HostMemory(); }

@@ -34,9 +34,10 @@ struct Backend {
 class Registry {
  public:
   Registry() {
-#define ENGINE_BACKEND(name) \
-  Add({&name##_kernels(),    \
-       [](int num_threads) -> absl::StatusOr<std::unique_ptr<Device>> { return name##_device(num_threads); }});
+#define ENGINE_BACKEND(name)                                                               \
+  Add({&name##_kernels(), [](int num_threads) -> absl::StatusOr<std::unique_ptr<Device>> { \
+         return name##_device(num_threads);                                                \
+       }});
 #include "engine/kernels/backend_list.inc"
 #undef ENGINE_BACKEND
   }
@@ -83,16 +84,15 @@ absl::Status Registry::Open(const std::string& library) {
   }
   const BackendPlugin& plugin = *get();
   if (std::string_view(plugin.build_id) != MNEME_NUMERICS_HASH) {
-    return absl::FailedPreconditionError(absl::StrCat(library, ": of another build: ",
-                                                      plugin.build_id, ", expected ",
-                                                      MNEME_NUMERICS_HASH));
+    return absl::FailedPreconditionError(absl::StrCat(
+        library, ": of another build: ", plugin.build_id, ", expected ", MNEME_NUMERICS_HASH));
   }
   const MutexLock lock(&mutex_);
   for (size_t i = 0; i < count_; ++i) {
     if (kernels_[i] == plugin.kernels) return absl::OkStatus();
     if (kernels_[i]->name == plugin.kernels->name) {
-      return absl::FailedPreconditionError(
-          absl::StrCat(library, ": a backend '", std::string(plugin.kernels->name), "' is open already"));
+      return absl::FailedPreconditionError(absl::StrCat(
+          library, ": a backend '", std::string(plugin.kernels->name), "' is open already"));
     }
   }
   if (count_ == kMost) return absl::FailedPreconditionError("too many backends");
@@ -103,9 +103,10 @@ absl::Status Registry::Open(const std::string& library) {
 struct Plugin {
   std::string_view name;
   std::string_view library;
+  bool always_named;
 };
 constexpr Plugin kPlugins[] = {
-#define ENGINE_PLUGIN(name) {#name, "libmneme_" #name ".so"},
+#define ENGINE_PLUGIN(name, always_named) {#name, "libmneme_" #name ".so", always_named},
 #include "engine/kernels/plugin_list.inc"
 #undef ENGINE_PLUGIN
 };
@@ -133,15 +134,14 @@ const Kernels* FindBackend(std::string_view name) {
   return backend ? backend->kernels : nullptr;
 }
 
-std::string BackendNames() {
+std::vector<std::string> BackendNames() {
   std::vector<std::string> names;
   for (const Kernels* kernels : AllBackends()) names.emplace_back(kernels->name);
   for (const Plugin& plugin : kPlugins) {
-    if (FindBackend(plugin.name) == nullptr && !FindLibrary(plugin).empty()) {
-      names.emplace_back(plugin.name);
-    }
+    if (FindBackend(plugin.name) != nullptr) continue;
+    if (plugin.always_named || !FindLibrary(plugin).empty()) names.emplace_back(plugin.name);
   }
-  return absl::StrJoin(names, ", ");
+  return names;
 }
 
 absl::Status OpenBackend(const std::string& library) { return Backends().Open(library); }
@@ -157,16 +157,17 @@ absl::StatusOr<std::unique_ptr<Device>> CreateDevice(std::string_view backend, i
     if (found || plugin.name != backend) continue;
     const std::string library = FindLibrary(plugin);
     if (library.empty()) {
-      return absl::FailedPreconditionError(
-          absl::StrCat("backend '", std::string(backend), "' is not installed: there is no ",
-                       std::string(plugin.library), " beside this program"));
+      return absl::FailedPreconditionError(absl::StrCat(
+          "backend '", std::string(backend), "' is not installed: no ", std::string(plugin.library),
+          " beside this program or in ", MNEME_PATH_TO_PRIVATE_LIBRARIES, " from there"));
     }
     MNEME_RETURN_IF_ERROR(OpenBackend(library));
     found = Backends().Find(backend);
   }
   if (!found) {
     return absl::InvalidArgumentError(absl::StrCat("no backend '", std::string(backend),
-                                                   "'; there are ", BackendNames()));
+                                                   "'; there are ",
+                                                   absl::StrJoin(BackendNames(), ", ")));
   }
   return found->device(num_threads);
 }

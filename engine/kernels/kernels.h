@@ -73,8 +73,8 @@ struct Kernels {
 std::span<const Kernels* const> AllBackends();
 // nullptr if there is none of that name.
 const Kernels* FindBackend(std::string_view name);
-// "reference, cpu, cuda": for people. Of plugins those whose library is there, opened or not.
-std::string BackendNames();
+// What CreateDevice knows: "reference", "cpu", "cuda", whether or not this machine can run it.
+std::vector<std::string> BackendNames();
 
 // Opens a plugin's library and adds its backend. FAILED_PRECONDITION if it cannot be opened or is
 // of another build. Once opened it stays; to open it again changes nothing.

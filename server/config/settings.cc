@@ -185,8 +185,8 @@ Setting SamplingSetting(const SamplingField& field, std::string_view what) {
   [](auto& c) -> auto& { return c.member; }
 
 std::vector<std::string> BackendNames() {
-  std::vector<std::string> names;
-  for (const engine::Kernels* backend : engine::AllBackends()) names.emplace_back(backend->name);
+  std::vector<std::string> names = engine::BackendNames();
+  names.insert(names.begin(), kAutoBackend);
   return names;
 }
 
@@ -194,8 +194,9 @@ std::vector<Setting> MakeSettings() {
   const auto& [temperature, top_p, top_k, min_p, repetition, presence, frequency, window] =
       kSamplingFields;
   return {
-      TextSetting("engine.backend", "where the kernels run", MNEME_FIELD(engine.backend),
-                  BackendNames()),
+      TextSetting("engine.backend",
+                  "what computes; auto = a GPU if this machine has one that cuda can use, else cpu",
+                  MNEME_FIELD(engine.backend), BackendNames()),
       TextSetting("engine.contract",
                   "numbers in products of quantised weights: int8 is fast, f32 exact",
                   MNEME_FIELD(engine.contract), {"int8", "f32"}),

@@ -14,11 +14,14 @@ struct ModelConfig {
   std::string path;
 };
 
+// A GPU if there is one, the processors otherwise.
+inline constexpr char kAutoBackend[] = "auto";
+
 struct Config {
   std::vector<ModelConfig> models;
 
   struct Engine {
-    std::string backend = "cpu";
+    std::string backend = kAutoBackend;  // or one of engine::BackendNames()
     std::string contract = "int8";   // int8 | f32
     std::string kv_dtype = "f16";    // f16 | f32
     std::string simd_target;         // "" = best

@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
+#include "engine/core/status_macros.h"
 #include "engine/kernels/kernels.h"
 #include "server/core/errors.h"
 #include "server/core/model_mismatch.h"
@@ -98,6 +99,28 @@ bool Model::IsEndOfGeneration(engine::TokenId token) const {
   return std::binary_search(ends.begin(), ends.end(), token);
 }
 
+// That a GPU is not there is no error where nobody asked for one by name.
+absl::Status ModelRegistry::MakeDevice(const Config& config) {
+  std::string backend = config.engine.backend;
+  if (backend == kAutoBackend) {
+    auto gpu = engine::CreateDevice("cuda", config.engine.threads);
+    if (gpu.ok()) {
+      device_ = *std::move(gpu);
+      return absl::OkStatus();
+    }
+    no_gpu_because_ = std::string(gpu.status().message());
+    backend = "cpu";
+  }
+  MNEME_ASSIGN_OR_RETURN(device_, engine::CreateDevice(backend, config.engine.threads));
+  return absl::OkStatus();
+}
+
+std::string ModelRegistry::DeviceDescription() const {
+  std::string text = absl::StrCat(std::string(device_->name()), " (", device_->description(), ")");
+  if (!no_gpu_because_.empty()) absl::StrAppend(&text, "; no GPU: ", no_gpu_because_);
+  return text;
+}
+
 absl::StatusOr<std::unique_ptr<ModelRegistry>> ModelRegistry::Load(const Config& config,
                                                                    Metrics& metrics) {
   const std::string& target = config.engine.simd_target;
@@ -108,9 +131,7 @@ absl::StatusOr<std::unique_ptr<ModelRegistry>> ModelRegistry::Load(const Config&
   }
   auto registry = std::make_unique<ModelRegistry>();
   // One for all models: its threads and scratch are shared, and their passes take turns.
-  auto made = engine::CreateDevice(config.engine.backend, config.engine.threads);
-  if (!made.ok()) return made.status();
-  registry->device_ = *std::move(made);
+  MNEME_RETURN_IF_ERROR(registry->MakeDevice(config));
   for (const ModelConfig& entry : config.models) {
     if (!IsValidId(entry.name)) {
       return absl::InvalidArgumentError(
@@ -144,7 +165,7 @@ absl::StatusOr<std::unique_ptr<ModelRegistry>> ModelRegistry::Load(const Config&
     *model->info.mutable_default_sampling() = *std::move(sampling);
     metrics.model_info
         .Add({{"model", entry.name},
-              {"backend", config.engine.backend},
+              {"backend", std::string(registry->device_->name())},
               {"architecture", model->info.architecture()},
               {"weight_type", model->info.weight_type()}})
         .Set(1);

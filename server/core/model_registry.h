@@ -47,11 +47,16 @@ class ModelRegistry {
   absl::StatusOr<const Model*> ForSession(const storage::StoredSession& session) const;
   // Where all of them run.
   engine::Device& device() const { return *device_; }
+  // "cpu (host, avx3)", and why no GPU was taken where one was looked for.
+  std::string DeviceDescription() const;
   // Ordered by name.
   const std::map<std::string, std::unique_ptr<Model>>& models() const { return models_; }
 
  private:
+  absl::Status MakeDevice(const Config& config);
+
   std::shared_ptr<engine::Device> device_;
+  std::string no_gpu_because_;
   std::map<std::string, std::unique_ptr<Model>> models_;
 };
 

@@ -163,6 +163,7 @@ class ServerCoreImpl final : public ServerCore {
     return Count(server::Score(parts_, context, request));
   }
 
+  std::string DeviceDescription() const override { return parts_.models->DeviceDescription(); }
   std::vector<std::string> ModelNames() const override {
     std::vector<std::string> names;
     for (const auto& [name, model] : parts_.models->models()) names.push_back(name);

@@ -96,6 +96,8 @@ class ServerCore {
 
   // Names of the loaded models ("models/x"), for health.
   virtual std::vector<std::string> ModelNames() const = 0;
+  // What computes, for the log: "cpu (host, avx3)".
+  virtual std::string DeviceDescription() const = 0;
   // Store reachable (probe).
   virtual absl::Status CheckStore() = 0;
 

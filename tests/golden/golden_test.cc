@@ -1,7 +1,6 @@
 // Every backend under contract f32 with f32 keys and values against the committed outputs of the
 // independent references (train/make_golden.py), architecture by architecture: logits after every
 // token and, where the manifest has it, the state after the last one.
-#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <iostream>
@@ -11,10 +10,10 @@
 #include <vector>
 
 #include "engine/engine.h"
-#include "engine/kernels/kernels.h"
 #include "gtest/gtest.h"
 #include "nlohmann/json.hpp"
 #include "tests/support/compare.h"
+#include "tests/support/tested_backends.h"
 
 namespace mneme::engine {
 namespace {
@@ -41,7 +40,7 @@ std::vector<GoldenCase> AllCases() {
     if (!file) continue;  // EveryArchitectureHasGoldens reports it
     const nlohmann::json manifest = nlohmann::json::parse(file);
     for (const nlohmann::json& entry : manifest["cases"]) {
-      for (const Kernels* backend : AllBackends()) {
+      for (const Kernels* backend : test::TestedBackends()) {
         cases.push_back(
             {std::string(arch.name), std::string(backend->name), entry["name"], manifest, entry});
       }
@@ -85,7 +84,8 @@ void CheckState(const GoldenCase& c, const StateSchema& schema, const State& sta
   size_t begin = 0;
   for (const StateTensor& tensor : schema.tensors()) {
     std::vector<float> actual(tensor.size_bytes / sizeof(float));
-    std::memcpy(actual.data(), state.block.data() + tensor.offset_bytes, tensor.size_bytes);
+    state.block.memory()->Read(state.block, tensor.offset_bytes,
+                               std::as_writable_bytes(std::span(actual)));
     EXPECT_TRUE(
         test::AllClose(actual, std::span(expected).subspan(begin, actual.size()), tolerance))
         << "state tensor '" << tensor.name << "' of layer " << tensor.layer;

@@ -2,8 +2,8 @@
 // emulation (tests/support/cuemu). The only file that asks which of the two it is compiled for.
 //
 // Rules for kernels: full warps (blockDim.x a multiple of 32 where lanes work together), explicit
-// masks, no float atomics, sums in an order that the row alone decides. Sources are compiled without
-// contraction: what is to be fused says fmaf, so that every instantiation rounds alike.
+// masks, no float atomics, sums in an order that the row alone decides. Sources are compiled
+// without contraction: what is to be fused says fmaf, so that every instantiation rounds alike.
 #pragma once
 
 #include <cuda_runtime.h>

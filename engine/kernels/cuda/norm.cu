@@ -15,7 +15,8 @@ __global__ void RmsNormKernel(const float* x, const float* w, float eps, int64_t
   for (int64_t i = threadIdx.x; i < D; i += blockDim.x) squares = fmaf(row[i], row[i], squares);
   squares = BlockSum(squares, DynamicShared<float>());
   const float scale = 1.0f / sqrtf(squares / static_cast<float>(D) + eps);
-  for (int64_t i = threadIdx.x; i < D; i += blockDim.x) y[blockIdx.x * D + i] = row[i] * scale * w[i];
+  for (int64_t i = threadIdx.x; i < D; i += blockDim.x)
+    y[blockIdx.x * D + i] = row[i] * scale * w[i];
 }
 
 // Block (group, row).
@@ -41,7 +42,8 @@ __global__ void LayerNormKernel(LayerNormArgs args) {
 
 }  // namespace
 
-void RmsNorm(Exec& exec, const float* x, const float* w, float eps, int64_t T, int64_t D, float* y) {
+void RmsNorm(Exec& exec, const float* x, const float* w, float eps, int64_t T, int64_t D,
+             float* y) {
   Launch(Cuda(exec), RmsNormKernel, static_cast<unsigned>(T), kThreads, kSharedBytes, x, w, eps, D,
          y);
 }

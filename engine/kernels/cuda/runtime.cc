@@ -132,8 +132,7 @@ absl::StatusOr<std::unique_ptr<Device>> CudaDevice::Create(std::string_view name
   for (const cudaError_t step : {cudaSetDevice(0), cudaGetDeviceProperties(&properties, 0)}) {
     if (step != cudaSuccess) {
       cudaGetLastError();
-      return absl::FailedPreconditionError(
-          absl::StrCat("no usable CUDA device: ", Describe(step)));
+      return absl::FailedPreconditionError(absl::StrCat("no usable CUDA device: ", Describe(step)));
     }
   }
   if (properties.major < 8) {
@@ -214,8 +213,8 @@ bool CudaDevice::Check(cudaError_t error, const char* what) {
   cudaGetLastError();
   const MutexLock lock(&mutex_);
   if (error_.ok()) {
-    error_ = absl::InternalError(absl::StrCat(std::string(name_), " device ", properties_.name, ", ", what, ": ",
-                                              Describe(error)));
+    error_ = absl::InternalError(absl::StrCat(std::string(name_), " device ", properties_.name,
+                                              ", ", what, ": ", Describe(error)));
   }
   return false;
 }

@@ -85,6 +85,7 @@ class CudaDevice final : public Device {
   ~CudaDevice() override;
 
   std::string_view name() const override { return name_; }
+  std::string description() const override { return properties_.name; }
   std::string numerics() const override { return numerics_; }
   const Kernels& kernels() const override { return kernels_; }
   Memory& memory() override { return memory_; }

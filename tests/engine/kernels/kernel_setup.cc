@@ -7,6 +7,7 @@
 #include "engine/core/half.h"
 #include "engine/kernels/dequantize.h"
 #include "gtest/gtest.h"
+#include "tests/support/tested_backends.h"
 
 namespace mneme::engine {
 
@@ -47,13 +48,11 @@ Kernels Finished(const Kernels& kernels) {
 
 std::vector<const Kernels*> TestBackends() {
   static const auto* const tables = [] {
-    auto* all = new std::vector<const Kernels*>(AllBackends().begin(), AllBackends().end());
-    const absl::Status opened = OpenBackend(MNEME_CUDA_EMU_PLUGIN);
-    if (!opened.ok()) {
-      ADD_FAILURE() << opened;
-      return all;
+    auto* all = new std::vector<const Kernels*>(test::TestedBackends());
+    for (const Kernels*& kernels : *all) {
+      if (kernels->name == "cuda-emu") kernels = new Kernels(Finished(*kernels));
     }
-    all->push_back(new Kernels(Finished(*FindBackend("cuda-emu"))));
+    if (all->front()->name != "reference") all->insert(all->begin(), FindBackend("reference"));
     return all;
   }();
   return *tables;

@@ -29,7 +29,7 @@ struct Variant {
   bool Fused() const { return simd != "sse4" && simd != "scalar"; }
 };
 
-// All of them, `reference` first; with the plugins that this build's tests run.
+// `reference` first, then those that the program is run on (tests/support/tested_backends.h).
 std::vector<Variant> AllVariants();
 // Their tables, each once. Kernels of a device's table are done when they return.
 std::vector<const Kernels*> TestBackends();

@@ -82,7 +82,7 @@ TEST_F(ConfigLoaderTest, FlagBeatsEnvironmentBeatsFileBeatsDefault) {
   EXPECT_EQ(loaded->config.engine.sink_tokens, 2);
   EXPECT_EQ(loaded->config.engine.window_tokens, 100);
   EXPECT_EQ(loaded->config.log_level, "debug");
-  EXPECT_EQ(loaded->config.engine.backend, "cpu");
+  EXPECT_EQ(loaded->config.engine.backend, "auto");
 }
 
 TEST_F(ConfigLoaderTest, ModelsComeWholeFromTheHighestSource) {
@@ -125,7 +125,7 @@ TEST_F(ConfigLoaderTest, WrongTypesNameTheirOrigin) {
               HasSubstr("flag --engine.threads: engine.threads must be between 0 and 1024"));
   EXPECT_THAT(ErrorOf(Load({}, {"MNEME_DRAIN_TIMEOUT=30"})),
               HasSubstr("environment MNEME_DRAIN_TIMEOUT: drain.timeout must be a time"));
-  EXPECT_THAT(ErrorOf(Load({"--engine.backend=gpu"})), HasSubstr("one of reference, cpu"));
+  EXPECT_THAT(ErrorOf(Load({"--engine.backend=gpu"})), HasSubstr("one of auto, reference, cpu, cuda"));
   EXPECT_THAT(ErrorOf(Load({"--listen.insecure=maybe"})), HasSubstr("insecure"));
   EXPECT_THAT(ErrorOf(Load({"--config", WriteFile("engine:\n  threads: [1, 2]\n")})),
               HasSubstr("mneme.yaml:2: engine.threads: must be a single value"));

@@ -74,10 +74,11 @@ TEST(SettingsTest, SamplingIsForEveryModelOrForSome) {
 TEST(SettingsTest, NamesOfTheEngineComeFromTheEngine) {
   Config config;
   const Setting* backend = FindSetting("engine.backend");
-  for (const engine::Kernels* kernels : engine::AllBackends()) {
-    EXPECT_TRUE(backend->set(config, kernels->name).ok()) << kernels->name;
-    EXPECT_THAT(backend->help, HasSubstr(std::string(kernels->name)));
+  for (const std::string& name : engine::BackendNames()) {
+    EXPECT_TRUE(backend->set(config, name).ok()) << name;
+    EXPECT_THAT(backend->help, HasSubstr(name));
   }
+  EXPECT_TRUE(backend->set(config, "auto").ok());
   EXPECT_FALSE(backend->set(config, "").ok());
 
   const Setting* target = FindSetting("engine.simd_target");

@@ -131,6 +131,7 @@ class FakeServerCore : public ServerCore {
     return v1::ScoreResponse();
   }
   std::vector<std::string> ModelNames() const override { return {"models/m"}; }
+  std::string DeviceDescription() const override { return "none"; }
   absl::Status CheckStore() override { return check_store(); }
   void StartDrain() override { draining = true; }
   int64_t RunningCalls() const override { return running_calls; }

@@ -63,8 +63,8 @@ size_t PagesFor(size_t bytes) { return (bytes + kPage - 1) / kPage * kPage; }
 class Arena {
  public:
   Arena() {
-    base_ = static_cast<std::byte*>(mmap(nullptr, kArenaBytes, PROT_NONE,
-                                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+    base_ = static_cast<std::byte*>(
+        mmap(nullptr, kArenaBytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
     if (base_ == MAP_FAILED) {
       std::perror("cuemu: mmap");
       std::abort();
@@ -124,9 +124,9 @@ class Arena {
   std::byte* base_;
   size_t end_ = 0;
   size_t used_bytes_ = 0;
-  const size_t capacity_ =
-      std::min(kArenaBytes / 2, static_cast<size_t>(std::strtoull(
-                                    Setting("MNEME_CUEMU_MEMORY", "8589934592").c_str(), nullptr, 10)));
+  const size_t capacity_ = std::min(
+      kArenaBytes / 2, static_cast<size_t>(std::strtoull(
+                           Setting("MNEME_CUEMU_MEMORY", "8589934592").c_str(), nullptr, 10)));
   bool open_ = false;
   std::map<std::byte*, std::pair<size_t, size_t>> blocks_;  // address -> place, span
   std::multimap<size_t, size_t> free_;                      // span -> place
@@ -193,8 +193,7 @@ class Executor {
   bool Run(const Launch& launch);
 
   void SyncThreads(Site site);
-  void WarpCollective(unsigned mask, const char* kind, void* call,
-                      void (*compute)(const Lanes&));
+  void WarpCollective(unsigned mask, const char* kind, void* call, void (*compute)(const Lanes&));
   [[noreturn]] void Fault(const char* what);
   std::byte* shared() { return shared_.get(); }
 
@@ -360,7 +359,8 @@ void Executor::WarpCollective(unsigned mask, const char* kind, void* call,
                               void (*compute)(const Lanes&)) {
   Thread* const self = current_;
   const size_t index = self - threads_.data(), first = index / 32 * 32;
-  if ((mask >> (index - first) & 1) == 0) Fault("a lane calls a collective whose mask it is not in");
+  if ((mask >> (index - first) & 1) == 0)
+    Fault("a lane calls a collective whose mask it is not in");
   self->mask = mask;
   self->kind = kind;
   self->call = call;
@@ -405,9 +405,9 @@ bool Executor::ReleaseBarrier() {
     if (first == nullptr) first = &thread;
     if (thread.barrier.counter != first->barrier.counter ||
         thread.barrier.file != first->barrier.file) {
-      std::fprintf(stderr, "cuemu: threads of a block wait at different barriers: %s:%d and %s:%d\n",
-                   first->barrier.file, first->barrier.line, thread.barrier.file,
-                   thread.barrier.line);
+      std::fprintf(
+          stderr, "cuemu: threads of a block wait at different barriers: %s:%d and %s:%d\n",
+          first->barrier.file, first->barrier.line, thread.barrier.file, thread.barrier.line);
       faulted_ = true;
       return false;
     }
@@ -579,11 +579,12 @@ cudaError_t Enqueue(const cudaLaunchConfig_t& config, const void* kernel,
                  grid.x, grid.y, grid.z, threads, config.dynamicSmemBytes);
     return Keep(cudaErrorInvalidValue);
   }
-  return Add(config.stream, [launch = Launch{nullptr, grid, config.blockDim, config.dynamicSmemBytes},
-                             thread = std::move(thread)]() mutable {
-    launch.body = &thread;
-    if (!Global().executor.Run(launch)) Global().sticky = cudaErrorLaunchFailure;
-  });
+  return Add(config.stream,
+             [launch = Launch{nullptr, grid, config.blockDim, config.dynamicSmemBytes},
+              thread = std::move(thread)]() mutable {
+               launch.body = &thread;
+               if (!Global().executor.Run(launch)) Global().sticky = cudaErrorLaunchFailure;
+             });
 }
 
 std::byte* SharedMemory() { return Global().executor.shared(); }
@@ -692,7 +693,8 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
   const Lock lock(Global().mutex);
   if (event->stream == nullptr) return Keep(cudaSuccess);
-  return Add(stream, [other = event->stream, after = event->after] { cuemu::RunUntil(*other, after); });
+  return Add(stream,
+             [other = event->stream, after = event->after] { cuemu::RunUntil(*other, after); });
 }
 
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {

@@ -1,0 +1,26 @@
+#include "tests/support/tested_backends.h"
+
+#include <cstdio>
+#include <cstdlib>
+#include <string>
+
+#include "absl/status/status.h"
+
+namespace mneme::test {
+
+std::vector<const engine::Kernels*> TestedBackends() {
+  const char* name = std::getenv("MNEME_TEST_BACKEND");
+  if (name == nullptr) {
+    return {engine::AllBackends().begin(), engine::AllBackends().end()};
+  }
+  absl::Status opened = engine::OpenBackend(MNEME_CUDA_EMU_PLUGIN);
+  const engine::Kernels* kernels = engine::FindBackend(name);
+  if (kernels == nullptr) {
+    std::fprintf(stderr, "MNEME_TEST_BACKEND is %s: there is none: %s\n", name,
+                 opened.ToString().c_str());
+    std::abort();
+  }
+  return {kernels};
+}
+
+}  // namespace mneme::test

@@ -1,0 +1,15 @@
+// Which backends a test program runs on. ctest runs each that says CUDA_EMU a second time, for the
+// kernels of CUDA, executed on the host.
+#pragma once
+
+#include <vector>
+
+#include "engine/kernels/kernels.h"
+
+namespace mneme::test {
+
+// Those of the build; with MNEME_TEST_BACKEND=cuda-emu that one alone. Aborts if it is not there:
+// tests that silently run on nothing would pass.
+std::vector<const engine::Kernels*> TestedBackends();
+
+}  // namespace mneme::test
