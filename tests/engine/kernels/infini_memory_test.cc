@@ -17,15 +17,16 @@ namespace {
 using test::AllClose;
 using test::SameBits;
 
-// Sums of up to 130 terms of order 1 in another order.
+// Sums of up to 270 terms of order 1 in another order.
 constexpr test::Tolerance kTolerance = {.absolute = 1e-5, .relative = 1e-5};
 
 struct Shape {
   int64_t heads, kv_heads, dk, dv, segment;
 };
-// Around the vector width, below it, odd, and a usual head.
+// Around the vector width, below it, odd, a usual head, and wide keys.
 constexpr Shape kShapes[] = {{1, 1, 2, 1, 3},    {2, 1, 6, 5, 19}, {4, 2, 10, 14, 7},
-                             {3, 3, 16, 24, 33}, {2, 2, 8, 37, 9}, {4, 2, 64, 72, 130}};
+                             {3, 3, 16, 24, 33}, {2, 2, 8, 37, 9}, {4, 2, 64, 72, 130},
+                             {3, 1, 270, 33, 12}};
 
 // Of several sequences, one behind the other.
 struct Result {
@@ -189,7 +190,9 @@ TEST_P(InfiniMemoryTest, AnEmptyMemoryReadsAsZero) {
 INSTANTIATE_TEST_SUITE_P(All, InfiniMemoryTest, testing::ValuesIn(AllVariants()),
                          [](const auto& info) {
                            std::string name = info.param.Name();
-                           std::replace(name.begin(), name.end(), '/', '_');
+                           std::replace_if(
+                               name.begin(), name.end(),
+                               [](char c) { return c == '/' || c == '-'; }, '_');
                            return name;
                          });
 

@@ -21,8 +21,9 @@ struct Shape {
   int64_t taps, heads, head_width;
   int64_t width() const { return heads * head_width; }
 };
-// One tap keeps nothing; widths around the vector's, below it and odd.
-constexpr Shape kShapes[] = {{1, 2, 7}, {2, 1, 1}, {3, 1, 24}, {4, 3, 37}, {4, 2, 64}};
+// One tap keeps nothing, many keep more rows than most calls have; widths around the vector's,
+// below it and odd.
+constexpr Shape kShapes[] = {{1, 2, 7}, {2, 1, 1}, {3, 1, 24}, {4, 3, 37}, {4, 2, 64}, {8, 1, 150}};
 
 struct Result {
   std::vector<float> y, kept;
@@ -150,7 +151,9 @@ TEST_P(ShortConvTest, RowsOfZerosStayZeros) {
 INSTANTIATE_TEST_SUITE_P(All, ShortConvTest, testing::ValuesIn(AllVariants()),
                          [](const auto& info) {
                            std::string name = info.param.Name();
-                           std::replace(name.begin(), name.end(), '/', '_');
+                           std::replace_if(
+                               name.begin(), name.end(),
+                               [](char c) { return c == '/' || c == '-'; }, '_');
                            return name;
                          });
 
