@@ -16,6 +16,7 @@ const RopeTables::Table& RopeTables::Get(ThreadPool& pool, std::span<const int64
   }
   Table& table = tables_[next_];
   next_ = (next_ + 1) % kTables;
+  table.id = ++last_id_;
   const int64_t T = static_cast<int64_t>(positions.size());
   const int64_t pairs = static_cast<int64_t>(theta.size());
   table.positions.assign(positions.begin(), positions.end());

@@ -14,10 +14,15 @@ class ThreadPool;
 
 class RopeTables {
  public:
+  // A step uses two lists of positions (absolute, and relative to the sinks).
+  static constexpr int kTables = 4;
+
   struct Table {
     // [T, pairs], token-major.
     std::vector<float> cos;
     std::vector<float> sin;
+    // From 1, another one whenever the numbers above are other ones.
+    int64_t id = 0;
 
     std::vector<int64_t> positions;  // the key, with theta
     std::vector<double> theta;
@@ -29,10 +34,9 @@ class RopeTables {
                    std::span<const double> theta);
 
  private:
-  // A step uses two lists of positions (absolute, and relative to the sinks).
-  static constexpr int kTables = 4;
   Table tables_[kTables];
   int next_ = 0;
+  int64_t last_id_ = 0;
 };
 
 }  // namespace mneme::engine

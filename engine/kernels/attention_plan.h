@@ -44,14 +44,14 @@ inline int64_t FirstTileOfPartial(int64_t sinks, int64_t partial) {
 }
 
 // Partials with a key visible to some query of [first, last]: 0, then [begin, end).
-inline KeyRange GridPartials(int64_t sinks, int64_t window, int64_t first, int64_t last) {
+constexpr KeyRange GridPartials(int64_t sinks, int64_t window, int64_t first, int64_t last) {
   if (last < sinks) return {1, 1};
   const int64_t oldest = std::max(sinks, first - window + 1);
   return {1 + (oldest - sinks) / kAttentionChunk, 1 + (last - sinks) / kAttentionChunk + 1};
 }
 
 // Row of the ring that holds position j.
-inline int64_t RingRow(int64_t sinks, int64_t window, int64_t j) {
+constexpr int64_t RingRow(int64_t sinks, int64_t window, int64_t j) {
   return j < sinks ? j : sinks + (j - sinks) % window;
 }
 

@@ -12,9 +12,9 @@ constexpr Kernels kKernels = {
     .matmul = nullptr,
     .embed_rows = nullptr,
     .rms_norm = RmsNorm,
-    .rope = nullptr,
-    .attention = nullptr,
-    .block_attention = nullptr,
+    .rope = Rope,
+    .attention = Attention,
+    .block_attention = BlockAttention,
     .copy_rows = CopyRows,
     .store_rows = StoreRows,
     .finite_rows = FiniteRows,
@@ -36,7 +36,7 @@ constexpr Kernels kKernels = {
     .short_conv = ShortConv,
     .titans_rates = nullptr,
     .titans_memory = nullptr,
-    .titans_attention = nullptr,
+    .titans_attention = TitansAttention,
     .simd_target = [] { return std::string("cuda"); },
 };
 

@@ -159,6 +159,7 @@ CudaDevice::CudaDevice(std::string_view name, const Kernels& kernels, int num_th
 CudaDevice::~CudaDevice() {
   if (stream_ != nullptr) cudaStreamSynchronize(stream_);
   for (std::byte* scratch : scratch_) cudaFree(scratch);
+  for (const RopeCopy& copy : rope_copies_) cudaFree(copy.at);
   if (delivered_ != nullptr) cudaFreeHost(delivered_);
   // Staging and memory end after this; neither needs the stream any more.
   if (stream_ != nullptr) cudaStreamDestroy(stream_);
@@ -178,6 +179,39 @@ std::byte* CudaDevice::Scratch(Slot slot, size_t bytes) {
     scratch_bytes_[slot] = bytes;
   }
   return scratch_[slot];
+}
+
+const float* CudaDevice::RopeTable(std::span<const int64_t> positions,
+                                   std::span<const double> theta) {
+  const RopeTables::Table& table = rope_tables_.Get(pool_, positions, theta);
+  for (const RopeCopy& copy : rope_copies_) {
+    if (copy.id == table.id) return reinterpret_cast<const float*>(copy.at);
+  }
+  RopeCopy& copy = rope_copies_[next_rope_copy_];
+  next_rope_copy_ = (next_rope_copy_ + 1) % RopeTables::kTables;
+  copy.id = 0;
+  const size_t half = table.cos.size() * sizeof(float);
+  if (copy.bytes < 2 * half) {
+    Check(cudaFree(copy.at), "rotary angles");
+    copy.at = nullptr;
+    copy.bytes = 0;
+    void* at = nullptr;
+    if (cudaMalloc(&at, 2 * half) != cudaSuccess) {
+      cudaGetLastError();
+      throw std::bad_alloc();
+    }
+    copy.at = static_cast<std::byte*>(at);
+    copy.bytes = 2 * half;
+  }
+  // From pinned memory, so that the copy does not wait for the device.
+  const Staging::Place place = staging_.Reserve(2 * half);
+  std::memcpy(place.host, table.cos.data(), half);
+  std::memcpy(place.host + half, table.sin.data(), half);
+  if (Check(cudaMemcpyAsync(copy.at, place.host, 2 * half, cudaMemcpyHostToDevice, stream_),
+            "rotary angles")) {
+    copy.id = table.id;
+  }
+  return reinterpret_cast<const float*>(copy.at);
 }
 
 void CudaDevice::Deliver(const std::byte* from, void* to, size_t bytes) {

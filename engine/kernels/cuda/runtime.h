@@ -9,6 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -18,6 +19,7 @@
 #include "engine/core/mutex.h"
 #include "engine/core/thread_pool.h"
 #include "engine/device/device.h"
+#include "engine/device/rope_table.h"
 
 namespace mneme::engine::cuda {
 
@@ -102,6 +104,9 @@ class CudaDevice final : public Device {
   // At least `bytes` on the device, contents undefined, until the next call of the same slot.
   enum Slot { kScratchA, kScratchB, kNumSlots };
   std::byte* Scratch(Slot slot, size_t bytes);
+  // Cosines, then sines, each [T, pairs] on the device, of the angles of rope.h. Good for launches
+  // until four other tables have been asked for.
+  const float* RopeTable(std::span<const int64_t> positions, std::span<const double> theta);
   // `bytes` from the device to the host's `to` by the end of the next Wait.
   void Deliver(const std::byte* from, void* to, size_t bytes);
 
@@ -122,6 +127,15 @@ class CudaDevice final : public Device {
   Staging staging_{*this};
   std::byte* scratch_[kNumSlots] = {};
   size_t scratch_bytes_[kNumSlots] = {};
+  RopeTables rope_tables_;
+  // What the device has of them.
+  struct RopeCopy {
+    int64_t id = 0;  // of the table
+    std::byte* at = nullptr;
+    size_t bytes = 0;
+  };
+  RopeCopy rope_copies_[RopeTables::kTables];
+  int next_rope_copy_ = 0;
   struct Delivery {
     size_t at;
     void* to;

@@ -237,7 +237,9 @@ TEST_P(TitansAttentionTest, RowsAreUsedAsTheStateHoldsThem) {
 INSTANTIATE_TEST_SUITE_P(All, TitansAttentionTest, testing::ValuesIn(AllVariants()),
                          [](const auto& info) {
                            std::string name = info.param.Name();
-                           std::replace(name.begin(), name.end(), '/', '_');
+                           for (const char c : {'/', '-'}) {
+                             std::replace(name.begin(), name.end(), c, '_');
+                           }
                            return name;
                          });
 
