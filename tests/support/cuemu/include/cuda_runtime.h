@@ -1,5 +1,5 @@
 // The part of the CUDA runtime that engine/kernels/cuda uses, executed on the host: same names, so
-// that the same sources compile here and with the toolkit. Rules and faults: ../README.md.
+// that the same sources compile here and with the toolkit. What becomes of mistakes: ../README.md.
 #pragma once
 
 #include <math.h>
