@@ -9,8 +9,8 @@ namespace {
 
 constexpr Kernels kKernels = {
     .name = MNEME_BACKEND_NAME,
-    .matmul = nullptr,
-    .embed_rows = nullptr,
+    .matmul = MatMul,
+    .embed_rows = EmbedRows,
     .rms_norm = RmsNorm,
     .rope = Rope,
     .attention = Attention,

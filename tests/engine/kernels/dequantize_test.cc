@@ -80,6 +80,32 @@ TEST(DequantizeTest, HandWrittenBlocks) {
   for (int e = 0; e < 32; ++e) EXPECT_EQ(out[e], 0.5f * (e - 128));
 }
 
+// Rows of any type anywhere, float rows of any length: what DequantizeRow says, on every backend.
+TEST(DequantizeTest, EmbeddingRowsAreTheSameOnEveryBackend) {
+  for (int i = 0; i < kNumDTypes; ++i) {
+    const DType dtype = static_cast<DType>(i);
+    const int64_t D = Traits(dtype).block_elements == 1 ? 1031 : 1280, V = 5;
+    const std::vector<int32_t> ids = {4, 0, 2, 2, 3, 1, 4};
+    for (const size_t misalign : {0, 1, 2}) {
+      const TestWeight table(dtype, V, D, 90 + i, misalign);
+      const std::vector<float> values = table.Dequantized();
+      for (const Variant& variant : AllVariants()) {
+        SCOPED_TRACE(variant.Name() + " " + std::string(Traits(dtype).name));
+        variant.Select();
+        KernelExec exec(*variant.kernels, Contract::kF32, 2);
+        std::vector<float> y(ids.size() * D + 1, -7.0f);
+        variant.kernels->embed_rows(exec, table.view(), ids, y.data());
+        for (size_t t = 0; t < ids.size(); ++t) {
+          ASSERT_TRUE(
+              SameBits(std::span(y).subspan(t * D, D), std::span(values).subspan(ids[t] * D, D)));
+        }
+        ASSERT_EQ(y.back(), -7.0f) << "wrote beyond the rows";
+      }
+    }
+  }
+  PinSimdTarget("");
+}
+
 // The pieces that integer products use are the same numbers.
 TEST(DequantizeTest, CodesAgreeWithValues) {
   for (int i = 0; i < kNumDTypes; ++i) {

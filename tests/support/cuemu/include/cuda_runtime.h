@@ -243,6 +243,8 @@ template <typename T>
 T __ldg(const T* at) {
   return *at;
 }
+// Overloads of min and max that device code has without a namespace.
+inline unsigned max(unsigned a, unsigned b) { return a < b ? b : a; }
 inline float __int_as_float(int bits) { return std::bit_cast<float>(bits); }
 inline float __uint_as_float(unsigned bits) { return std::bit_cast<float>(bits); }
 inline unsigned __float_as_uint(float value) { return std::bit_cast<unsigned>(value); }
