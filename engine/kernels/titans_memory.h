@@ -36,16 +36,16 @@ struct TitansMemoryShape {
   TitansNorm norm = TitansNorm::kNone;
   float eps = 0;  // of the norm
 
-  int64_t Inputs(int64_t l) const { return l == 0 ? width : hidden; }
-  int64_t Outputs(int64_t l) const { return l == depth - 1 ? width : hidden; }
-  int64_t Elements(int64_t l) const { return Inputs(l) * Outputs(l); }
+  constexpr int64_t Inputs(int64_t l) const { return l == 0 ? width : hidden; }
+  constexpr int64_t Outputs(int64_t l) const { return l == depth - 1 ? width : hidden; }
+  constexpr int64_t Elements(int64_t l) const { return Inputs(l) * Outputs(l); }
   // Weights of one memory.
-  int64_t Parameters() const {
+  constexpr int64_t Parameters() const {
     int64_t sum = 0;
     for (int64_t l = 0; l < depth; ++l) sum += Elements(l);
     return sum;
   }
-  int64_t Widest() const { return depth > 1 && hidden > width ? hidden : width; }
+  constexpr int64_t Widest() const { return depth > 1 && hidden > width ? hidden : width; }
 };
 
 // From the gates' logits z to the rates, in place: z [T, 3, H] becomes theta, eta, alpha, with

@@ -34,21 +34,21 @@ struct TitansGradients {
   float* block = nullptr;
   int64_t capacity = 0;
 
-  static int64_t Elements(const TitansMemoryShape& shape, int64_t capacity) {
+  static constexpr int64_t Elements(const TitansMemoryShape& shape, int64_t capacity) {
     int64_t width = 1;
     for (int64_t l = 0; l < shape.depth; ++l) width += shape.Inputs(l) + shape.Outputs(l);
     return width * capacity;
   }
-  float* Input(const TitansMemoryShape& shape, int64_t l) const {  // [capacity, Inputs(l)]
+  constexpr float* Input(const TitansMemoryShape& shape, int64_t l) const {  // [capacity, Inputs(l)]
     int64_t before = 0;
     for (int64_t i = 0; i < l; ++i) before += shape.Inputs(i) + shape.Outputs(i);
     return block + before * capacity;
   }
-  float* Delta(const TitansMemoryShape& shape, int64_t l) const {  // [capacity, Outputs(l)]
+  constexpr float* Delta(const TitansMemoryShape& shape, int64_t l) const {  // [capacity, Outputs(l)]
     return Input(shape, l) + shape.Inputs(l) * capacity;
   }
   // What the clip multiplies each row's learning rate by, [capacity]: min(1, c / |gradient|).
-  float* Scale(const TitansMemoryShape& shape) const { return Input(shape, shape.depth); }
+  constexpr float* Scale(const TitansMemoryShape& shape) const { return Input(shape, shape.depth); }
 };
 
 // b rows of one matrix at once; A the inputs, Delta the deltas:
