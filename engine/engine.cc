@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstring>
 #include <fstream>
 #include <new>
 #include <utility>
@@ -12,6 +13,7 @@
 #include "engine/core/status_macros.h"
 #include "engine/core/thread_pool.h"
 #include "engine/core/worker_thread.h"
+#include "engine/device/block_reader.h"
 #include "engine/device/raw.h"
 #include "engine/kernels/exec.h"
 #include "engine/kernels/kernels.h"
@@ -85,8 +87,9 @@ class Pass {
     kept_.push_back(slice.state);
   }
 
-  // Clears the pass. finite[index] becomes 0 for slices with a logit that is no number.
-  void Run(Arch& arch, Exec& exec, std::span<uint8_t> finite) {
+  // Clears the pass. finite[index] becomes 0 for slices with a logit that is no number. After an
+  // error of the device no state has advanced.
+  absl::Status Run(Arch& arch, Exec& exec, std::span<uint8_t> finite) {
     const auto wanted = static_cast<int64_t>(targets_.size());
     const auto kept = static_cast<int64_t>(kept_.size());
     Memory& memory = exec.device().memory();
@@ -96,15 +99,13 @@ class Pass {
       memory.Write(hidden_, (wanted - kept + i) * hidden_bytes(),
                    std::as_bytes(std::span(kept_[i]->hidden)));
     }
-    WriteLogits(exec, hidden, finite);
-    for (const Advance& advance : advances_) {
-      advance.state->position += advance.tokens;
-      advance.state->hidden.resize(advance.wanted ? head_.columns() : 0);
-      if (!advance.wanted) continue;
-      memory.Read(hidden_, advance.last_row * hidden_bytes(),
-                  std::as_writable_bytes(std::span(advance.state->hidden)));
-    }
+    const Rows logits = ComputeLogits(exec, hidden);
+    MNEME_RETURN_IF_ERROR(exec.device().Wait());
+    for (int64_t i = 0; i < wanted; ++i) finite[targets_[i].index] &= finite_[i];
+    if (!InPlace(memory)) ScatterLogits(logits);
+    KeepHidden();
     Clear();
+    return absl::OkStatus();
   }
 
   void Clear() {
@@ -135,25 +136,44 @@ class Pass {
     return RowsAt(reinterpret_cast<float*>(block.address()), count, columns);
   }
 
-  void WriteLogits(Exec& exec, Rows hidden, std::span<uint8_t> finite) {
+  // And finite_ of its rows.
+  Rows ComputeLogits(Exec& exec, Rows hidden) {
     const int64_t wanted = hidden.count();
-    if (wanted == 0) return;
+    if (wanted == 0) return {};
     Memory& memory = exec.device().memory();
-    const bool in_place = memory.OnHost() && LieInOrder();
-    const Rows logits = in_place ? RowsAt(targets_[0].logits, wanted, head_.rows())
-                                 : RowsIn(logits_, memory, wanted, head_.rows());
+    const Rows logits = InPlace(memory) ? RowsAt(targets_[0].logits, wanted, head_.rows())
+                                        : RowsIn(logits_, memory, wanted, head_.rows());
     ops::MatMul(exec, hidden, {.weight = head_, .y = logits});
     finite_.resize(wanted);
     ops::FiniteRows(exec, logits, finite_);
-    for (int64_t i = 0; i < wanted; ++i) {
-      const Target& target = targets_[i];
-      finite[target.index] &= finite_[i];
-      if (in_place) continue;
-      memory.Read(logits_, i * head_.rows() * sizeof(float),
-                  std::as_writable_bytes(std::span(target.logits, head_.rows())));
+    return logits;
+  }
+
+  // To where they are wanted.
+  void ScatterLogits(Rows logits) {
+    const size_t row_bytes = head_.rows() * sizeof(float);
+    const std::span<const std::byte> rows =
+        logits_reader_.Read(logits_, 0, logits.count() * row_bytes);
+    for (size_t i = 0; i < targets_.size(); ++i) {
+      std::memcpy(targets_[i].logits, rows.data() + i * row_bytes, row_bytes);
     }
   }
 
+  // The last row of each slice, with its state.
+  void KeepHidden() {
+    if (advances_.empty()) return;
+    const std::span<const std::byte> rows =
+        hidden_reader_.Read(hidden_, 0, targets_.size() * hidden_bytes());
+    for (const Advance& advance : advances_) {
+      advance.state->position += advance.tokens;
+      advance.state->hidden.resize(advance.wanted ? head_.columns() : 0);
+      if (!advance.wanted) continue;
+      std::memcpy(advance.state->hidden.data(), rows.data() + advance.last_row * hidden_bytes(),
+                  hidden_bytes());
+    }
+  }
+
+  bool InPlace(const Memory& memory) const { return memory.OnHost() && LieInOrder(); }
   // Whether the rows are wanted one behind the other.
   bool LieInOrder() const {
     for (size_t i = 1; i < targets_.size(); ++i) {
@@ -170,6 +190,7 @@ class Pass {
   Block hidden_;
   Block logits_;  // of rows that cannot be written where they are wanted
   std::vector<uint8_t> finite_;
+  BlockReader hidden_reader_, logits_reader_;
 };
 
 }  // namespace
@@ -333,14 +354,13 @@ absl::Status Engine::Impl::Step(std::span<const EngineSlice> slices, std::vector
       states.Reserve(*slices[i].state, count);
       pass.Add(static_cast<int>(i), slices[i], begin, count);
       begin += count;
-      if (pass.rows() == kMaxPassTokens) pass.Run(*arch, exec, finite);
+      if (pass.rows() == kMaxPassTokens) MNEME_RETURN_IF_ERROR(pass.Run(*arch, exec, finite));
     }
   }
   for (size_t i = 0; i < slices.size(); ++i) {
     if (slices[i].tokens.empty()) pass.AddHidden(static_cast<int>(i), slices[i]);
   }
-  pass.Run(*arch, exec, finite);
-  MNEME_RETURN_IF_ERROR(device->Wait());
+  MNEME_RETURN_IF_ERROR(pass.Run(*arch, exec, finite));
 
   for (size_t i = 0; i < slices.size(); ++i) {
     if (!finite[i]) non_finite.push_back(static_cast<int>(i));

@@ -24,7 +24,6 @@ constexpr Kernels kKernels = {
     .activate = Activate,
     .series_activate = SeriesActivate,
     .layer_norm = LayerNorm,
-<<<<<<< HEAD
     .token_shift = TokenShift,
     .lerp = Lerp,
     .wkv4 = Wkv4,
@@ -35,24 +34,9 @@ constexpr Kernels kKernels = {
     .infini_feature_map = InfiniFeatureMap,
     .infini_mix = InfiniMix,
     .short_conv = ShortConv,
-    .titans_rates = nullptr,
-    .titans_memory = nullptr,
-    .titans_attention = TitansAttention,
-=======
-    .token_shift = nullptr,
-    .lerp = nullptr,
-    .wkv4 = nullptr,
-    .wkv6 = nullptr,
-    .wkv7_prepare = nullptr,
-    .wkv7 = nullptr,
-    .wkv7_bonus = nullptr,
-    .infini_feature_map = nullptr,
-    .infini_mix = nullptr,
-    .short_conv = nullptr,
     .titans_rates = TitansRates,
     .titans_memory = TitansMemory,
-    .titans_attention = nullptr,
->>>>>>> 13699e1 (engine: the CUDA backend has Titans' memory and its rates)
+    .titans_attention = TitansAttention,
     .simd_target = [] { return std::string("cuda"); },
 };
 

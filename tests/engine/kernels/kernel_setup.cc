@@ -1,5 +1,6 @@
 #include "tests/engine/kernels/kernel_setup.h"
 
+#include <cctype>
 #include <cmath>
 #include <cstring>
 
@@ -56,6 +57,14 @@ std::vector<const Kernels*> TestBackends() {
     return all;
   }();
   return *tables;
+}
+
+std::string ParameterName(std::string_view name) {
+  std::string allowed(name);
+  for (char& c : allowed) {
+    if (std::isalnum(static_cast<unsigned char>(c)) == 0) c = '_';
+  }
+  return allowed;
 }
 
 KernelExec::KernelExec(const Kernels& kernels, Contract contract, int num_threads)

@@ -7,6 +7,7 @@
 #include <memory>
 #include <random>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "engine/core/dtype.h"
@@ -31,6 +32,8 @@ struct Variant {
 
 // `reference` first, then those that the program is run on (tests/support/tested_backends.h).
 std::vector<Variant> AllVariants();
+// A name of either as GoogleTest allows it.
+std::string ParameterName(std::string_view name);
 // Their tables, each once. Kernels of a device's table are done when they return.
 std::vector<const Kernels*> TestBackends();
 

@@ -146,12 +146,10 @@ TEST_P(BlockAttentionRowsTest, SeesPastBlocksMemoryAndTheBlockSoFar) {
   EXPECT_FLOAT_EQ(out[0], 1e6f);
 }
 
-INSTANTIATE_TEST_SUITE_P(Backends, OpsTest,
-                         testing::ValuesIn(TestBackends()),
-                         [](const auto& info) { return std::string(info.param->name); });
-INSTANTIATE_TEST_SUITE_P(Backends, BlockAttentionRowsTest,
-                         testing::ValuesIn(TestBackends()),
-                         [](const auto& info) { return std::string(info.param->name); });
+INSTANTIATE_TEST_SUITE_P(Backends, OpsTest, testing::ValuesIn(TestBackends()),
+                         [](const auto& info) { return ParameterName(info.param->name); });
+INSTANTIATE_TEST_SUITE_P(Backends, BlockAttentionRowsTest, testing::ValuesIn(TestBackends()),
+                         [](const auto& info) { return ParameterName(info.param->name); });
 
 }  // namespace
 }  // namespace mneme::engine

@@ -149,13 +149,7 @@ TEST_P(ShortConvTest, RowsOfZerosStayZeros) {
 }
 
 INSTANTIATE_TEST_SUITE_P(All, ShortConvTest, testing::ValuesIn(AllVariants()),
-                         [](const auto& info) {
-                           std::string name = info.param.Name();
-                           std::replace_if(
-                               name.begin(), name.end(),
-                               [](char c) { return c == '/' || c == '-'; }, '_');
-                           return name;
-                         });
+                         [](const auto& info) { return ParameterName(info.param.Name()); });
 
 }  // namespace
 }  // namespace mneme::engine

@@ -235,13 +235,7 @@ TEST_P(TitansAttentionTest, RowsAreUsedAsTheStateHoldsThem) {
 }
 
 INSTANTIATE_TEST_SUITE_P(All, TitansAttentionTest, testing::ValuesIn(AllVariants()),
-                         [](const auto& info) {
-                           std::string name = info.param.Name();
-                           for (const char c : {'/', '-'}) {
-                             std::replace(name.begin(), name.end(), c, '_');
-                           }
-                           return name;
-                         });
+                         [](const auto& info) { return ParameterName(info.param.Name()); });
 
 }  // namespace
 }  // namespace mneme::engine

@@ -560,12 +560,7 @@ TEST_P(TitansMemoryTest, RatesAreGatesOfTheirLogits) {
 }
 
 INSTANTIATE_TEST_SUITE_P(All, TitansMemoryTest, testing::ValuesIn(AllVariants()),
-                         [](const auto& info) {
-                           std::string name = info.param.Name();
-                           std::replace(name.begin(), name.end(), '/', '_');
-                           std::replace(name.begin(), name.end(), '-', '_');
-                           return name;
-                         });
+                         [](const auto& info) { return ParameterName(info.param.Name()); });
 
 }  // namespace
 }  // namespace mneme::engine
