@@ -14,7 +14,15 @@ namespace {
 struct Sequence {
   static constexpr bool kKeeps = true;
 
-  AttentionArgs args;  // `pages` lies on the device
+  AttentionArgs args;  // for kernels, `pages` lies on the device
+
+  size_t num_pages() const {
+    return args.pages == nullptr ? 0 : (args.position + args.T + kPageTokens - 1) / kPageTokens;
+  }
+  size_t ListBytes() const { return Upload::Bytes<std::byte*>(num_pages()); }
+  void AddLists(Upload& upload) {
+    if (args.pages != nullptr) args.pages = upload.Add(std::span(args.pages, num_pages()));
+  }
 
   __host__ __device__ int64_t tokens() const { return args.T; }
 
@@ -97,25 +105,11 @@ struct Sequence {
 
 void Attention(Exec& exec, std::span<const AttentionArgs> batch) {
   if (batch.empty()) return;
-  CudaDevice& device = Cuda(exec);
-  const auto pages_of = [](const AttentionArgs& args) {
-    return args.pages == nullptr ? int64_t{0}
-                                 : (args.position + args.T + kPageTokens - 1) / kPageTokens;
-  };
-  size_t room = 0;
-  for (const AttentionArgs& args : batch) room += Upload::Bytes<std::byte*>(pages_of(args));
-  Upload pages(device, room);
   std::vector<Sequence> sequences;
   sequences.reserve(batch.size());
-  for (const AttentionArgs& args : batch) {
-    Sequence& sequence = sequences.emplace_back(Sequence{args});
-    if (args.pages == nullptr) continue;
-    sequence.args.pages =
-        pages.Add(std::span<std::byte* const>(args.pages, static_cast<size_t>(pages_of(args))));
-  }
-  pages.Send();
+  for (const AttentionArgs& args : batch) sequences.push_back({args});
   const AttentionArgs& one = batch[0];
-  Attend<Sequence>(device, sequences,
+  Attend<Sequence>(Cuda(exec), sequences,
                    {.kv_heads = one.kv_heads,
                     .group = one.query_heads / one.kv_heads,
                     .key_dim = one.head_dim,

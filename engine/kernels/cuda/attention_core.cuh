@@ -11,6 +11,7 @@
 //   score     one chain over channels
 //   weights   of a tile: eight chains of every eighth key, summed as a tree
 //   values    one chain over the keys seen, ascending; scaled down tile by tile
+// Row blocks are of 4, 8 or 32 rows: what decodes, and what has enough rows to share a tile.
 //
 // An `Op` is a sequence of the batch, on the device. It says what its rows and keys are:
 //   int64_t tokens() const;
@@ -23,6 +24,8 @@
 //   StoredRows Rows(keys, kv_head, values, j, end) const;   rows from key j on that lie at one
 //                                                           distance from each other
 //   void Keep(t) const;                                by all threads of a block; if kKeeps
+//   size_t ListBytes() const; void AddLists(Upload&);  of lists that it points to on the host, if
+//   any
 #pragma once
 
 #include <algorithm>
@@ -268,14 +271,14 @@ __device__ __forceinline__ void AddScores(
 // that is loaded. `masked`: some row does not see some key of [begin, end).
 template <int kRows, bool kMasked>
 __device__ __forceinline__ void AddValues(const float* weights, const float* shrink,
-                                          const float* tile, int begin, int end, int width,
-                                          int o_stride, float* o) {
+                                          const float* tile, int rows, int begin, int end,
+                                          int width, int o_stride, float* o) {
   using S = Sizes<kRows>;
   constexpr int kGroups = S::kChunk / S::kChannels;
   for (int item = threadIdx.x; item < kRows / S::kRowsOfThread * kGroups; item += kThreads) {
     const int channel = item % kGroups * S::kChannels;
-    if (channel >= width) continue;
     const int row = item / kGroups * S::kRowsOfThread;
+    if (channel >= width || row >= rows) continue;
     float sum[S::kRowsOfThread][S::kChannels];
 #pragma unroll
     for (int i = 0; i < S::kRowsOfThread; ++i) {
@@ -440,7 +443,8 @@ __global__ void __launch_bounds__(kThreads, 4)
 #pragma unroll
     for (int pass = 0; pass < kPasses; ++pass) {
       const int row = pass * kRowsPerPass + tid / kLanesPerRow;
-      if (tid / kWarp * kWarp >= kRows * kLanesPerRow) continue;  // of the whole warp
+      // Of the whole warp.
+      if (pass * kRowsPerPass + tid / kWarp * (kWarp / kLanesPerRow) >= rows) continue;
       const int part = tid % kLanesPerRow;
       const int seen_from = seen_begin[pass] > at ? seen_begin[pass] - at : 0;
       const int seen_to = seen_end[pass] - at < kTile ? seen_end[pass] - at : kTile;
@@ -489,9 +493,9 @@ __global__ void __launch_bounds__(kThreads, 4)
       LoadTile<kRows>(op, keys, kv_head, true, at, from, to, c, width, tile);
       __syncthreads();
       if (masked) {
-        AddValues<kRows, true>(weights, shrink, tile, from, to, width, o_stride, o + c);
+        AddValues<kRows, true>(weights, shrink, tile, rows, from, to, width, o_stride, o + c);
       } else {
-        AddValues<kRows, false>(weights, shrink, tile, from, to, width, o_stride, o + c);
+        AddValues<kRows, false>(weights, shrink, tile, rows, from, to, width, o_stride, o + c);
       }
     }
   }
@@ -625,8 +629,16 @@ void Run(CudaDevice& device, std::span<const Op> ops, const AttendShape& shape) 
     }
   }
   if (blocks.empty()) return;
-  Upload upload(device, Upload::Bytes<Op>(ops.size()) + Upload::Bytes<RowBlock>(blocks.size()));
-  const Op* device_ops = upload.Add(ops);
+  size_t room = Upload::Bytes<Op>(ops.size()) + Upload::Bytes<RowBlock>(blocks.size());
+  if constexpr (requires(Op op, Upload & upload) { op.AddLists(upload); }) {
+    for (const Op& op : ops) room += op.ListBytes();
+  }
+  Upload upload(device, room);
+  const auto [host_ops, device_ops] = upload.Allocate<Op>(ops.size());
+  for (size_t i = 0; i < ops.size(); ++i) {
+    host_ops[i] = ops[i];
+    if constexpr (requires { host_ops[i].AddLists(upload); }) host_ops[i].AddLists(upload);
+  }
   const RowBlock* device_blocks = upload.Add(std::span<const RowBlock>(blocks));
   upload.Send();
   for (size_t i = 0; i < pieces.size(); ++i) {

@@ -143,6 +143,7 @@ const Shape kShapes[] = {
     {3, 1, 64, 4, 96, 110, DType::kF16},   // the usual head width
     {3, 1, 8, 5, 600, 1300, DType::kF32},  // several key chunks behind a window
     {2, 1, 8, 1, 1, 9, DType::kF32},       // each query sees the sink and itself
+    {3, 1, 140, 2, 40, 60, DType::kF16},   // wider than a device's kernels hold at a time
 };
 
 class AttentionTest : public ::testing::TestWithParam<Shape> {

@@ -150,6 +150,7 @@ const Shape kShapes[] = {
     {2, 2, 2, 1, 33, 33, true, DType::kF32},     // values narrower than keys
     {1, 1, 6, 24, 3, 131, true, DType::kF16},    // and wider
     {6, 6, 32, 32, 64, 136, true, DType::kF16},  // the usual head width
+    {2, 1, 140, 70, 9, 600, true, DType::kF16},  // several key chunks, wide
     {3, 1, 12, 12, 3, 14, false, DType::kF16},   // rows of a memory: all see all
     {4, 2, 10, 10, 5, 5, false, DType::kF32},   {1, 1, 8, 8, 40, 150, false, DType::kF32},
     {2, 1, 4, 4, 1, 1, true, DType::kF16},

@@ -376,7 +376,8 @@ void Executor::WarpCollective(unsigned mask, const char* kind, void* call,
     if (other.state == Thread::kDone) Fault("a collective's mask names a lane that has returned");
     if (other.state != Thread::kAtCollective) {
       complete = false;
-    } else if (other.mask != mask || std::string_view(other.kind) != kind) {
+    } else if (other.mask != mask ||
+               (other.kind != kind && std::string_view(other.kind) != kind)) {
       Fault("lanes of a warp wait in different collectives");
     }
   }
