@@ -2,6 +2,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <bit>
 #include <cstdio>
 #include <cstdlib>
 #include <deque>
@@ -145,15 +146,23 @@ struct Thread {
   void* stack_pointer = nullptr;
   std::byte* stack = nullptr;
   State state = kReady;
+  unsigned place = 0;  // in the block's order
   uint3 index{};
   Site barrier;
-  unsigned mask = 0;
-  const char* kind = nullptr;
-  void* call = nullptr;
+  void* call = nullptr;  // of the collective that it waits in
   void* fake_stack = nullptr;
 #if defined(CUEMU_TSAN)
   void* tsan = nullptr;
 #endif
+};
+
+struct Warp {
+  unsigned lanes = 0;     // that the block has
+  unsigned returned = 0;  // of them
+  // Where all that wait do so.
+  unsigned waiting = 0;
+  unsigned mask = 0;
+  const char* kind = nullptr;
 };
 
 struct Launch {
@@ -204,10 +213,16 @@ class Executor {
   void SwitchTo(Thread& thread);
   void SwitchBack(bool last);
   bool ReleaseBarrier();
+  void MakeReady(Thread& thread) {
+    thread.state = Thread::kReady;
+    ready_[thread.place / 64] |= uint64_t{1} << thread.place % 64;
+  }
   std::string Where() const;
 
   Launch launch_;
   std::vector<Thread> threads_;
+  std::vector<Warp> warps_;
+  std::vector<uint64_t> ready_;  // a bit for each place of the order
   Thread* current_ = nullptr;
   void* scheduler_ = nullptr;
   bool faulted_ = false;
@@ -270,6 +285,8 @@ void Executor::Entry() {
   __tsan_release(&self.barrier_token_);
 #endif
   self.current_->state = Thread::kDone;
+  const size_t index = self.current_ - self.threads_.data();
+  self.warps_[index / 32].returned |= 1u << index % 32;
   self.SwitchBack(/*last=*/true);
   std::abort();
 }
@@ -290,7 +307,9 @@ void Executor::Prepare(Thread& thread) {
   if (thread.tsan != nullptr) __tsan_destroy_fiber(thread.tsan);
   thread.tsan = __tsan_create_fiber(0);
 #endif
-  auto* top = reinterpret_cast<void**>(thread.stack + kStackBytes);
+  // Stacks whose tops lay at the same place of a page would fight for the same lines of the cache.
+  const size_t number = &thread - threads_.data();
+  auto* top = reinterpret_cast<void**>(thread.stack + kStackBytes - number * 5 % 64 * 64);
   *--top = nullptr;  // keeps the stack aligned as at a function's entry
   *--top = reinterpret_cast<void*>(&Entry);
   for (int i = 0; i < 6; ++i) *--top = nullptr;
@@ -361,35 +380,31 @@ void Executor::WarpCollective(unsigned mask, const char* kind, void* call,
   const size_t index = self - threads_.data(), first = index / 32 * 32;
   if ((mask >> (index - first) & 1) == 0)
     Fault("a lane calls a collective whose mask it is not in");
-  self->mask = mask;
-  self->kind = kind;
   self->call = call;
   self->state = Thread::kAtCollective;
 #if defined(CUEMU_TSAN)
   __tsan_release(&barrier_token_);
 #endif
-  bool complete = true;
-  for (size_t lane = 0; lane < 32; ++lane) {
-    if ((mask >> lane & 1) == 0) continue;
-    if (first + lane >= threads_.size()) Fault("a collective's mask names lanes beyond the block");
-    const Thread& other = threads_[first + lane];
-    if (other.state == Thread::kDone) Fault("a collective's mask names a lane that has returned");
-    if (other.state != Thread::kAtCollective) {
-      complete = false;
-    } else if (other.mask != mask ||
-               (other.kind != kind && std::string_view(other.kind) != kind)) {
-      Fault("lanes of a warp wait in different collectives");
-    }
+  Warp& warp = warps_[index / 32];
+  if ((mask & ~warp.lanes) != 0) Fault("a collective's mask names lanes beyond the block");
+  if ((mask & warp.returned) != 0) Fault("a collective's mask names a lane that has returned");
+  if (warp.waiting == 0) {
+    warp.mask = mask;
+    warp.kind = kind;
+  } else if (warp.mask != mask || (warp.kind != kind && std::string_view(warp.kind) != kind)) {
+    Fault("lanes of a warp wait in different collectives");
   }
-  if (complete) {
+  warp.waiting |= 1u << (index - first);
+  if (warp.waiting == mask) {
+    warp.waiting = 0;
     Lanes lanes{};
-    for (size_t lane = 0; lane < 32; ++lane) {
-      if ((mask >> lane & 1) != 0) lanes.call[lane] = threads_[first + lane].call;
+    for (unsigned rest = mask; rest != 0; rest &= rest - 1) {
+      Thread& other = threads_[first + std::countr_zero(rest)];
+      lanes.call[std::countr_zero(rest)] = other.call;
+      if (&other != self) MakeReady(other);
     }
+    self->state = Thread::kReady;
     compute(lanes);
-    for (size_t lane = 0; lane < 32; ++lane) {
-      if ((mask >> lane & 1) != 0) threads_[first + lane].state = Thread::kReady;
-    }
   } else {
     SwitchBack(false);
   }
@@ -415,7 +430,7 @@ bool Executor::ReleaseBarrier() {
   }
   if (first == nullptr) return false;
   for (Thread& thread : threads_) {
-    if (thread.state == Thread::kAtBarrier) thread.state = Thread::kReady;
+    if (thread.state == Thread::kAtBarrier) MakeReady(thread);
   }
   return true;
 }
@@ -429,7 +444,9 @@ void Executor::RunBlock() {
   } else {
     shared_.reset();
   }
+  warps_.assign((count + 31) / 32, Warp{});
   for (unsigned i = 0; i < count; ++i) {
+    warps_[i / 32].lanes |= 1u << i % 32;
     threads_[i].index = {i % launch_.block.x, i / launch_.block.x % launch_.block.y,
                          i / (launch_.block.x * launch_.block.y)};
     Prepare(threads_[i]);
@@ -439,18 +456,28 @@ void Executor::RunBlock() {
   __tsan_release(&barrier_token_);
 #endif
   const std::vector<unsigned> order = Order(count, random_);
+  ready_.assign((count + 63) / 64, 0);
+  for (unsigned place = 0; place < count; ++place) {
+    threads_[order[place]].place = place;
+    MakeReady(threads_[order[place]]);
+  }
   for (;;) {
-    bool ran = false, alive = false;
-    for (const unsigned i : order) {
-      if (threads_[i].state == Thread::kReady) {
+    bool ran = false;
+    for (uint64_t& word : ready_) {
+      // Who becomes ready meanwhile has its turn in this round if its place is still to come.
+      for (unsigned from = 0; from < 64 && word >> from != 0; ++from) {
+        from += std::countr_zero(word >> from);
+        word &= ~(uint64_t{1} << from);
         ran = true;
-        SwitchTo(threads_[i]);
+        SwitchTo(threads_[order[(&word - ready_.data()) * 64 + from]]);
         if (faulted_) return;
       }
-      alive = alive || threads_[i].state != Thread::kDone;
     }
     if (ran) continue;
-    if (!alive) break;
+    if (std::all_of(threads_.begin(), threads_.end(),
+                    [](const Thread& thread) { return thread.state == Thread::kDone; })) {
+      break;
+    }
     if (ReleaseBarrier()) continue;
     if (!faulted_) {
       for (const Thread& thread : threads_) {
@@ -461,13 +488,11 @@ void Executor::RunBlock() {
           break;
         }
       }
-      for (const Thread& thread : threads_) {
-        if (thread.state == Thread::kAtCollective) {
-          std::fprintf(stderr, "cuemu: block (%u, %u, %u), thread %u waits in %s, mask %08x\n",
-                       blockIdx.x, blockIdx.y, blockIdx.z, thread.index.x, thread.kind,
-                       thread.mask);
-          break;
-        }
+      for (size_t i = 0; i < warps_.size(); ++i) {
+        if (warps_[i].waiting == 0) continue;
+        std::fprintf(stderr, "cuemu: block (%u, %u, %u), warp %zu: lanes %08x of %08x wait in %s\n",
+                     blockIdx.x, blockIdx.y, blockIdx.z, i, warps_[i].waiting, warps_[i].mask,
+                     warps_[i].kind);
       }
       std::fprintf(stderr, "cuemu: deadlock\n");
       faulted_ = true;
