@@ -22,7 +22,7 @@
 #include "bench/roofline.h"
 #include "engine/kernels/host.h"
 #include "engine/kernels/kernels.h"
-#include "tests/engine/kernels/kernel_setup.h"
+#include "tests/engine/kernels/random_operands.h"
 
 namespace mneme::engine {
 namespace {

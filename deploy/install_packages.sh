@@ -5,6 +5,7 @@
 #   deploy/install_packages.sh quickstart  build, and what deploy/quickstart.sh shows it with
 #   deploy/install_packages.sh test        build, and what the tests run against
 #   deploy/install_packages.sh runtime     shared libraries of an installed mneme-server, for images
+#   deploy/install_packages.sh cuda        NVIDIA's compiler for the CUDA backend, unless there is one: 300 MB in /opt/mneme-cuda
 #   deploy/install_packages.sh train       Python packages of train/ (PyTorch reference, recall through the server)
 #
 # Used by the README's commands, .ci/run and the Dockerfile, so that the list is written once.
@@ -36,13 +37,38 @@ train=(
   python3-grpcio python3-protobuf python3-matplotlib protobuf-compiler protobuf-compiler-grpc
 )
 
+cuda=(g++ python3 python3-venv)
+# One release; the runtime goes into the backend. Versions that work together.
+cuda_wheels=(
+  nvidia-cuda-nvcc==13.0.88 nvidia-cuda-crt==13.0.88 nvidia-nvvm==13.0.88 nvidia-cuda-runtime==13.0.96
+  nvidia-cuda-cccl==13.0.85
+)
+
+# nvcc finds its toolkit beside itself, so what is on the PATH calls it there.
+install_cuda() {
+  local place=/opt/mneme-cuda
+  "${as_root[@]}" python3 -m venv "$place"
+  "${as_root[@]}" "$place/bin/pip" install --quiet "${cuda_wheels[@]}"
+  local nvcc
+  nvcc=$(find "$place" -path '*/cu13/bin/nvcc')
+  printf '#!/bin/sh\nexec %s "$@"\n' "$nvcc" | "${as_root[@]}" tee /usr/local/bin/nvcc >/dev/null
+  "${as_root[@]}" chmod 755 /usr/local/bin/nvcc
+  echo "nvcc: $(/usr/local/bin/nvcc --version | tail -1)"
+}
+
+if [[ ${1:-} == cuda ]] && command -v nvcc >/dev/null; then
+  echo "nvcc: there is one, $(command -v nvcc)"
+  exit 0
+fi
+
 case "${1:-build}" in
   build) packages=("${build[@]}") ;;
   quickstart) packages=("${build[@]}" "${quickstart[@]}") ;;
   test) packages=("${build[@]}" "${test[@]}") ;;
   runtime) packages=("${runtime[@]}") ;;
+  cuda) packages=("${cuda[@]}") ;;
   train) packages=("${train[@]}") ;;
-  *) echo "usage: $0 [build|quickstart|test|runtime|train]" >&2; exit 2 ;;
+  *) echo "usage: $0 [build|quickstart|test|runtime|cuda|train]" >&2; exit 2 ;;
 esac
 
 missing=()
@@ -50,17 +76,17 @@ for package in "${packages[@]}"; do
   status=$(dpkg-query -W -f='${Status}' "$package" 2>/dev/null || true)
   [[ $status == *"ok installed" ]] || missing+=("$package")
 done
-if [[ ${#missing[@]} -eq 0 ]]; then
-  echo "packages: all ${#packages[@]} are installed"
-  exit 0
-fi
-
 as_root=()
-if [[ $EUID -ne 0 ]]; then
-  command -v sudo >/dev/null || { echo "run as root, or install sudo: these packages are missing: ${missing[*]}" >&2; exit 1; }
+if [[ $EUID -ne 0 && (${#missing[@]} -gt 0 || ${1:-} == cuda) ]]; then
+  command -v sudo >/dev/null || { echo "run as root, or install sudo: missing are ${missing[*]:-nvcc}" >&2; exit 1; }
   as_root=(sudo)
 fi
-echo "packages: installing ${missing[*]}"
-export DEBIAN_FRONTEND=noninteractive
-"${as_root[@]}" apt-get update -qq
-"${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+if [[ ${#missing[@]} -eq 0 ]]; then
+  echo "packages: all ${#packages[@]} are installed"
+else
+  echo "packages: installing ${missing[*]}"
+  export DEBIAN_FRONTEND=noninteractive
+  "${as_root[@]}" apt-get update -qq
+  "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+fi
+if [[ ${1:-} == cuda ]]; then install_cuda; fi

@@ -102,7 +102,7 @@ class Pass {
     const Rows logits = ComputeLogits(exec, hidden);
     MNEME_RETURN_IF_ERROR(exec.device().Wait());
     for (int64_t i = 0; i < wanted; ++i) finite[targets_[i].index] &= finite_[i];
-    if (!InPlace(memory)) ScatterLogits(logits);
+    if (wanted > 0 && !InPlace(memory)) ScatterLogits(logits);
     KeepHidden();
     Clear();
     return absl::OkStatus();
@@ -161,9 +161,10 @@ class Pass {
 
   // The last row of each slice, with its state.
   void KeepHidden() {
-    if (advances_.empty()) return;
-    const std::span<const std::byte> rows =
-        hidden_reader_.Read(hidden_, 0, targets_.size() * hidden_bytes());
+    std::span<const std::byte> rows;
+    if (!targets_.empty()) {
+      rows = hidden_reader_.Read(hidden_, 0, targets_.size() * hidden_bytes());
+    }
     for (const Advance& advance : advances_) {
       advance.state->position += advance.tokens;
       advance.state->hidden.resize(advance.wanted ? head_.columns() : 0);

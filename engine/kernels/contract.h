@@ -3,8 +3,8 @@
 // Both fix the order in which an output is summed by K and the weight's type alone. Equal bits are
 // promised within one numerics_id (engine.h), so of one backend and SIMD target: those without
 // fused multiply-add (sse4, scalar) round each product separately and differ from the others. The
-// orders below are those of reference and cpu; cuda forms the same terms and has a fixed order of its
-// own (cuda/matmul.cu).
+// orders below are those of reference and cpu; cuda forms the same terms and has a fixed order of
+// its own (cuda/matmul.cu).
 #pragma once
 
 namespace mneme::engine {

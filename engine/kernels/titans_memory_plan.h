@@ -39,12 +39,14 @@ struct TitansGradients {
     for (int64_t l = 0; l < shape.depth; ++l) width += shape.Inputs(l) + shape.Outputs(l);
     return width * capacity;
   }
-  constexpr float* Input(const TitansMemoryShape& shape, int64_t l) const {  // [capacity, Inputs(l)]
+  constexpr float* Input(const TitansMemoryShape& shape,
+                         int64_t l) const {  // [capacity, Inputs(l)]
     int64_t before = 0;
     for (int64_t i = 0; i < l; ++i) before += shape.Inputs(i) + shape.Outputs(i);
     return block + before * capacity;
   }
-  constexpr float* Delta(const TitansMemoryShape& shape, int64_t l) const {  // [capacity, Outputs(l)]
+  constexpr float* Delta(const TitansMemoryShape& shape,
+                         int64_t l) const {  // [capacity, Outputs(l)]
     return Input(shape, l) + shape.Inputs(l) * capacity;
   }
   // What the clip multiplies each row's learning rate by, [capacity]: min(1, c / |gradient|).

@@ -22,12 +22,12 @@ struct Config {
 
   struct Engine {
     std::string backend = kAutoBackend;  // or one of engine::BackendNames()
-    std::string contract = "int8";   // int8 | f32
-    std::string kv_dtype = "f16";    // f16 | f32
-    std::string simd_target;         // "" = best
-    int threads = 0;                 // 0 = processors that this process may use
-    std::string overflow = "slide";  // slide | error
-    int64_t window_tokens = 0;       // 0 = the model's trained context
+    std::string contract = "int8";       // int8 | f32
+    std::string kv_dtype = "f16";        // f16 | f32
+    std::string simd_target;             // "" = best
+    int threads = 0;                     // 0 = processors that this process may use
+    std::string overflow = "slide";      // slide | error
+    int64_t window_tokens = 0;           // 0 = the model's trained context
     int64_t sink_tokens = 4;
   } engine;
 

@@ -66,8 +66,9 @@ const Variant kVariants[] = {
     {Contract::kInt8, DType::kF32, 0},
 };
 // The scalar reference is some twenty times slower than cpu, more so under a sanitizer: it runs the
-// laws on the first two variants, which cover every option too but pages; an emulated device, slower
-// still, on one of the two, in turns from checkpoint to checkpoint. Agreement is tested on all.
+// laws on the first two variants, which cover every option too but pages; an emulated device,
+// slower still, on one of the two, in turns from checkpoint to checkpoint. Agreement is tested on
+// all.
 constexpr int kSlowVariants = 2;
 
 std::vector<std::string> TinyCheckpoints() {

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <filesystem>
 #include <map>
 #include <set>
@@ -43,6 +44,9 @@ class ArchitecturesTest : public ::testing::Test {
         .model = absl::StrCat(models.begin()->first, "=", models.begin()->second),
         .folder = folder_.path(),
         .flags = {"--drain.pre_stop_delay", "0s"}};
+    if (const char* backend = std::getenv("TESTED_BACKEND"); backend != nullptr) {
+      options.flags.insert(options.flags.end(), {"--engine.backend", backend});
+    }
     for (auto model = std::next(models.begin()); model != models.end(); ++model) {
       options.flags.push_back("--model");
       options.flags.push_back(absl::StrCat(model->first, "=", model->second));

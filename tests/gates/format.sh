@@ -11,5 +11,5 @@ format=$(command -v clang-format-14 || command -v clang-format) || {
   exit 1
 }
 # A clone that another user owns is still a clone.
-git -c safe.directory="$PWD" ls-files -z '*.h' '*.cc' '*.inc' | grep -zv '_list\.inc$' |
+git -c safe.directory="$PWD" ls-files -z '*.h' '*.cc' '*.inc' '*.cu' '*.cuh' | grep -zv '_list\.inc$' |
   xargs -0 "$format" --dry-run -Werror

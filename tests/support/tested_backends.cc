@@ -9,14 +9,14 @@
 namespace mneme::test {
 
 std::vector<const engine::Kernels*> TestedBackends() {
-  const char* name = std::getenv("MNEME_TEST_BACKEND");
+  const char* name = std::getenv("TESTED_BACKEND");
   if (name == nullptr) {
     return {engine::AllBackends().begin(), engine::AllBackends().end()};
   }
   absl::Status opened = engine::OpenBackend(MNEME_CUDA_EMU_PLUGIN);
   const engine::Kernels* kernels = engine::FindBackend(name);
   if (kernels == nullptr) {
-    std::fprintf(stderr, "MNEME_TEST_BACKEND is %s: there is none: %s\n", name,
+    std::fprintf(stderr, "TESTED_BACKEND is %s: there is none: %s\n", name,
                  opened.ToString().c_str());
     std::abort();
   }

@@ -8,7 +8,7 @@
 
 namespace mneme::test {
 
-// Those of the build; with MNEME_TEST_BACKEND=cuda-emu that one alone. Aborts if it is not there:
+// Those of the build; with TESTED_BACKEND=cuda-emu that one alone. Aborts if it is not there:
 // tests that silently run on nothing would pass.
 std::vector<const engine::Kernels*> TestedBackends();
 

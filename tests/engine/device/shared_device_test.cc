@@ -3,6 +3,7 @@
 #include <thread>
 #include <vector>
 
+#include "absl/strings/str_join.h"
 #include "engine/engine.h"
 #include "engine/kernels/kernels.h"
 #include "gmock/gmock.h"
@@ -75,7 +76,8 @@ TEST(DeviceTest, IsMadeByTheNameOfItsBackend) {
   }
   const absl::Status unknown = CreateDevice("abacus", 1).status();
   EXPECT_EQ(unknown.code(), absl::StatusCode::kInvalidArgument);
-  EXPECT_THAT(std::string(unknown.message()), testing::HasSubstr(BackendNames()));
+  EXPECT_THAT(std::string(unknown.message()),
+              testing::HasSubstr(absl::StrJoin(BackendNames(), ", ")));
   EXPECT_EQ(CreateDevice("cpu", -1).status().code(), absl::StatusCode::kInvalidArgument);
 }
 

@@ -1,11 +1,10 @@
-// What the kernel tests share: every (backend, SIMD target) of this machine, and random operands.
+// What the kernel tests share: every (backend, SIMD target) of this machine.
 //
 // Kernels see the tests' own arrays: a host's or emulated device's kernels reach them.
 #pragma once
 
 #include <cstdint>
 #include <memory>
-#include <random>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -15,6 +14,7 @@
 #include "engine/kernels/activation.h"
 #include "engine/kernels/host.h"
 #include "engine/kernels/kernels.h"
+#include "tests/engine/kernels/random_operands.h"
 
 namespace mneme::engine {
 
@@ -50,33 +50,7 @@ class KernelExec : private internal::OwnedDevice, public Exec {
   KernelExec(const Kernels& kernels, Contract contract, int num_threads);
 };
 
-// f32 in (-1, 1), the same on every machine.
-class Random {
- public:
-  explicit Random(uint32_t seed) : engine_(seed) {}
-  float Unit() { return static_cast<float>(engine_() >> 8) * 0x1p-23f - 1.0f; }
-  uint32_t Bits() { return engine_(); }
-  int64_t Below(int64_t n) { return engine_() % n; }
-  std::vector<float> Floats(size_t n);
-
- private:
-  std::mt19937 engine_;
-};
-
 // The activation's formula in double.
 double Exact(Activation f, double x);
-
-// A random [rows, columns] weight with finite scales of about 1/100, stored `misalign` bytes off
-// any alignment. Owns its bytes.
-class TestWeight {
- public:
-  TestWeight(DType dtype, int64_t rows, int64_t columns, uint32_t seed, size_t misalign = 1);
-  const Weight& view() const { return view_; }
-  std::vector<float> Dequantized() const;
-
- private:
-  std::vector<std::byte> bytes_;
-  Weight view_;
-};
 
 }  // namespace mneme::engine

@@ -125,7 +125,8 @@ TEST_F(ConfigLoaderTest, WrongTypesNameTheirOrigin) {
               HasSubstr("flag --engine.threads: engine.threads must be between 0 and 1024"));
   EXPECT_THAT(ErrorOf(Load({}, {"MNEME_DRAIN_TIMEOUT=30"})),
               HasSubstr("environment MNEME_DRAIN_TIMEOUT: drain.timeout must be a time"));
-  EXPECT_THAT(ErrorOf(Load({"--engine.backend=gpu"})), HasSubstr("one of auto, reference, cpu, cuda"));
+  EXPECT_THAT(ErrorOf(Load({"--engine.backend=gpu"})),
+              HasSubstr("one of auto, reference, cpu, cuda"));
   EXPECT_THAT(ErrorOf(Load({"--listen.insecure=maybe"})), HasSubstr("insecure"));
   EXPECT_THAT(ErrorOf(Load({"--config", WriteFile("engine:\n  threads: [1, 2]\n")})),
               HasSubstr("mneme.yaml:2: engine.threads: must be a single value"));
@@ -205,7 +206,7 @@ TEST_F(ConfigLoaderTest, PrintConfigShowsOriginsAndIsAConfigFile) {
   EXPECT_THAT(printed->output, testing::ContainsRegex("  threads: 3 +# flag --engine.threads"));
   EXPECT_THAT(printed->output, testing::ContainsRegex("log_level: \"warn\" +# environment"));
   EXPECT_THAT(printed->output, testing::ContainsRegex("  kind: \"memory\" +# .*mneme.yaml:2"));
-  EXPECT_THAT(printed->output, testing::ContainsRegex("  backend: \"cpu\" +# default"));
+  EXPECT_THAT(printed->output, testing::ContainsRegex("  backend: \"auto\" +# default"));
 
   auto again = LoadConfig({"--config", WriteFile(printed->output)}, {});
   ASSERT_TRUE(again.ok()) << again.status();

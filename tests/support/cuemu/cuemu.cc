@@ -48,10 +48,11 @@ constexpr size_t kSharedWithoutAsking = 48 << 10;
 constexpr size_t kSharedAtMost = 99 << 10;
 constexpr unsigned kThreadsAtMost = 1024;
 
-// MNEME_CUEMU_ORDER: forward, reverse or a number, the seed of a random one.
-// MNEME_CUEMU_STREAMS: lazy (as late as allowed) or eager.
-// MNEME_CUEMU_DEVICES: how many there are; 0 behaves like a machine without a driver.
-// MNEME_CUEMU_MEMORY: bytes of a device's memory.
+// CUEMU_ORDER: forward, reverse or a number, the seed of a random one.
+// CUEMU_STREAMS: lazy (as late as allowed) or eager.
+// CUEMU_DEVICES: how many there are; 0 behaves like a machine without a driver.
+// CUEMU_MEMORY: bytes of a device's memory.
+// CUEMU_PROTECT: with 0 the host may touch device memory, which saves the calls that forbid it.
 std::string Setting(const char* name, const char* otherwise) {
   const char* value = std::getenv(name);
   return value != nullptr ? value : otherwise;
@@ -108,12 +109,14 @@ class Arena {
   }
 
   void Open() {
+    if (open_) return;
     open_ = true;
     for (const auto& [address, block] : blocks_) {
       mprotect(base_ + block.first, block.second - kPage, PROT_READ | PROT_WRITE);
     }
   }
   void Close() {
+    if (always_open_) return;
     open_ = false;
     mprotect(base_, end_, PROT_NONE);
   }
@@ -125,10 +128,11 @@ class Arena {
   std::byte* base_;
   size_t end_ = 0;
   size_t used_bytes_ = 0;
-  const size_t capacity_ = std::min(
-      kArenaBytes / 2, static_cast<size_t>(std::strtoull(
-                           Setting("MNEME_CUEMU_MEMORY", "8589934592").c_str(), nullptr, 10)));
-  bool open_ = false;
+  const size_t capacity_ =
+      std::min(kArenaBytes / 2, static_cast<size_t>(std::strtoull(
+                                    Setting("CUEMU_MEMORY", "8589934592").c_str(), nullptr, 10)));
+  const bool always_open_ = Setting("CUEMU_PROTECT", "1") == "0";
+  bool open_ = always_open_;
   std::map<std::byte*, std::pair<size_t, size_t>> blocks_;  // address -> place, span
   std::multimap<size_t, size_t> free_;                      // span -> place
 };
@@ -248,8 +252,8 @@ struct State {
   std::vector<CuemuStream*> streams;
   cudaError_t sticky = cudaSuccess;
   cudaError_t last = cudaSuccess;
-  const bool eager = Setting("MNEME_CUEMU_STREAMS", "lazy") == "eager";
-  const int devices = std::atoi(Setting("MNEME_CUEMU_DEVICES", "1").c_str());
+  const bool eager = Setting("CUEMU_STREAMS", "lazy") == "eager";
+  const int devices = std::atoi(Setting("CUEMU_DEVICES", "1").c_str());
 };
 State& Global() {
   static State* const state = new State;
@@ -259,7 +263,7 @@ State& Global() {
 // ---- orders
 
 std::vector<unsigned> Order(unsigned count, std::mt19937_64& random) {
-  static const std::string order = Setting("MNEME_CUEMU_ORDER", "forward");
+  static const std::string order = Setting("CUEMU_ORDER", "forward");
   std::vector<unsigned> indices(count);
   std::iota(indices.begin(), indices.end(), 0u);
   if (order == "reverse") std::reverse(indices.begin(), indices.end());
@@ -382,10 +386,10 @@ void Executor::WarpCollective(unsigned mask, const char* kind, void* call,
     Fault("a lane calls a collective whose mask it is not in");
   self->call = call;
   self->state = Thread::kAtCollective;
-#if defined(CUEMU_TSAN)
-  __tsan_release(&barrier_token_);
-#endif
   Warp& warp = warps_[index / 32];
+#if defined(CUEMU_TSAN)
+  __tsan_release(&warp);
+#endif
   if ((mask & ~warp.lanes) != 0) Fault("a collective's mask names lanes beyond the block");
   if ((mask & warp.returned) != 0) Fault("a collective's mask names a lane that has returned");
   if (warp.waiting == 0) {
@@ -404,12 +408,18 @@ void Executor::WarpCollective(unsigned mask, const char* kind, void* call,
       if (&other != self) MakeReady(other);
     }
     self->state = Thread::kReady;
+#if defined(CUEMU_TSAN)
+    __tsan_acquire(&warp);
+#endif
     compute(lanes);
+#if defined(CUEMU_TSAN)
+    __tsan_release(&warp);
+#endif
   } else {
     SwitchBack(false);
   }
 #if defined(CUEMU_TSAN)
-  __tsan_acquire(&barrier_token_);
+  __tsan_acquire(&warp);
 #endif
 }
 

@@ -103,8 +103,8 @@ void Increment(int* at) { at[0] += 1; }
 
 // Nothing runs before it must: a launch is seen after a wait, not before.
 TEST_F(CuemuTest, OperationsWaitForTheirStream) {
-  const bool eager = std::getenv("MNEME_CUEMU_STREAMS") != nullptr &&
-                     std::string(std::getenv("MNEME_CUEMU_STREAMS")) == "eager";
+  const bool eager = std::getenv("CUEMU_STREAMS") != nullptr &&
+                     std::string(std::getenv("CUEMU_STREAMS")) == "eager";
   int* pinned = nullptr;
   ASSERT_EQ(cudaHostAlloc(reinterpret_cast<void**>(&pinned), sizeof(int), cudaHostAllocDefault),
             cudaSuccess);
