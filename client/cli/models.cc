@@ -11,6 +11,24 @@ namespace {
 
 std::string Tokens(int64_t count) { return count == 0 ? "unbounded" : HumanCount(count); }
 
+// What a turn that says nothing is sampled with. Numbers that change nothing are left out.
+std::string SamplingDefaults(const v1::Sampling& sampling) {
+  std::string text = absl::StrCat("temperature ", sampling.temperature());
+  if (sampling.top_k() > 0) absl::StrAppend(&text, ", top-k ", sampling.top_k());
+  if (sampling.top_p() < 1) absl::StrAppend(&text, ", top-p ", sampling.top_p());
+  if (sampling.min_p() > 0) absl::StrAppend(&text, ", min-p ", sampling.min_p());
+  if (sampling.repetition_penalty() != 1) {
+    absl::StrAppend(&text, ", repetition penalty ", sampling.repetition_penalty());
+  }
+  if (sampling.presence_penalty() != 0) {
+    absl::StrAppend(&text, ", presence penalty ", sampling.presence_penalty());
+  }
+  if (sampling.frequency_penalty() != 0) {
+    absl::StrAppend(&text, ", frequency penalty ", sampling.frequency_penalty());
+  }
+  return text;
+}
+
 int List(client::Client& client, const Context& context) {
   v1::ListModelsResponse all;
   v1::ListModelsRequest request;
@@ -66,6 +84,9 @@ int Get(client::Client& client, const Context& context, const std::string& name)
     table.Add({"state formula", m->state_formula()});
     table.Add({"chat template",
                m->has_chat_template() ? "yes" : absl::StrCat("no: ", m->chat_template_problem())});
+    if (m->has_default_sampling()) {
+      table.Add({"sampling", SamplingDefaults(m->default_sampling())});
+    }
     table.Add({"fingerprint", m->fingerprint()});
     table.Add({"numerics", m->numerics_id()});
     table.Print(std::cout);

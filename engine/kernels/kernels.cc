@@ -33,7 +33,7 @@ struct Backend {
 // Backends are added, never taken away; where they lie does not change.
 class Registry {
  public:
-  Registry() {
+  Registry() ABSL_NO_THREAD_SAFETY_ANALYSIS {  // nobody else has it yet
 #define ENGINE_BACKEND(name)                                                               \
   Add({&name##_kernels(), [](int num_threads) -> absl::StatusOr<std::unique_ptr<Device>> { \
          return name##_device(num_threads);                                                \
@@ -56,7 +56,7 @@ class Registry {
   absl::Status Open(const std::string& library);
 
  private:
-  void Add(const Backend& backend) {
+  void Add(const Backend& backend) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     kernels_[count_] = backend.kernels;
     devices_[count_++] = backend.device;
   }

@@ -120,7 +120,8 @@ class BalancerTest : public ::testing::Test {
       EXPECT_TRUE(turn.ok()) << turn.status();
     }
     const double to_a = Finished(*a_) - before;
-    EXPECT_EQ(to_a + Finished(*b_) - before_b, 20);
+    // A longer stream of the test may end meanwhile.
+    EXPECT_GE(to_a + Finished(*b_) - before_b, 20);
     return to_a;
   }
 

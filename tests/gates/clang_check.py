@@ -41,7 +41,8 @@ def units(build):
     found = {}
     for entry in json.loads((build / "compile_commands.json").read_text()):
         path = pathlib.Path(os.path.realpath(os.path.join(entry["directory"], entry["file"])))
-        if path.is_relative_to(ROOT) and not path.is_relative_to(build):
+        # Clang would take a .cu for what it is.
+        if path.is_relative_to(ROOT) and not path.is_relative_to(build) and path.suffix != ".cu":
             found[str(path.relative_to(ROOT))] = flags(entry["command"])
     return found
 

@@ -6,7 +6,7 @@
 No kernel may use more registers than tests/gates/cubin_budget.txt grants, or fewer threads would fit on a
 multiprocessor, nor more bytes of stack and spills, which are none where the file says no "+". --write makes
 that file anew. Ends with 77, which ctest counts as skipped, where there is no nvcc
-(deploy/install_packages.sh cuda).
+(deploy/install_packages.sh cuda), or one of another release than made the file: it would allocate otherwise.
 """
 import argparse
 import collections
@@ -49,6 +49,11 @@ def demangle(names):
     return short
 
 
+def release(nvcc):
+    text = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=True).stdout
+    return re.search(r"release [\d.]+, V([\d.]+)", text).group(1)
+
+
 def show(need):
     registers, spilled = need
     return f"{registers}+{spilled}" if spilled else str(registers)
@@ -79,10 +84,13 @@ def main():
     if options.write:
         lines = [f"{kernel}: " + " ".join(show(used[kernel][arch]) for arch in ARCHITECTURES)
                  for kernel in sorted(used)]
-        BUDGET.write_text(f"# Registers of a thread (+ bytes of stack and spills) on {', '.join(ARCHITECTURES)}; "
-                          "made by cubin_budget.py --write\n"
+        BUDGET.write_text(f"# nvcc {release(nvcc)}: registers of a thread (+ bytes of stack and spills) on "
+                          f"{', '.join(ARCHITECTURES)}; made by cubin_budget.py --write\n"
                           + "\n".join(lines) + "\n", encoding="utf-8")
     granted = {}
+    if f"nvcc {release(nvcc)}:" not in BUDGET.read_text(encoding="utf-8"):
+        print(f"SKIP: {len(used)} kernels compile, but the budget is of another release than {release(nvcc)}")
+        return 77
     for line in BUDGET.read_text(encoding="utf-8").splitlines():
         if not line.startswith("#"):
             kernel, registers = line.rsplit(": ", 1)

@@ -13,7 +13,9 @@ std::vector<const engine::Kernels*> TestedBackends() {
   if (name == nullptr) {
     return {engine::AllBackends().begin(), engine::AllBackends().end()};
   }
-  absl::Status opened = engine::OpenBackend(MNEME_CUDA_EMU_PLUGIN);
+  const char* plugin = std::getenv("TESTED_PLUGIN");
+  const absl::Status opened =
+      engine::OpenBackend(plugin != nullptr ? plugin : MNEME_CUDA_EMU_PLUGIN);
   const engine::Kernels* kernels = engine::FindBackend(name);
   if (kernels == nullptr) {
     std::fprintf(stderr, "TESTED_BACKEND is %s: there is none: %s\n", name,
