@@ -70,8 +70,9 @@ TEST_F(CliTest, Models) {
   EXPECT_EQ(OutJson({"models", "get", "tiny"}), model);
   EXPECT_EQ(Out({"models", "-o", "name"}), "models/tiny\n");
   EXPECT_NE(Out({"models"}).find("llama"), std::string::npos);
-  EXPECT_NE(Out({"models", "get", "tiny"}).find("temperature 0.8, top-k 40, top-p 0.95, min-p 0.05"),
-            std::string::npos);
+  EXPECT_NE(
+      Out({"models", "get", "tiny"}).find("temperature 0.8, top-k 40, top-p 0.95, min-p 0.05"),
+      std::string::npos);
   EXPECT_EQ(Error({"models", "get", "nobody"}, 3)["reason"], "MODEL_NOT_FOUND");
 }
 
@@ -180,7 +181,7 @@ TEST_F(CliTest, SessionsThroughTheirWholeLife) {
   Out({"sessions", "delete", "life"});
   EXPECT_EQ(OutLines(Turn({"generate", "-s", "branch-b"}, 2)).back()["final"]["committed"], true);
   // A deleted session's id is taken, until it is deleted for good.
-  EXPECT_EQ(Error({"sessions", "create", "life"}, 6)["reason"], "SESSION_EXISTS");
+  EXPECT_EQ(Error({"sessions", "create", "life"}, 4)["reason"], "SESSION_EXISTS");
   Out({"sessions", "delete", "life", "--purge"});
   EXPECT_EQ(OutJson({"sessions", "create", "life"})["position_tokens"], 0);
 }
