@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <string>
 #include <vector>
@@ -49,6 +50,26 @@ class MatMulTest : public ::testing::TestWithParam<Contract> {
  protected:
   ~MatMulTest() override { PinSimdTarget(""); }
 };
+
+// contract.h: codes are rounded to the nearest, ties to even. With d = 1: 0.5 -> 0, 2.5 -> 2, 4.5
+// -> 4.
+TEST(MatMulInt8Test, HalfCodesGoToEven) {
+  std::vector<float> x(32, 0.0f);
+  x[0] = 127, x[1] = 0.5f, x[2] = 2.5f, x[3] = 4.5f;
+  std::vector<std::byte> block(34, std::byte{1});  // Q8_0: a scale, 32 codes of 1
+  const uint16_t one = 0x3c00;
+  std::memcpy(block.data(), &one, sizeof one);
+  for (const Variant& variant : AllVariants()) {
+    SCOPED_TRACE(variant.Name());
+    variant.Select();
+    KernelExec exec(*variant.kernels, Contract::kInt8, 1);
+    float y = 0;
+    const MatMulTask task{.weight = {DType::kQ8_0, 1, 32, block.data()}, .y = &y, .y_stride = 1};
+    variant.kernels->matmul(exec, {&task, 1}, x.data(), 32, 1);
+    EXPECT_EQ(y, 127 + 0 + 2 + 4);
+  }
+  PinSimdTarget("");
+}
 
 INSTANTIATE_TEST_SUITE_P(Contracts, MatMulTest, ::testing::Values(Contract::kF32, Contract::kInt8),
                          [](const auto& info) {
