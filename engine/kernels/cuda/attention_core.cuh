@@ -485,7 +485,6 @@ __global__ void __launch_bounds__(kThreads, 4)
 
     const bool masked = all_begin > at + from || all_end < at + to || from % 4 != 0 || to % 4 != 0;
 #pragma unroll 1
-#pragma unroll 1
     for (int c = 0; c < value_dim; c += S::kChunk) {
       const int rest = value_dim - c;
       const int width = rest < S::kChunk ? rest : S::kChunk;

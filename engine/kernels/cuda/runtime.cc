@@ -14,18 +14,37 @@ std::string Describe(cudaError_t error) {
 
 // ---- memory
 
+namespace {
+
+// Full is an answer, not a fault of the device: std::bad_alloc, and the error is cleared.
+std::byte* OrBadAlloc(cudaError_t error, void* at) {
+  if (error != cudaSuccess) {
+    cudaGetLastError();
+    throw std::bad_alloc();
+  }
+  return static_cast<std::byte*>(at);
+}
+std::byte* AllocateOnDevice(size_t bytes) {
+  void* at = nullptr;
+  const cudaError_t error = cudaMalloc(&at, bytes);
+  return OrBadAlloc(error, at);
+}
+std::byte* AllocatePinned(size_t bytes) {
+  void* at = nullptr;
+  const cudaError_t error = cudaHostAlloc(&at, bytes, cudaHostAllocDefault);
+  return OrBadAlloc(error, at);
+}
+
+}  // namespace
+
 int64_t CudaMemory::CapacityBytes() const {
   return static_cast<int64_t>(device_.properties().totalGlobalMem);
 }
 
 std::byte* CudaMemory::AllocateBytes(size_t size_bytes) {
-  void* at = nullptr;
-  if (cudaMalloc(&at, std::max<size_t>(size_bytes, 1)) != cudaSuccess) {
-    cudaGetLastError();  // full is an answer, not a fault of the device
-    throw std::bad_alloc();
-  }
+  std::byte* const at = AllocateOnDevice(std::max<size_t>(size_bytes, 1));
   device_.Check(cudaMemsetAsync(at, 0, size_bytes, device_.stream()), "clearing memory");
-  return static_cast<std::byte*>(at);
+  return at;
 }
 
 // The runtime waits for the device first.
@@ -71,20 +90,14 @@ void Staging::Release() {
   if (host_ != nullptr) cudaFreeHost(host_);
   if (image_ != nullptr) cudaFree(image_);
   host_ = image_ = nullptr;
+  half_bytes_ = 0;
 }
 
 void Staging::Grow(size_t half_bytes) {
   device_.Check(cudaStreamSynchronize(device_.stream()), "staging");
   Release();
-  void *host = nullptr, *image = nullptr;
-  if (cudaHostAlloc(&host, 2 * half_bytes, cudaHostAllocDefault) != cudaSuccess ||
-      cudaMalloc(&image, 2 * half_bytes) != cudaSuccess) {
-    cudaGetLastError();
-    if (host != nullptr) cudaFreeHost(host);
-    throw std::bad_alloc();
-  }
-  host_ = static_cast<std::byte*>(host);
-  image_ = static_cast<std::byte*>(image);
+  host_ = AllocatePinned(2 * half_bytes);
+  image_ = AllocateOnDevice(2 * half_bytes);
   for (cudaEvent_t& event : read_) {
     device_.Check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "staging");
   }
@@ -165,19 +178,17 @@ CudaDevice::~CudaDevice() {
   if (stream_ != nullptr) cudaStreamDestroy(stream_);
 }
 
+void CudaDevice::Grow(std::byte*& at, size_t& has, size_t bytes) {
+  if (has >= bytes) return;
+  Check(cudaFree(at), "making room");
+  at = nullptr;
+  has = 0;
+  at = AllocateOnDevice(bytes);
+  has = bytes;
+}
+
 std::byte* CudaDevice::Scratch(Slot slot, size_t bytes) {
-  if (scratch_bytes_[slot] < bytes) {
-    Check(cudaFree(scratch_[slot]), "scratch");
-    scratch_[slot] = nullptr;
-    scratch_bytes_[slot] = 0;
-    void* at = nullptr;
-    if (cudaMalloc(&at, bytes) != cudaSuccess) {
-      cudaGetLastError();
-      throw std::bad_alloc();
-    }
-    scratch_[slot] = static_cast<std::byte*>(at);
-    scratch_bytes_[slot] = bytes;
-  }
+  Grow(scratch_[slot], scratch_bytes_[slot], bytes);
   return scratch_[slot];
 }
 
@@ -191,18 +202,7 @@ const float* CudaDevice::RopeTable(std::span<const int64_t> positions,
   next_rope_copy_ = (next_rope_copy_ + 1) % RopeTables::kTables;
   copy.id = 0;
   const size_t half = table.cos.size() * sizeof(float);
-  if (copy.bytes < 2 * half) {
-    Check(cudaFree(copy.at), "rotary angles");
-    copy.at = nullptr;
-    copy.bytes = 0;
-    void* at = nullptr;
-    if (cudaMalloc(&at, 2 * half) != cudaSuccess) {
-      cudaGetLastError();
-      throw std::bad_alloc();
-    }
-    copy.at = static_cast<std::byte*>(at);
-    copy.bytes = 2 * half;
-  }
+  Grow(copy.at, copy.bytes, 2 * half);
   // From pinned memory, so that the copy does not wait for the device.
   const Staging::Place place = staging_.Reserve(2 * half);
   std::memcpy(place.host, table.cos.data(), half);
@@ -219,20 +219,13 @@ void CudaDevice::Deliver(const std::byte* from, void* to, size_t bytes) {
   if (delivered_used_ + bytes > delivered_bytes_) {
     // What waits in the old memory is handed out first.
     Check(cudaStreamSynchronize(stream_), "delivery");
-    for (const Delivery& one : deliveries_) std::memcpy(one.to, delivered_ + one.at, one.bytes);
-    deliveries_.clear();
-    delivered_used_ = 0;
+    HandOut();
     if (bytes > delivered_bytes_) {
       if (delivered_ != nullptr) cudaFreeHost(delivered_);
       delivered_ = nullptr;
       delivered_bytes_ = 0;
-      void* at = nullptr;
       const size_t room = std::max<size_t>(2 * bytes, 64 << 10);
-      if (cudaHostAlloc(&at, room, cudaHostAllocDefault) != cudaSuccess) {
-        cudaGetLastError();
-        throw std::bad_alloc();
-      }
-      delivered_ = static_cast<std::byte*>(at);
+      delivered_ = AllocatePinned(room);
       delivered_bytes_ = room;
     }
   }
@@ -240,6 +233,12 @@ void CudaDevice::Deliver(const std::byte* from, void* to, size_t bytes) {
         "delivery");
   deliveries_.push_back({delivered_used_, to, bytes});
   delivered_used_ += bytes;
+}
+
+void CudaDevice::HandOut() {
+  for (const Delivery& one : deliveries_) std::memcpy(one.to, delivered_ + one.at, one.bytes);
+  deliveries_.clear();
+  delivered_used_ = 0;
 }
 
 bool CudaDevice::Check(cudaError_t error, const char* what) {
@@ -256,9 +255,7 @@ bool CudaDevice::Check(cudaError_t error, const char* what) {
 absl::Status CudaDevice::Wait() {
   Check(cudaStreamSynchronize(stream_), "running kernels");
   Check(cudaGetLastError(), "running kernels");
-  for (const Delivery& one : deliveries_) std::memcpy(one.to, delivered_ + one.at, one.bytes);
-  deliveries_.clear();
-  delivered_used_ = 0;
+  HandOut();
   const MutexLock lock(&mutex_);
   absl::Status error = std::move(error_);
   error_ = absl::OkStatus();

@@ -117,6 +117,11 @@ class CudaDevice final : public Device {
   CudaDevice(std::string_view name, const Kernels& kernels, int num_threads,
              const cudaDeviceProp& properties);
 
+  // At least `bytes` at `at`, which has `has`; contents are lost where they do not suffice.
+  void Grow(std::byte*& at, size_t& has, size_t bytes);
+  // What the device has delivered, to where it is wanted.
+  void HandOut();
+
   const std::string_view name_;
   const Kernels& kernels_;
   const cudaDeviceProp properties_;
