@@ -1,10 +1,7 @@
 // The recipes deploy/haproxy.cfg and deploy/nginx.conf, run as they are but for addresses, in front
 // of two servers: nothing is lost when one of them drains.
-#include <arpa/inet.h>
 #include <gtest/gtest.h>
 #include <signal.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
@@ -19,24 +16,12 @@
 #include "absl/strings/str_replace.h"
 #include "absl/time/clock.h"
 #include "client/client.h"
+#include "tests/support/free_address.h"
 #include "tests/support/http_get.h"
 #include "tests/support/server_process.h"
 
 namespace mneme::test {
 namespace {
-
-// Nobody listens there now.
-std::string FreeAddress() {
-  const int fd = socket(AF_INET, SOCK_STREAM, 0);
-  sockaddr_in address{};
-  address.sin_family = AF_INET;
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  socklen_t size = sizeof(address);
-  EXPECT_EQ(bind(fd, reinterpret_cast<sockaddr*>(&address), size), 0);
-  EXPECT_EQ(getsockname(fd, reinterpret_cast<sockaddr*>(&address), &size), 0);
-  close(fd);
-  return absl::StrCat("127.0.0.1:", ntohs(address.sin_port));
-}
 
 std::string PortOf(const std::string& address) { return address.substr(address.rfind(':') + 1); }
 

@@ -18,8 +18,8 @@ HttpReply HttpGet(const std::string& address, const std::string& path, const std
   const int fd = socket(AF_INET, SOCK_STREAM, 0);
   std::string text;
   if (connect(fd, reinterpret_cast<sockaddr*>(&peer), sizeof(peer)) == 0) {
-    const std::string request =
-        method + " " + path + " HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    // 1.0: nobody answers in chunks.
+    const std::string request = method + " " + path + " HTTP/1.0\r\nHost: x\r\n\r\n";
     if (write(fd, request.data(), request.size()) == static_cast<ssize_t>(request.size())) {
       char buffer[4096];
       for (ssize_t n; (n = read(fd, buffer, sizeof(buffer))) > 0;) text.append(buffer, n);
@@ -28,7 +28,7 @@ HttpReply HttpGet(const std::string& address, const std::string& path, const std
   close(fd);
   HttpReply reply;
   const size_t head_end = text.find("\r\n\r\n");
-  if (head_end == std::string::npos || text.rfind("HTTP/1.1 ", 0) != 0) return reply;
+  if (head_end == std::string::npos || text.rfind("HTTP/1.", 0) != 0) return reply;
   reply.code = std::atoi(text.c_str() + 9);
   reply.head = text.substr(0, head_end);
   reply.body = text.substr(head_end + 4);
