@@ -4,10 +4,11 @@
 #include <grpcpp/generic/generic_stub.h>
 #include <grpcpp/support/byte_buffer.h>
 
+#include <future>
 #include <string>
+#include <utility>
 #include <vector>
 
-#include "absl/synchronization/notification.h"
 #include "client/channel.h"
 #include "client/client.h"
 
@@ -36,15 +37,11 @@ absl::StatusOr<bool> Client::IsServing(const CallOptions& call) const {
   const grpc::Slice no_fields;  // service: "", the process
   const grpc::ByteBuffer request(&no_fields, 1);
   grpc::ByteBuffer response;
-  grpc::Status status;
-  absl::Notification done;
+  std::promise<grpc::Status> done;
   grpc::GenericStub(channel_->grpc)
       .UnaryCall(&context, "/grpc.health.v1.Health/Check", grpc::StubOptions(), &request, &response,
-                 [&](grpc::Status result) {
-                   status = std::move(result);
-                   done.Notify();
-                 });
-  done.WaitForNotification();
+                 [&](grpc::Status result) { done.set_value(std::move(result)); });
+  const grpc::Status status = done.get_future().get();
   if (!status.ok()) return FromGrpc(status, id);
   return Bytes(response) == std::string_view(kServing, sizeof(kServing));
 }

@@ -90,6 +90,9 @@ class StateStore {
  public:
   virtual ~StateStore() = default;
 
+  // Whether other processes may change what is in it.
+  virtual bool shared() const { return false; }
+
   // NOT_FOUND if absent. A record past its expire_time is still returned: the owner decides what
   // that means, the sweeper removes it.
   virtual absl::StatusOr<Record> Get(const Key& key) const = 0;

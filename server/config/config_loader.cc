@@ -1,5 +1,6 @@
 #include "server/config/config_loader.h"
 
+#include <unistd.h>
 #include <yaml-cpp/yaml.h>
 
 #include <CLI/CLI.hpp>
@@ -310,6 +311,12 @@ absl::Status CheckCombinations(const Config& config, std::vector<std::string>* w
   return absl::OkStatus();
 }
 
+std::string HostName() {
+  char name[256] = {};
+  if (gethostname(name, sizeof(name) - 1) != 0 || name[0] == '\0') return "mneme";
+  return name;
+}
+
 // A folder of the user's own, so that the server keeps its sessions whatever directory it is
 // started in; "" if there is none. A service gives its own (deploy/mneme.service, Dockerfile).
 std::string DefaultStorePath(const std::vector<std::string>& environment) {
@@ -415,6 +422,7 @@ absl::StatusOr<LoadedConfig> LoadConfig(const std::vector<std::string>& argument
       models_origin = origin;
     }
   }
+  if (loaded.config.replica.name.empty()) loaded.config.replica.name = HostName();
   if (loaded.config.store.path.empty()) {
     loaded.config.store.path = DefaultStorePath(environment);
     if (loaded.config.store.kind == "rocksdb" && std::filesystem::exists("data/CURRENT")) {

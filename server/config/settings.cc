@@ -277,6 +277,14 @@ std::vector<Setting> MakeSettings() {
                       "an ingest makes its progress durable at least so often",
                       absl::Milliseconds(1), MNEME_FIELD(sessions.ingest_commit_interval_ms)),
 
+      TextSetting("replica.name", "this server's name among those of one store; empty = the host's",
+                  MNEME_FIELD(replica.name)),
+      DurationSetting("replica.lease_ttl",
+                      "how long a server that is silent keeps the sessions it writes to itself",
+                      absl::Milliseconds(2), MNEME_FIELD(replica.lease_ttl_ms)),
+      DurationSetting("replica.lease_renew", "how often it says that it is there",
+                      absl::Milliseconds(1), MNEME_FIELD(replica.lease_renew_ms)),
+
       DurationSetting("drain.pre_stop_delay",
                       "after SIGTERM: still serving, but NOT_SERVING to health checks",
                       absl::ZeroDuration(), MNEME_FIELD(drain.pre_stop_delay_ms)),

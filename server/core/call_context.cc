@@ -16,11 +16,14 @@ CallContext::Cancel CallContext::cancelled() const {
   const Cancel cause = cancel_.load();
   if (cause != Cancel::kNone) return cause;
   if (deadline != Clock::time_point::max() && Clock::now() >= deadline) return Cancel::kDeadline;
+  if (lease_deadline.load() != Clock::time_point::max() && Clock::now() >= lease_deadline.load()) {
+    return Cancel::kLeaseLost;
+  }
   return Cancel::kNone;
 }
 
 CallContext::Clock::time_point CallContext::cancelled_at() const {
-  return std::min(cancelled_at_.load(), deadline);
+  return std::min({cancelled_at_.load(), deadline, lease_deadline.load()});
 }
 
 }  // namespace mneme::server

@@ -16,6 +16,8 @@ class CallContext {
   std::string request_id;
   Clock::time_point arrival = Clock::now();
   Clock::time_point deadline = Clock::time_point::max();
+  // Until when other servers leave the session of the call to it (lease_table.h).
+  std::atomic<Clock::time_point> lease_deadline{Clock::time_point::max()};
 
   // Why a call was told to stop.
   enum class Cancel {
@@ -24,15 +26,16 @@ class CallContext {
     kRequested /* CancelGeneration */,
     kDeadline,
     kShutdown,
-    kSlowConsumer
+    kSlowConsumer,
+    kLeaseLost /* another server may write the session */
   };
 
   // First cause wins. Runs the callbacks on stop_token() on the calling thread.
   void RequestCancel(Cancel cause);
-  // Stopped by RequestCancel; a deadline that passes does not stop it. A std::stop_callback may be
+  // Stopped by RequestCancel; no deadline that passes does that. A std::stop_callback may be
   // neither made nor destroyed under a lock that it takes.
   std::stop_token stop_token() const { return stop_.get_token(); }
-  // Also reports kDeadline once the deadline has passed.
+  // Also reports kDeadline and kLeaseLost once their deadlines have passed.
   Cancel cancelled() const;
   // When it was; only after cancelled() is not kNone.
   Clock::time_point cancelled_at() const;

@@ -22,6 +22,11 @@ absl::Status CancelStatus(CallContext::Cancel cause) {
     case Cancel::kSlowConsumer:
       return Error(absl::StatusCode::kResourceExhausted, reason::kSlowConsumer,
                    "the client did not read its stream for too long; read faster");
+    case Cancel::kLeaseLost:
+      return WithRetry(
+          Error(absl::StatusCode::kAborted, reason::kLeaseLost,
+                "the session could not be held against other servers; repeat the call"),
+          absl::Milliseconds(500));
   }
   return absl::OkStatus();
 }
@@ -41,6 +46,8 @@ const char* CancelName(CallContext::Cancel cause) {
       return "shutdown";
     case Cancel::kSlowConsumer:
       return "slow_consumer";
+    case Cancel::kLeaseLost:
+      return "lease_lost";
   }
   return "none";
 }

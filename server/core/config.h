@@ -65,6 +65,13 @@ struct Config {
     int64_t ingest_commit_interval_ms = 10000;
   } sessions;
 
+  // Among the servers of one store; of no effect where one server owns it.
+  struct Replica {
+    std::string name;  // for people and x-served-by; "" until LoadConfig has found the host's name
+    int64_t lease_ttl_ms = 15000;
+    int64_t lease_renew_ms = 5000;
+  } replica;
+
   struct Drain {
     int64_t pre_stop_delay_ms = 5000;
     int64_t timeout_ms = 20000;

@@ -34,6 +34,7 @@ inline constexpr char kModelNotFound[] = "MODEL_NOT_FOUND";
 inline constexpr char kGenerationNotFound[] = "GENERATION_NOT_FOUND";
 inline constexpr char kSessionExists[] = "SESSION_EXISTS";
 inline constexpr char kSessionBusy[] = "SESSION_BUSY";
+inline constexpr char kLeaseLost[] = "LEASE_LOST";
 inline constexpr char kVersionMismatch[] = "VERSION_MISMATCH";
 inline constexpr char kModelNotLoaded[] = "MODEL_NOT_LOADED";
 inline constexpr char kModelMismatch[] = "MODEL_MISMATCH";
@@ -77,6 +78,7 @@ inline constexpr ReasonCode kReasonCodes[] = {
     {reason::kGenerationNotFound, absl::StatusCode::kNotFound},
     {reason::kSessionExists, absl::StatusCode::kAlreadyExists},
     {reason::kSessionBusy, absl::StatusCode::kAborted},
+    {reason::kLeaseLost, absl::StatusCode::kAborted},
     {reason::kVersionMismatch, absl::StatusCode::kAborted},
     {reason::kModelNotLoaded, absl::StatusCode::kFailedPrecondition},
     {reason::kModelMismatch, absl::StatusCode::kFailedPrecondition},

@@ -56,8 +56,8 @@ void KeepBeforeRewind(Parts& parts, SessionRecord& record, SessionStore::Change&
 
 class Rewind {
  public:
-  Rewind(Parts& parts, CallContext& context, SessionRecord base)
-      : parts_(parts), context_(context), base_(std::move(base)) {}
+  Rewind(Parts& parts, CallContext& context, SessionRecord base, LeaseTable::Lease& lease)
+      : parts_(parts), context_(context), base_(std::move(base)), lease_(lease) {}
 
   absl::Status ToSnapshot(const SnapshotName& name);
   absl::Status ToPosition(int64_t position);
@@ -78,6 +78,7 @@ class Rewind {
   Parts& parts_;
   CallContext& context_;
   const SessionRecord base_;
+  LeaseTable::Lease& lease_;
   storage::Point target_;
   std::vector<memstore::NewChunk> new_chunks_;
   HeldState held_;  // of a rewind to a position
@@ -175,13 +176,13 @@ absl::StatusOr<SessionRecord> Rewind::Commit() {
   const auto change_record = [&](SessionRecord& record, SessionStore::Change& change) {
     storage::StoredSession& data = record.data;
     if (data.uid() != base_.data.uid() || data.head().version() != base_.data.head().version()) {
-      parts_.metrics.version_conflicts.Increment();
-      return VersionMismatch(record);
+      return WrittenByOthers(record, &lease_, parts_.metrics);
     }
     if (!data.damaged()) KeepBeforeRewind(parts_, record, change);
     const int64_t version = data.head().version() + 1;
     *data.mutable_head() = target_;
     data.mutable_head()->set_version(version);
+    data.mutable_head()->set_epoch(lease_.epoch());
     data.set_damaged(false);
     data.set_rewind_version(version);
     // What an ingest had read may be gone now.
@@ -191,15 +192,13 @@ absl::StatusOr<SessionRecord> Rewind::Commit() {
     data.set_last_used_time_us(now);
     return absl::OkStatus();
   };
-  MNEME_ASSIGN_OR_RETURN(SessionRecord written, parts_.sessions->Update(base_.name, change_record,
-                                                                        std::move(new_chunks_)));
-  const std::string key = CacheKey(base_.name);
+  MNEME_ASSIGN_OR_RETURN(SessionRecord written,
+                         parts_.sessions->Update(base_.name, change_record, std::move(new_chunks_),
+                                                 {.lease = &lease_, .last_write = true}));
   if (has_state_) {
-    parts_.states->Keep(std::move(held_.slot),
-                        {key, written.data.uid(), written.data.head().version()},
-                        std::move(held_.loaded));
+    parts_.states->Keep(std::move(held_.slot), IdentityOf(written), std::move(held_.loaded));
   } else {
-    parts_.states->Drop(key);
+    parts_.states->Drop(CacheKey(base_.name));
   }
   return written;
 }
@@ -338,7 +337,7 @@ absl::StatusOr<v1::RewindSessionResponse> RewindSession(Parts& parts, CallContex
   MNEME_ASSIGN_OR_RETURN(SessionRecord base, parts.sessions->GetUsable(name, to_position));
   MNEME_RETURN_IF_ERROR(CheckVersion(parts, request.expected_version(), base));
 
-  Rewind rewind(parts, context, std::move(base));
+  Rewind rewind(parts, context, std::move(base), writer.lease);
   MNEME_RETURN_IF_ERROR(to_position ? rewind.ToPosition(request.position_tokens())
                                     : rewind.ToSnapshot(snapshot));
   MNEME_ASSIGN_OR_RETURN(const SessionRecord written, rewind.Commit());

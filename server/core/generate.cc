@@ -72,7 +72,7 @@ class Turn {
   const Model* model_ = nullptr;
   TurnOptions options_;
   std::string generation_;
-  WriterTable::Lease writer_;
+  Writer writer_;
   SessionRecord base_;
   TurnInput input_;
   HeldState held_;
@@ -222,14 +222,14 @@ absl::Status Turn::Commit() {
   MNEME_ASSIGN_OR_RETURN(
       CommitResult commit,
       CommitHead(parts_, *model_, base_, held_.loaded,
-                 {.ids = tokens, .runs = input_.runs, .finish_reason = result_.reason}, {}));
+                 {.ids = tokens, .runs = input_.runs, .finish_reason = result_.reason},
+                 {.lease = &writer_.lease}));
   committed_ = true;
   commit_seconds_ = commit.seconds;
   version_ = commit.record.data.head().version();
   position_ = commit.record.data.head().position_tokens();
   held_bytes_ = commit.record.data.head().unfinished_character().size();
-  parts_.states->Keep(std::move(held_.slot), {CacheKey(name_), commit.record.data.uid(), version_},
-                      std::move(held_.loaded));
+  parts_.states->Keep(std::move(held_.slot), IdentityOf(commit.record), std::move(held_.loaded));
   return absl::OkStatus();
 }
 
@@ -292,6 +292,7 @@ absl::Status Turn::Run() {
   metrics.reused_input_tokens.Increment(static_cast<double>(base_.data.head().position_tokens()));
   if (result_.cause != Cancel::kNone) parts_.metrics.CountCancelled(CancelName(result_.cause));
   MNEME_RETURN_IF_ERROR(result_.failure);
+  if (result_.cause == Cancel::kLeaseLost) return CancelStatus(result_.cause);
 
   if (!stateless() && (result_.complete || result_.replay)) {
     MNEME_RETURN_IF_ERROR(Commit());

@@ -62,7 +62,7 @@ class IngestImpl final : public Ingest {
   SessionName name_;
   const Model* model_ = nullptr;
   std::optional<CallRegistry::Call> call_;
-  WriterTable::Lease writer_;
+  Writer writer_;
   SessionRecord base_;
   HeldState held_;
   std::optional<IngestText> text_;
@@ -279,7 +279,7 @@ absl::Status IngestImpl::Commit(bool done) {
                  {.ids = uncommitted_,
                   .runs = RunsOfText(model_->tokenizer(), v1::TranscriptPart::DOCUMENT,
                                      uncommitted_, base_.data.head().position_tokens())},
-                 {.turn_end = done, .ingest = &mark}));
+                 {.turn_end = done, .ingest = &mark, .lease = &writer_.lease}));
   base_ = std::move(commit.record);
   mark_ = base_.data.ingest();
   uncommitted_.clear();
@@ -292,9 +292,7 @@ void IngestImpl::Close() {
   closed_ = true;
   if (held_.slot && held_.loaded.state.position == base_.data.head().position_tokens() &&
       failed_.ok()) {
-    parts_.states->Keep(std::move(held_.slot),
-                        {CacheKey(name_), base_.data.uid(), base_.data.head().version()},
-                        std::move(held_.loaded));
+    parts_.states->Keep(std::move(held_.slot), IdentityOf(base_), std::move(held_.loaded));
   } else {
     held_.loaded = LoadedState();
     held_.slot.Release();

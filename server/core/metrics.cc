@@ -117,6 +117,8 @@ Metrics::Metrics(std::shared_ptr<Registry> registry)
                      .Name("mneme_model_info")
                      .Help("A loaded model; always 1.")
                      .Register(*registry)),
+      leases_held(AddGauge(*registry, "mneme_leases_held",
+                           "Sessions that this server holds against others of its store.")),
       version_conflicts(AddCounter(*registry, "mneme_version_conflicts_total",
                                    "Calls refused because a version or etag did not match.")),
       checksum_failures(AddCounter(*registry, "mneme_checksum_failures_total",
@@ -136,7 +138,11 @@ Metrics::Metrics(std::shared_ptr<Registry> registry)
       cancelled_(CounterFamily(*registry, "mneme_cancelled_total",
                                "Generation requests that were stopped early, by cause.")),
       store_errors_(
-          CounterFamily(*registry, "mneme_store_errors_total", "Failed operations of the store.")) {
+          CounterFamily(*registry, "mneme_store_errors_total", "Failed operations of the store.")),
+      lease_events_(
+          CounterFamily(*registry, "mneme_lease_events_total",
+                        "Leases on sessions: taken, taken over from a server that did not "
+                        "renew, released, lost to another server.")) {
   static constexpr const char* kStored[3] = {"active", "damaged", "deleted"};
   for (int i = 0; i < 3; ++i) {
     sessions_stored_[i] = &AddGauge(*registry, "mneme_sessions", kSessionsHelp,
@@ -158,10 +164,11 @@ Metrics::Metrics(std::shared_ptr<Registry> registry)
   }
   using Cancel = CallContext::Cancel;
   for (const Cancel cause : {Cancel::kClient, Cancel::kRequested, Cancel::kDeadline,
-                             Cancel::kShutdown, Cancel::kSlowConsumer}) {
+                             Cancel::kShutdown, Cancel::kSlowConsumer, Cancel::kLeaseLost}) {
     cancelled_.Add({{"cause", CancelName(cause)}});
   }
   for (const char* op : kStoreOperations) store_errors_.Add({{"op", op}});
+  for (const char* event : kLeaseEvents) lease_events_.Add({{"event", event}});
   const auto* finish_reasons = v1::FinishReason_descriptor();
   for (int i = 0; i < finish_reasons->value_count(); ++i) {
     if (finish_reasons->value(i)->number() == v1::FINISH_REASON_UNSPECIFIED) continue;
@@ -208,6 +215,9 @@ void Metrics::CountCancelled(const std::string& cause) {
 }
 void Metrics::CountStoreError(const std::string& op) {
   store_errors_.Add({{"op", op}}).Increment();
+}
+void Metrics::CountLease(const std::string& event) {
+  lease_events_.Add({{"event", event}}).Increment();
 }
 
 }  // namespace mneme::server

@@ -56,6 +56,9 @@ struct ModelMetrics {
 inline constexpr const char* kStoreOperations[] = {"get",    "get_chunk", "list",
                                                    "commit", "expired",   "probe"};
 
+// Of the leases on sessions that servers of one store hold (lease_table.h).
+inline constexpr const char* kLeaseEvents[] = {"taken", "taken_over", "released", "lost"};
+
 // What can go wrong has its series from the start, at 0: an alert on an increase would miss the
 // first error otherwise.
 class Metrics {
@@ -80,6 +83,7 @@ class Metrics {
   prometheus::Gauge& drain_phase;
   prometheus::Family<prometheus::Gauge>& model_info;
 
+  prometheus::Gauge& leases_held;
   prometheus::Counter& version_conflicts;
   prometheus::Counter& checksum_failures;
   prometheus::Histogram& state_restore_store;
@@ -90,6 +94,8 @@ class Metrics {
   void CountCancelled(const std::string& cause);
   // `op`: one of kStoreOperations.
   void CountStoreError(const std::string& op);
+  // `event`: one of kLeaseEvents.
+  void CountLease(const std::string& event);
 
  private:
   explicit Metrics(std::shared_ptr<prometheus::Registry> registry);
@@ -101,6 +107,7 @@ class Metrics {
   prometheus::Family<prometheus::Counter>& rejected_;
   prometheus::Family<prometheus::Counter>& cancelled_;
   prometheus::Family<prometheus::Counter>& store_errors_;
+  prometheus::Family<prometheus::Counter>& lease_events_;
   Mutex mutex_;
   std::map<std::string, ModelMetrics> models_ ABSL_GUARDED_BY(mutex_);
 };

@@ -32,10 +32,23 @@ inline std::string CacheKey(const SessionName& name) { return name.tenant + "/" 
 // UNAVAILABLE DRAINING once the server refuses new work.
 absl::Status CheckNotDraining(Parts& parts);
 
-// Takes the session's single writer. ABORTED SESSION_BUSY with current_version and RetryInfo if
-// another one has it and `wait` is false, or too many wait; the context's cancellation otherwise.
-absl::StatusOr<WriterTable::Lease> TakeWriter(Parts& parts, CallContext& context,
-                                              const SessionName& name, bool wait);
+// The session's single writer, among the calls of this server and, where the store is shared,
+// against other servers.
+struct Writer {
+  WriterTable::Hold hold;
+  LeaseTable::Lease lease;
+
+  void Release() {
+    lease.Release();
+    hold.Release();
+  }
+};
+
+// ABORTED SESSION_BUSY with current_version and RetryInfo if another one writes and `wait` is
+// false, or too many wait; with `owner`, if that is on another server. The context's cancellation
+// otherwise.
+absl::StatusOr<Writer> TakeWriter(Parts& parts, CallContext& context, const SessionName& name,
+                                  bool wait);
 
 // Returns after the sequences of ended calls have been counted: mneme_orphan_sequences.
 void PublishOrphans(Parts& parts);

@@ -43,6 +43,13 @@ absl::Status CheckConfig(const Config& config) {
         "sessions.undelete_window_ms must not be negative, sessions.sweep_interval_ms and "
         "sessions.ingest_commit_interval_ms must be positive");
   }
+  if (config.replica.lease_renew_ms < 1 ||
+      config.replica.lease_ttl_ms < 2 * config.replica.lease_renew_ms) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("replica.lease_ttl is ", config.replica.lease_ttl_ms,
+                     " ms, expected at least twice replica.lease_renew, which is ",
+                     config.replica.lease_renew_ms, " ms"));
+  }
   return absl::OkStatus();
 }
 
@@ -69,7 +76,11 @@ class ServerCoreImpl final : public ServerCore {
       }
     }
     parts.sessions = std::make_unique<SessionStore>(
-        std::move(store), config.sessions.undelete_window_ms, parts.metrics);
+        std::move(store), config.sessions.undelete_window_ms,
+        LeaseTable::Options{.owner = absl::StrCat(config.replica.name, "/", MakeUid()),
+                            .ttl = absl::Milliseconds(config.replica.lease_ttl_ms),
+                            .renew_every = absl::Milliseconds(config.replica.lease_renew_ms)},
+        parts.metrics);
     MNEME_RETURN_IF_ERROR(parts.sessions->Probe());
     parts.sessions->CountSessions();
     parts.states = std::make_unique<StateCache>(

@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "engine/core/status_macros.h"
+#include "server/core/cancel_status.h"
 #include "server/core/errors.h"
 #include "server/core/transcript.h"
 
@@ -72,9 +73,21 @@ absl::Status VersionMismatch(const SessionRecord& record) {
                {{"current_version", absl::StrCat(record.data.head().version())}});
 }
 
+absl::Status WrittenByOthers(const SessionRecord& record, const LeaseTable::Lease* lease,
+                             Metrics& metrics) {
+  metrics.version_conflicts.Increment();
+  // Nobody writes beside a lease that is held.
+  return lease != nullptr && lease->epoch() != 0 ? CancelStatus(CallContext::Cancel::kLeaseLost)
+                                                 : VersionMismatch(record);
+}
+
 SessionStore::SessionStore(std::unique_ptr<memstore::StateStore> store, int64_t undelete_window_ms,
-                           Metrics& metrics)
-    : store_(std::move(store)), undelete_window_us_(undelete_window_ms * 1000), metrics_(metrics) {}
+                           LeaseTable::Options leases, Metrics& metrics)
+    : store_(std::move(store)), undelete_window_us_(undelete_window_ms * 1000), metrics_(metrics) {
+  if (store_->shared()) {
+    leases_ = std::make_unique<LeaseTable>(*store_, std::move(leases), metrics);
+  }
+}
 
 absl::Status SessionStore::Map(const absl::Status& status, const char* op) const {
   if (status.ok()) return status;
@@ -232,7 +245,8 @@ absl::StatusOr<std::string> SessionStore::ReadChunk(const std::string& tenant,
 }
 
 absl::StatusOr<SessionRecord> SessionStore::Update(const SessionName& name, const ChangeFn& change,
-                                                   std::vector<memstore::NewChunk> new_chunks) {
+                                                   std::vector<memstore::NewChunk> new_chunks,
+                                                   Fencing fencing) {
   memstore::Transaction transaction{.new_chunks = std::move(new_chunks)};
   const auto given = static_cast<ptrdiff_t>(transaction.new_chunks.size());
   for (int attempt = 0;; ++attempt) {
@@ -247,7 +261,12 @@ absl::StatusOr<SessionRecord> SessionStore::Update(const SessionName& name, cons
     offered.insert(offered.end(), std::make_move_iterator(extra.new_chunks.begin()),
                    std::make_move_iterator(extra.new_chunks.end()));
     transaction.puts.push_back(SessionPut(record));
-    const absl::Status status = store_->Commit(transaction);
+    if (fencing.lease != nullptr) {
+      MNEME_RETURN_IF_ERROR(fencing.lease->Fence(transaction, fencing.last_write));
+    }
+    absl::Status status = store_->Commit(transaction);
+    if (fencing.lease != nullptr) status = fencing.lease->Settle(std::move(status));
+    if (ReasonOf(status) == reason::kLeaseLost) return status;
     if (status.ok()) {
       ++record.record_version;
       metrics_.sessions_stored(before).Decrement();
@@ -333,13 +352,26 @@ void SessionStore::CountSessions() {
   }
 }
 
-absl::StatusOr<std::vector<SessionName>> SessionStore::Due(absl::Time now, int limit) const {
+absl::StatusOr<LeaseTable::Lease> SessionStore::TakeLease(const SessionName& name,
+                                                          CallContext& holder) {
+  auto lease = leases_->Take(name, holder);
+  if (lease.ok() || lease.status().GetPayload(LeaseTable::kOwnerPayload).has_value()) return lease;
+  return Map(lease.status(), "commit");
+}
+
+absl::StatusOr<std::vector<SessionName>> SessionStore::Due(absl::Time now, int limit) {
   auto keys = store_->Expired(now, limit);
   if (!keys.ok()) return Map(keys.status(), "expired");
   std::vector<SessionName> out;
   for (const memstore::Key& key : *keys) {
     if (key.name.starts_with(kSessionPrefix)) {
       out.push_back({key.realm, key.name.substr(sizeof(kSessionPrefix) - 1)});
+    } else if (LeaseTable::IsLease(key)) {
+      auto record = store_->Get(key);
+      if (record.ok() && record->expire_time <= now) {
+        // Whoever has taken it since keeps it.
+        (void)store_->Commit({.deletes = {{key, record->version}}, .sync = false});
+      }
     }
   }
   return out;

@@ -14,6 +14,7 @@
 #include "engine/state/snapshot.h"
 #include "memstore/state_store.h"
 #include "mneme/v1/resources.pb.h"
+#include "server/core/lease_table.h"
 #include "server/core/metrics.h"
 #include "server/core/session_names.h"
 #include "server/core/storage.pb.h"
@@ -38,8 +39,9 @@ struct Lifecycle {
 
 class SessionStore {
  public:
+  // Leases are taken only where the store is shared.
   SessionStore(std::unique_ptr<memstore::StateStore> store, int64_t undelete_window_ms,
-               Metrics& metrics);
+               LeaseTable::Options leases, Metrics& metrics);
 
   // NOT_FOUND SESSION_NOT_FOUND, also once the session is due to be purged.
   absl::StatusOr<SessionRecord> Get(const SessionName& name) const;
@@ -67,10 +69,19 @@ class SessionStore {
   };
   // Reads the record, lets `change` modify it, writes; again from the start if someone else wrote
   // in between. `change` may refuse with an error, which is returned. Returns what was written.
-  // `new_chunks` are offered beside those of the change, each time.
+  // `new_chunks` are offered beside those of the change, each time. With `lease`, the writer's, the
+  // change happens only while it is held: ABORTED LEASE_LOST otherwise; with `last_write` that
+  // gives the lease back as well.
+  struct Fencing {
+    LeaseTable::Lease* lease = nullptr;
+    bool last_write = false;
+  };
   using ChangeFn = std::function<absl::Status(SessionRecord& record, Change& extra)>;
   absl::StatusOr<SessionRecord> Update(const SessionName& name, const ChangeFn& change,
-                                       std::vector<memstore::NewChunk> new_chunks = {});
+                                       std::vector<memstore::NewChunk> new_chunks, Fencing fencing);
+  absl::StatusOr<SessionRecord> Update(const SessionName& name, const ChangeFn& change) {
+    return Update(name, change, {}, {});
+  }
   // All or none, with `extra` records of theirs. ALREADY_EXISTS SESSION_EXISTS names the first id
   // that is taken, also by a deleted session. FAILED_PRECONDITION (no reason) if a chunk they refer
   // to is gone: read again.
@@ -80,8 +91,13 @@ class SessionStore {
   // it is gone already, or not due.
   absl::Status Purge(const SessionName& name);
 
-  // Up to `limit` names whose expiry or purge is due.
-  absl::StatusOr<std::vector<SessionName>> Due(absl::Time now, int limit) const;
+  // nullptr where no other server has the store.
+  LeaseTable* leases() { return leases_.get(); }
+  // Like LeaseTable::Take, with the store's errors mapped.
+  absl::StatusOr<LeaseTable::Lease> TakeLease(const SessionName& name, CallContext& holder);
+
+  // Up to `limit` names whose expiry or purge is due. Removes leases that nobody has used for long.
+  absl::StatusOr<std::vector<SessionName>> Due(absl::Time now, int limit);
 
   // Sets mneme_sessions{tier="store"} by what is there; Update, Create and Purge keep it up. Once,
   // before them. What cannot be read is not counted.
@@ -105,6 +121,7 @@ class SessionStore {
   std::unique_ptr<memstore::StateStore> store_;
   const int64_t undelete_window_us_;
   Metrics& metrics_;
+  std::unique_ptr<LeaseTable> leases_;
 };
 
 // Chunks that a point refers to. `manifest`: its own, if it is at hand.
@@ -113,6 +130,10 @@ std::vector<memstore::ChunkId> ChunksOf(const storage::Point& point,
 std::string EtagOf(const SessionRecord& record);
 // ABORTED VERSION_MISMATCH with current_version.
 absl::Status VersionMismatch(const SessionRecord& record);
+// What the session's writer is told who finds that somebody else wrote: LEASE_LOST, or without a
+// lease VERSION_MISMATCH. Counted.
+absl::Status WrittenByOthers(const SessionRecord& record, const LeaseTable::Lease* lease,
+                             Metrics& metrics);
 int64_t NowMicros();
 
 }  // namespace mneme::server

@@ -42,7 +42,9 @@ absl::StatusOr<v1::Session> ToProto(Parts& parts, const SessionRecord& record) {
   const storage::Point& head = data.head();
   const std::string key = CacheKey(record.name);
   const Lifecycle life = parts.sessions->LifecycleOf(data, absl::Now());
-  const bool running = parts.writers.IsHeld(key);
+  LeaseTable* leases = parts.sessions->leases();
+  const bool running = parts.writers.IsHeld(key) ||
+                       (leases != nullptr && !leases->OwnerElsewhere(record.name).empty());
   v1::Session out;
   out.set_name(record.name.str());
   out.set_uid(data.uid());
@@ -246,7 +248,7 @@ absl::StatusOr<v1::Session> DeleteSession(Parts& parts, CallContext& context,
   if (!writer.ok()) return writer.status();
 
   const int64_t window_us = request.purge() ? 0 : parts.config.sessions.undelete_window_ms * 1000;
-  auto deleted = parts.sessions->Update(name, [&](SessionRecord& current, SessionStore::Change&) {
+  const auto mark_deleted = [&](SessionRecord& current, SessionStore::Change&) {
     MNEME_RETURN_IF_ERROR(find().status());
     // What a forced delete cancelled may have been committed: then the etag is an older one.
     if (!request.force()) MNEME_RETURN_IF_ERROR(CheckEtag(parts, request.etag(), current));
@@ -256,7 +258,9 @@ absl::StatusOr<v1::Session> DeleteSession(Parts& parts, CallContext& context,
     current.data.set_purge_time_us(now + window_us);
     current.data.set_update_time_us(now);
     return absl::OkStatus();
-  });
+  };
+  auto deleted =
+      parts.sessions->Update(name, mark_deleted, {}, {.lease = &writer->lease, .last_write = true});
   if (!deleted.ok()) return deleted.status();
   parts.states->Drop(key);
   writer->Release();
@@ -341,8 +345,8 @@ int SweepSessions(Parts& parts, int limit) {
   int done = 0;
   for (const SessionName& name : *due) {
     CallContext context;
-    auto writer = parts.writers.Acquire(CacheKey(name), context, false);
-    if (writer.outcome != WriterTable::Outcome::kHeld) continue;
+    auto writer = TakeWriter(parts, context, name, false);
+    if (!writer.ok()) continue;
     auto record = parts.sessions->Get(name);
     if (absl::IsNotFound(record.status())) {
       if (!parts.sessions->Purge(name).ok()) continue;

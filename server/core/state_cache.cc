@@ -72,7 +72,7 @@ bool StateCache::TryTake(Line& line, int64_t bytes, const Identity* want, Grant&
   if (want != nullptr) {
     if (auto found = by_key_.find(want->key); found != by_key_.end()) {
       const auto it = found->second;
-      const bool matches = it->identity.uid == want->uid && it->identity.version == want->version;
+      const bool matches = it->identity == *want;
       // Its bytes become the slot's.
       Erase(it, freed);
       if (matches && pinned_bytes_ + resident_bytes_ + bytes <= budget_bytes_) {

@@ -66,6 +66,9 @@ class StateCache {
     std::string key;  // of the session
     std::string uid;
     int64_t version = 0;
+    int64_t epoch = 0;  // of the lease under which it was committed
+
+    bool operator==(const Identity&) const = default;
   };
   struct Grant {
     Slot slot;
@@ -73,8 +76,8 @@ class StateCache {
   };
 
   // Waits in the model's line for a slot of `bytes`. `want` may be null. Hands out the resident
-  // state of exactly this (key, uid, version). UNAVAILABLE QUEUE_FULL if too many wait already;
-  // the context's cancellation status if it is cancelled first.
+  // state of exactly this (key, uid, version, epoch). UNAVAILABLE QUEUE_FULL if too many wait
+  // already; the context's cancellation status if it is cancelled first.
   absl::StatusOr<Grant> Acquire(CallContext& context, const std::string& model, int64_t bytes,
                                 const Identity* want, int64_t queued_tokens);
   // Makes the state of a call that ended resident; takes over what it needs of the slot.

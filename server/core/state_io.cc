@@ -155,11 +155,15 @@ absl::StatusOr<LoadedState> RestorePoint(Parts& parts, const Model& model,
   }
 }
 
+StateCache::Identity IdentityOf(const SessionRecord& record) {
+  const storage::Point& head = record.data.head();
+  return {CacheKey(record.name), record.data.uid(), head.version(), head.epoch()};
+}
+
 absl::StatusOr<HeldState> HoldHead(Parts& parts, CallContext& context, const Model& model,
                                    const SessionRecord& record, const TokenCounts& counts) {
   const auto start = Clock::now();
-  const StateCache::Identity want{CacheKey(record.name), record.data.uid(),
-                                  record.data.head().version()};
+  const StateCache::Identity want = IdentityOf(record);
   MNEME_ASSIGN_OR_RETURN(
       auto grant, parts.states->Acquire(context, model.name, model.SlotBytes(counts.end), &want,
                                         counts.queued));
@@ -238,8 +242,7 @@ absl::StatusOr<CommitResult> CommitHead(Parts& parts, const Model& model, const 
     storage::StoredSession& data = record.data;
     storage::Point& head = *data.mutable_head();
     if (data.uid() != base.data.uid() || head.version() != base.data.head().version()) {
-      parts.metrics.version_conflicts.Increment();
-      return VersionMismatch(record);
+      return WrittenByOthers(record, options.lease, parts.metrics);
     }
     const int64_t now = NowMicros();
     if (!data.no_transcript()) {
@@ -257,6 +260,7 @@ absl::StatusOr<CommitResult> CommitHead(Parts& parts, const Model& model, const 
           change.new_chunks));
     }
     head.set_version(head.version() + 1);
+    head.set_epoch(options.lease != nullptr ? options.lease->epoch() : 0);
     head.set_position_tokens(loaded.state.position);
     head.set_manifest(manifest_bytes);
     *head.mutable_settings() = model.settings;
@@ -300,7 +304,8 @@ absl::StatusOr<CommitResult> CommitHead(Parts& parts, const Model& model, const 
     }
     return absl::OkStatus();
   };
-  auto written = parts.sessions->Update(base.name, change_record, std::move(new_chunks));
+  auto written = parts.sessions->Update(base.name, change_record, std::move(new_chunks),
+                                        {.lease = options.lease, .last_write = options.turn_end});
   if (!written.ok()) return written.status();
   if (manifest != nullptr) loaded.manifest = std::move(manifest);
   CommitResult result{*std::move(written), Since(start)};

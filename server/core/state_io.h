@@ -15,6 +15,9 @@ namespace mneme::server {
 absl::StatusOr<LoadedState> RestorePoint(Parts& parts, const Model& model,
                                          const std::string& tenant, const storage::Point& point);
 
+// Which state in memory is that of the session's head.
+StateCache::Identity IdentityOf(const SessionRecord& record);
+
 // A session's last committed state, in a slot. The resident one if it is the right one.
 struct HeldState {
   StateCache::Slot slot;
@@ -48,6 +51,7 @@ struct NewTokens {
 struct CommitOptions {
   bool turn_end = true;                         // an automatic snapshot is due
   const storage::IngestMark* ingest = nullptr;  // its version is filled in here
+  LeaseTable::Lease* lease = nullptr;           // the writer's; the end of a turn gives it back
 };
 // Writes `loaded` as the version after `base`. On success loaded.manifest is the new one. On
 // failure the session is as it was and `loaded` must be thrown away.

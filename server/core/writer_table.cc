@@ -22,10 +22,10 @@ WriterTable::Result WriterTable::Acquire(const std::string& key, CallContext& ho
     Entry& entry = entries_[key];
     if (entry.holder == nullptr) {
       entry.holder = &holder;
-      return {Outcome::kHeld, Lease(this, key)};
+      return {Outcome::kHeld, Hold(this, key)};
     }
-    if (!wait) return {Outcome::kBusy, Lease()};
-    if (entry.waiters.size() >= kMaxWaiters) return {Outcome::kQueueFull, Lease()};
+    if (!wait) return {Outcome::kBusy, Hold()};
+    if (entry.waiters.size() >= kMaxWaiters) return {Outcome::kQueueFull, Hold()};
     waiter = std::make_shared<Waiter>();
     waiter->context = &holder;
     entry.waiters.push_back(waiter);
@@ -47,10 +47,10 @@ WriterTable::Result WriterTable::Acquire(const std::string& key, CallContext& ho
   }
   MutexLock lock(&mutex_);
   MutexLock waiter_lock(&waiter->mutex);
-  if (waiter->granted) return {Outcome::kHeld, Lease(this, key)};
+  if (waiter->granted) return {Outcome::kHeld, Hold(this, key)};
   auto& waiters = entries_[key].waiters;
   waiters.erase(std::find(waiters.begin(), waiters.end(), waiter));
-  return {Outcome::kCancelled, Lease()};
+  return {Outcome::kCancelled, Hold()};
 }
 
 void WriterTable::Release(const std::string& key) {

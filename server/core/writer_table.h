@@ -18,19 +18,19 @@ class WriterTable {
   static constexpr int kMaxWaiters = 8;
 
   // Holds the session until destroyed.
-  class Lease {
+  class Hold {
    public:
-    Lease() = default;
-    Lease(WriterTable* table, std::string key) : table_(table), key_(std::move(key)) {}
-    Lease(Lease&& other) noexcept
+    Hold() = default;
+    Hold(WriterTable* table, std::string key) : table_(table), key_(std::move(key)) {}
+    Hold(Hold&& other) noexcept
         : table_(std::exchange(other.table_, nullptr)), key_(std::move(other.key_)) {}
-    Lease& operator=(Lease&& other) noexcept {
+    Hold& operator=(Hold&& other) noexcept {
       Release();
       table_ = std::exchange(other.table_, nullptr);
       key_ = std::move(other.key_);
       return *this;
     }
-    ~Lease() { Release(); }
+    ~Hold() { Release(); }
     void Release() {
       if (auto* table = std::exchange(table_, nullptr)) table->Release(key_);
     }
@@ -43,10 +43,10 @@ class WriterTable {
   enum class Outcome { kHeld, kBusy, kQueueFull, kCancelled };
   struct Result {
     Outcome outcome;
-    Lease lease;
+    Hold hold;
   };
 
-  // `holder` must outlive the lease; a forced delete cancels it. With `wait`, waits first come,
+  // `holder` must outlive the hold; a forced delete cancels it. With `wait`, waits first come,
   // first served, until granted or `holder` is cancelled (kCancelled: holder.cancelled() says why).
   Result Acquire(const std::string& key, CallContext& holder, bool wait);
   bool IsHeld(const std::string& key) const;

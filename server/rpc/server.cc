@@ -36,12 +36,6 @@ constexpr std::chrono::seconds kPreemptTimeout{15};
 // For calls that are not turns: lookups, health watches, reflection.
 constexpr milliseconds kCloseTimeout{200};
 
-std::string HostName() {
-  char name[256] = {};
-  if (gethostname(name, sizeof(name) - 1) != 0 || name[0] == '\0') return "mneme";
-  return name;
-}
-
 absl::Status CannotListen(const char* setting, const std::string& address) {
   return absl::AlreadyExistsError(
       absl::StrCat("cannot listen on ", setting, " ", address,
@@ -60,7 +54,7 @@ RpcServer::RpcServer(const Config& config, ServerCore& core)
     : core_(core),
       env_{.core = core,
            .config = config,
-           .served_by = HostName(),
+           .served_by = config.replica.name,
            .duration_seconds = prometheus::BuildHistogram()
                                    .Name("mneme_rpc_server_duration_seconds")
                                    .Help("From the arrival of a call to its status.")

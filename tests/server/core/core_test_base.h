@@ -21,13 +21,14 @@
 namespace mneme::server {
 
 // Shares one store between servers, one after the other; fails on demand.
-class TestStore final : public memstore::StateStore {
+class TestStore : public memstore::StateStore {
  public:
   struct Shared {
     std::unique_ptr<memstore::StateStore> store = memstore::CreateMemoryStore();
     // Called before each operation ("get", "commit", ...); its error is returned instead.
     test::Replaceable<absl::Status(const std::string& op)> fault = nullptr;
     std::atomic<bool> corrupt_chunks{false};
+    bool shared = false;  // with other servers
 
     absl::Status Check(const std::string& op) {
       const auto function = fault.Get();
@@ -35,6 +36,8 @@ class TestStore final : public memstore::StateStore {
     }
   };
   explicit TestStore(std::shared_ptr<Shared> shared) : shared_(std::move(shared)) {}
+
+  bool shared() const override { return shared_->shared; }
 
   absl::StatusOr<memstore::Record> Get(const memstore::Key& key) const override {
     if (auto s = shared_->Check("get"); !s.ok()) return s;

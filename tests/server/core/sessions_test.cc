@@ -484,7 +484,7 @@ TEST_F(SessionsTest, AStateOfAnOlderFormatIsRefusedAndKept) {
   Say("s", "abc", 2);
   core.reset();
   Metrics metrics;
-  SessionStore sessions(std::make_unique<TestStore>(store), 0, metrics);
+  SessionStore sessions(std::make_unique<TestStore>(store), 0, {}, metrics);
   const auto make_old = [](SessionRecord& record, SessionStore::Change&) {
     storage::Point& head = *record.data.mutable_head();
     auto manifest = engine::SnapshotManifest::Parse(head.manifest());

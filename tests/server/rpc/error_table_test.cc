@@ -84,7 +84,8 @@ Details Expect(const grpc::Status& status, Code code, const std::string& reason,
   EXPECT_EQ(details.info.reason(), reason) << status.error_message();
   Seen().insert(details.info.reason());
   // Refusals that pass say when to come back.
-  const bool passes = code == Code::UNAVAILABLE || reason == "SESSION_BUSY";
+  const bool passes =
+      code == Code::UNAVAILABLE || reason == "SESSION_BUSY" || reason == "LEASE_LOST";
   EXPECT_EQ(details.retry.has_value(), passes);
   if (details.retry) {
     const auto& delay = details.retry->retry_delay();
@@ -429,6 +430,24 @@ TEST_F(ErrorTableTest, TooManyAtOnce) {
   EXPECT_RPC(Turn(Request("", "x", 1)), UNAVAILABLE, "QUEUE_FULL");
   EXPECT_TRUE(running->Cancel(*generation_).ok());
   EXPECT_TRUE(Turn(Request("", "x", 1)).ok());
+}
+
+TEST_F(ErrorTableTest, AServerThatCannotReachTheSharedStore) {
+  store->shared = true;
+  config.replica.lease_ttl_ms = 400;
+  config.replica.lease_renew_ms = 50;
+  Serve();
+  ASSERT_TRUE(CreateOverRpc("s").ok());
+  grpc::ClientContext context;
+  auto stream = generation_->Generate(&context, Endless("s"));
+  v1::GenerateResponse event;
+  while (!event.has_delta()) ASSERT_TRUE(stream->Read(&event));
+  store->fault = [](const std::string&) { return absl::UnavailableError("cut"); };
+  while (stream->Read(&event)) {
+  }
+  EXPECT_RPC(stream->Finish(), ABORTED, "LEASE_LOST");
+  store->fault = nullptr;
+  EXPECT_TRUE(Turn(Request("s", "x", 1)).ok());
 }
 
 TEST_F(ErrorTableTest, AReaderThatNeverReads) {

@@ -96,6 +96,24 @@ class MetricFamiliesTest : public ServedCoreTest {
   }
 };
 
+TEST_F(MetricFamiliesTest, LeasesOfASharedStore) {
+  store->shared = true;
+  Serve();
+  ASSERT_TRUE(CreateOverRpc("s").ok());
+  ExpectMoves({{"mneme_lease_events_total", {{"event", "taken"}}, 1},
+               {"mneme_lease_events_total", {{"event", "released"}}, 1}},
+              [&] {
+                grpc::ClientContext context;
+                auto stream = generation_->Generate(&context, Request("s", "The", 4000));
+                v1::GenerateResponse event;
+                while (stream->Read(&event)) {
+                  if (event.has_started()) ExpectIs(1, "mneme_leases_held");
+                }
+                EXPECT_TRUE(stream->Finish().ok());
+              });
+  ExpectIs(0, "mneme_leases_held");
+}
+
 TEST_F(MetricFamiliesTest, ATurn) {
   Serve();
   ExpectIs(1, "mneme_build_info");
