@@ -18,12 +18,6 @@ namespace {
 constexpr int kMaxChildren = 64;
 constexpr char kBeforeRewind[] = "before-rewind";
 
-absl::Status CheckVersion(Parts& parts, int64_t expected, const SessionRecord& record) {
-  if (expected == 0 || expected == record.data.head().version()) return absl::OkStatus();
-  parts.metrics.version_conflicts.Increment();
-  return VersionMismatch(record);
-}
-
 void CheckExpectedVersion(int64_t expected, FieldErrors& errors) {
   if (expected < 0) {
     errors.Add("expected_version", absl::StrCat("must not be negative, is ", expected),
@@ -176,7 +170,7 @@ absl::StatusOr<SessionRecord> Rewind::Commit() {
   const auto change_record = [&](SessionRecord& record, SessionStore::Change& change) {
     storage::StoredSession& data = record.data;
     if (data.uid() != base_.data.uid() || data.head().version() != base_.data.head().version()) {
-      return WrittenByOthers(record, &lease_, parts_.metrics);
+      return WrittenByOthers(record, lease_, parts_.metrics);
     }
     if (!data.damaged()) KeepBeforeRewind(parts_, record, change);
     const int64_t version = data.head().version() + 1;
@@ -194,7 +188,7 @@ absl::StatusOr<SessionRecord> Rewind::Commit() {
   };
   MNEME_ASSIGN_OR_RETURN(SessionRecord written,
                          parts_.sessions->Update(base_.name, change_record, std::move(new_chunks_),
-                                                 {.lease = &lease_, .last_write = true}));
+                                                 lease_, /*last_write=*/true));
   if (has_state_) {
     parts_.states->Keep(std::move(held_.slot), IdentityOf(written), std::move(held_.loaded));
   } else {
@@ -240,7 +234,7 @@ absl::StatusOr<v1::ForkSessionResponse> ForkSession(Parts& parts, CallContext& c
   // old head had are gone, and its new head is as good.
   for (int attempt = 0;; ++attempt) {
     MNEME_ASSIGN_OR_RETURN(const SessionRecord parent, parts.sessions->GetUsable(name, true));
-    MNEME_RETURN_IF_ERROR(CheckVersion(parts, request.expected_version(), parent));
+    MNEME_RETURN_IF_ERROR(CheckVersion(request.expected_version(), parent, parts.metrics));
     storage::Point point = parent.data.head();
     if (snapshot.has_value()) {
       MNEME_ASSIGN_OR_RETURN(const auto stored, parts.sessions->GetSnapshot(*snapshot));
@@ -335,7 +329,7 @@ absl::StatusOr<v1::RewindSessionResponse> RewindSession(Parts& parts, CallContex
   CallRegistry::Call call(parts.calls, context, "");
   MNEME_ASSIGN_OR_RETURN(auto writer, TakeWriter(parts, context, name, false));
   MNEME_ASSIGN_OR_RETURN(SessionRecord base, parts.sessions->GetUsable(name, to_position));
-  MNEME_RETURN_IF_ERROR(CheckVersion(parts, request.expected_version(), base));
+  MNEME_RETURN_IF_ERROR(CheckVersion(request.expected_version(), base, parts.metrics));
 
   Rewind rewind(parts, context, std::move(base), writer.lease);
   MNEME_RETURN_IF_ERROR(to_position ? rewind.ToPosition(request.position_tokens())

@@ -115,11 +115,7 @@ absl::Status Turn::Prepare() {
                            TakeWriter(parts_, context_, name_,
                                       request_.conflict_policy() == v1::GenerateRequest::QUEUE));
     MNEME_RETURN_IF_ERROR(ResolveModel());  // as it is now that nobody else writes
-    if (request_.expected_version() != 0 &&
-        request_.expected_version() != base_.data.head().version()) {
-      parts_.metrics.version_conflicts.Increment();
-      return VersionMismatch(base_);
-    }
+    MNEME_RETURN_IF_ERROR(CheckVersion(request_.expected_version(), base_, parts_.metrics));
   }
   const storage::Point& head = base_.data.head();
   MNEME_ASSIGN_OR_RETURN(input_,
@@ -223,7 +219,7 @@ absl::Status Turn::Commit() {
       CommitResult commit,
       CommitHead(parts_, *model_, base_, held_.loaded,
                  {.ids = tokens, .runs = input_.runs, .finish_reason = result_.reason},
-                 {.lease = &writer_.lease}));
+                 {.lease = writer_.lease}));
   committed_ = true;
   commit_seconds_ = commit.seconds;
   version_ = commit.record.data.head().version();

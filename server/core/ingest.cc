@@ -114,14 +114,10 @@ absl::Status IngestImpl::Begin() {
   if (base_.data.ingest().ingest_id() == start_.ingest_id()) {
     mark_ = base_.data.ingest();
     if (!mark_.done() && mark_.version() != version) {
-      parts_.metrics.version_conflicts.Increment();
-      return VersionMismatch(base_);  // another turn came in between
+      return VersionMismatch(base_, parts_.metrics);  // another turn came in between
     }
   } else {
-    if (start_.expected_version() != 0 && start_.expected_version() != version) {
-      parts_.metrics.version_conflicts.Increment();
-      return VersionMismatch(base_);
-    }
+    MNEME_RETURN_IF_ERROR(CheckVersion(start_.expected_version(), base_, parts_.metrics));
     mark_.set_ingest_id(start_.ingest_id());
   }
   if (start_.commit_every_tokens() > 0) commit_every_ = start_.commit_every_tokens();
@@ -279,7 +275,7 @@ absl::Status IngestImpl::Commit(bool done) {
                  {.ids = uncommitted_,
                   .runs = RunsOfText(model_->tokenizer(), v1::TranscriptPart::DOCUMENT,
                                      uncommitted_, base_.data.head().position_tokens())},
-                 {.turn_end = done, .ingest = &mark, .lease = &writer_.lease}));
+                 {.lease = writer_.lease, .turn_end = done, .ingest = &mark}));
   base_ = std::move(commit.record);
   mark_ = base_.data.ingest();
   uncommitted_.clear();

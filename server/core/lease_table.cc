@@ -5,6 +5,7 @@
 
 #include "absl/strings/cord.h"
 #include "absl/strings/str_cat.h"
+#include "engine/core/status_macros.h"
 #include "server/core/cancel_status.h"
 
 namespace mneme::server {
@@ -20,10 +21,6 @@ constexpr char kPrefix[] = "leases/";
 // How long a record is kept after its last use: longer than anybody can be late, since a record
 // that is made anew counts its versions from the beginning.
 constexpr absl::Duration kKept = absl::Hours(24);
-
-bool Parse(const memstore::Record& record, storage::StoredLease& lease) {
-  return lease.ParseFromString(record.value);
-}
 
 }  // namespace
 
@@ -47,32 +44,39 @@ memstore::Key LeaseTable::KeyOf(const SessionName& name) {
 
 bool LeaseTable::IsLease(const memstore::Key& key) { return key.name.starts_with(kPrefix); }
 
+absl::StatusOr<LeaseTable::Found> LeaseTable::Read(const SessionName& name) const {
+  MNEME_ASSIGN_OR_RETURN(const memstore::Record record, store_.Get(KeyOf(name)));
+  Found found{.version = record.version};
+  if (!found.lease.ParseFromString(record.value)) {
+    return absl::DataLossError("a lease's record cannot be read");
+  }
+  return found;
+}
+
+bool LeaseTable::HeldElsewhere(const storage::StoredLease& lease) const {
+  return !lease.owner().empty() && lease.owner() != options_.owner &&
+         absl::FromUnixMicros(lease.end_time_us()) > absl::Now();
+}
+
 absl::StatusOr<LeaseTable::Lease> LeaseTable::Take(const SessionName& name, CallContext& holder) {
   for (int attempt = 0;; ++attempt) {
-    storage::StoredLease found;
-    int64_t version = 0;
-    auto record = store_.Get(KeyOf(name));
-    if (record.ok()) {
-      version = record->version;
-      if (!Parse(*record, found)) return absl::DataLossError("a lease's record cannot be read");
-      const bool free = found.owner().empty() || found.owner() == options_.owner;
-      if (!free && absl::FromUnixMicros(found.end_time_us()) > absl::Now()) {
-        absl::Status taken = absl::AbortedError("another server has the lease");
-        taken.SetPayload(kOwnerPayload, absl::Cord(found.owner()));
-        return taken;
-      }
-    } else if (!absl::IsNotFound(record.status())) {
-      return record.status();
+    auto found = Read(name);
+    if (absl::IsNotFound(found.status())) found = Found();
+    if (!found.ok()) return found.status();
+    const storage::StoredLease& last = found->lease;
+    if (HeldElsewhere(last)) {
+      absl::Status taken = absl::AbortedError("another server has the lease");
+      taken.SetPayload(kOwnerPayload, absl::Cord(last.owner()));
+      return taken;
     }
     auto held = std::make_shared<Held>();
     held->name = name;
     held->holder = &holder;
-    held->version = version;
-    held->epoch = found.epoch() + 1;
-    const memstore::Transaction transaction{.puts = {PutOf(*held, false)}, .sync = false};
-    const absl::Status status = store_.Commit(transaction);
+    held->version = found->version;
+    held->epoch = last.epoch() + 1;
+    const absl::Status status = store_.Commit({.puts = {PutOf(*held, false)}, .sync = false});
     if (status.ok()) {
-      const bool was_others = !found.owner().empty() && found.owner() != options_.owner;
+      const bool was_others = !last.owner().empty() && last.owner() != options_.owner;
       metrics_.CountLease(was_others ? "taken_over" : "taken");
       Learn(*held, status);
       MutexLock lock(&mutex_);
@@ -86,13 +90,8 @@ absl::StatusOr<LeaseTable::Lease> LeaseTable::Take(const SessionName& name, Call
 }
 
 std::string LeaseTable::OwnerElsewhere(const SessionName& name) const {
-  auto record = store_.Get(KeyOf(name));
-  storage::StoredLease lease;
-  if (!record.ok() || !Parse(*record, lease) || lease.owner() == options_.owner ||
-      absl::FromUnixMicros(lease.end_time_us()) <= absl::Now()) {
-    return "";
-  }
-  return lease.owner();
+  const auto found = Read(name);
+  return found.ok() && HeldElsewhere(found->lease) ? found->lease.owner() : "";
 }
 
 int64_t LeaseTable::Lease::epoch() const { return held_ == nullptr ? 0 : held_->epoch; }
@@ -156,13 +155,16 @@ void LeaseTable::Learn(Held& held, const absl::Status& committed) {
     return;
   }
   // Refused, because of the lease or of another record; or nobody knows. The record does.
-  auto record = store_.Get(KeyOf(held.name));
-  storage::StoredLease lease;
-  if (absl::IsNotFound(record.status())) return Lose(held);  // purged with its session
-  if (!record.ok() || !Parse(*record, lease)) return;        // the next write asks again
-  if (lease.epoch() != held.epoch) return Lose(held);
-  held.version = record->version;
-  held.released = lease.owner().empty();
+  const auto found = Read(held.name);
+  if (absl::IsNotFound(found.status())) return Lose(held);  // kKept is over
+  if (!found.ok()) return;                                  // the next write asks again
+  if (found->lease.epoch() != held.epoch) return Lose(held);
+  held.version = found->version;
+  held.released = found->lease.owner().empty();
+}
+
+void LeaseTable::Write(Held& held, bool release) {
+  Learn(held, store_.Commit({.puts = {PutOf(held, release)}, .sync = false}));
 }
 
 void LeaseTable::Lose(Held& held) {
@@ -176,7 +178,7 @@ void LeaseTable::Return(const HeldPtr& held) {
   BeginWriting(*held);
   if (!held->lost && !held->released) {
     // If it cannot be written, others wait until the lease ends.
-    Learn(*held, store_.Commit({.puts = {PutOf(*held, true)}, .sync = false}));
+    Write(*held, /*release=*/true);
   }
   if (!held->lost) metrics_.CountLease("released");
   held->holder->lease_deadline = Clock::time_point::max();
@@ -207,8 +209,7 @@ void LeaseTable::RenewAll() {
         if (held->writing || held->released || held->lost) continue;
         held->writing = true;
       }
-      const memstore::Transaction transaction{.puts = {PutOf(*held, false)}, .sync = false};
-      Learn(*held, store_.Commit(transaction));
+      Write(*held, /*release=*/false);
       EndWriting(*held);
     }
   }

@@ -103,7 +103,16 @@ class LeaseTable {
 
   void BeginWriting(Held& held) ABSL_LOCKS_EXCLUDED(mutex_);
   void EndWriting(Held& held) ABSL_LOCKS_EXCLUDED(mutex_);
+  // NOT_FOUND if there is none.
+  struct Found {
+    storage::StoredLease lease;
+    int64_t version = 0;  // of the record
+  };
+  absl::StatusOr<Found> Read(const SessionName& name) const;
+  bool HeldElsewhere(const storage::StoredLease& lease) const;
   memstore::Put PutOf(Held& held, bool release) const;
+  // The lease's record alone.
+  void Write(Held& held, bool release);
   // After a write of `held`'s record that ended with `committed`.
   void Learn(Held& held, const absl::Status& committed);
   void Lose(Held& held);

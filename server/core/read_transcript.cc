@@ -227,8 +227,7 @@ absl::StatusOr<v1::ReadTranscriptResponse> ReadTranscript(
   while (true) {
     MNEME_ASSIGN_OR_RETURN(const Source source, FindSource(parts, name, snapshot));
     if (bookmark.has_value() && !bookmark->Fits(source)) {
-      parts.metrics.version_conflicts.Increment();
-      return VersionMismatch(source.session);
+      return VersionMismatch(source.session, parts.metrics);
     }
     const engine::Tokenizer* tokenizer = nullptr;
     if (request.view() != View::TOKEN_IDS) {

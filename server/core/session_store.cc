@@ -67,18 +67,23 @@ std::string EtagOf(const SessionRecord& record) {
   return absl::BytesToHexString(absl::string_view(reinterpret_cast<const char*>(hash.data()), 8));
 }
 
-absl::Status VersionMismatch(const SessionRecord& record) {
+absl::Status VersionMismatch(const SessionRecord& record, Metrics& metrics) {
+  metrics.version_conflicts.Increment();
   return Error(absl::StatusCode::kAborted, reason::kVersionMismatch,
                "the session has changed since; read it again and repeat the call",
                {{"current_version", absl::StrCat(record.data.head().version())}});
 }
 
-absl::Status WrittenByOthers(const SessionRecord& record, const LeaseTable::Lease* lease,
+absl::Status CheckVersion(int64_t expected, const SessionRecord& record, Metrics& metrics) {
+  if (expected == 0 || expected == record.data.head().version()) return absl::OkStatus();
+  return VersionMismatch(record, metrics);
+}
+
+absl::Status WrittenByOthers(const SessionRecord& record, const LeaseTable::Lease& lease,
                              Metrics& metrics) {
-  metrics.version_conflicts.Increment();
+  absl::Status mismatch = VersionMismatch(record, metrics);
   // Nobody writes beside a lease that is held.
-  return lease != nullptr && lease->epoch() != 0 ? CancelStatus(CallContext::Cancel::kLeaseLost)
-                                                 : VersionMismatch(record);
+  return lease.epoch() != 0 ? CancelStatus(CallContext::Cancel::kLeaseLost) : mismatch;
 }
 
 SessionStore::SessionStore(std::unique_ptr<memstore::StateStore> store, int64_t undelete_window_ms,
@@ -246,7 +251,7 @@ absl::StatusOr<std::string> SessionStore::ReadChunk(const std::string& tenant,
 
 absl::StatusOr<SessionRecord> SessionStore::Update(const SessionName& name, const ChangeFn& change,
                                                    std::vector<memstore::NewChunk> new_chunks,
-                                                   Fencing fencing) {
+                                                   LeaseTable::Lease& lease, bool last_write) {
   memstore::Transaction transaction{.new_chunks = std::move(new_chunks)};
   const auto given = static_cast<ptrdiff_t>(transaction.new_chunks.size());
   for (int attempt = 0;; ++attempt) {
@@ -261,11 +266,8 @@ absl::StatusOr<SessionRecord> SessionStore::Update(const SessionName& name, cons
     offered.insert(offered.end(), std::make_move_iterator(extra.new_chunks.begin()),
                    std::make_move_iterator(extra.new_chunks.end()));
     transaction.puts.push_back(SessionPut(record));
-    if (fencing.lease != nullptr) {
-      MNEME_RETURN_IF_ERROR(fencing.lease->Fence(transaction, fencing.last_write));
-    }
-    absl::Status status = store_->Commit(transaction);
-    if (fencing.lease != nullptr) status = fencing.lease->Settle(std::move(status));
+    MNEME_RETURN_IF_ERROR(lease.Fence(transaction, last_write));
+    const absl::Status status = lease.Settle(store_->Commit(transaction));
     if (ReasonOf(status) == reason::kLeaseLost) return status;
     if (status.ok()) {
       ++record.record_version;

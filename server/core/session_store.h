@@ -69,18 +69,16 @@ class SessionStore {
   };
   // Reads the record, lets `change` modify it, writes; again from the start if someone else wrote
   // in between. `change` may refuse with an error, which is returned. Returns what was written.
-  // `new_chunks` are offered beside those of the change, each time. With `lease`, the writer's, the
-  // change happens only while it is held: ABORTED LEASE_LOST otherwise; with `last_write` that
-  // gives the lease back as well.
-  struct Fencing {
-    LeaseTable::Lease* lease = nullptr;
-    bool last_write = false;
-  };
+  // `new_chunks` are offered beside those of the change, each time. `lease` is the writer's: the
+  // change happens only while it is held, ABORTED LEASE_LOST otherwise; `last_write` gives it back.
   using ChangeFn = std::function<absl::Status(SessionRecord& record, Change& extra)>;
   absl::StatusOr<SessionRecord> Update(const SessionName& name, const ChangeFn& change,
-                                       std::vector<memstore::NewChunk> new_chunks, Fencing fencing);
+                                       std::vector<memstore::NewChunk> new_chunks,
+                                       LeaseTable::Lease& lease, bool last_write);
+  // For who is not the session's writer.
   absl::StatusOr<SessionRecord> Update(const SessionName& name, const ChangeFn& change) {
-    return Update(name, change, {}, {});
+    LeaseTable::Lease none;
+    return Update(name, change, {}, none, false);
   }
   // All or none, with `extra` records of theirs. ALREADY_EXISTS SESSION_EXISTS names the first id
   // that is taken, also by a deleted session. FAILED_PRECONDITION (no reason) if a chunk they refer
@@ -128,11 +126,13 @@ class SessionStore {
 std::vector<memstore::ChunkId> ChunksOf(const storage::Point& point,
                                         const engine::SnapshotManifest* manifest = nullptr);
 std::string EtagOf(const SessionRecord& record);
-// ABORTED VERSION_MISMATCH with current_version.
-absl::Status VersionMismatch(const SessionRecord& record);
+// ABORTED VERSION_MISMATCH with current_version. Counted.
+absl::Status VersionMismatch(const SessionRecord& record, Metrics& metrics);
+// VersionMismatch unless `expected` is 0 or the session's version.
+absl::Status CheckVersion(int64_t expected, const SessionRecord& record, Metrics& metrics);
 // What the session's writer is told who finds that somebody else wrote: LEASE_LOST, or without a
 // lease VERSION_MISMATCH. Counted.
-absl::Status WrittenByOthers(const SessionRecord& record, const LeaseTable::Lease* lease,
+absl::Status WrittenByOthers(const SessionRecord& record, const LeaseTable::Lease& lease,
                              Metrics& metrics);
 int64_t NowMicros();
 

@@ -25,8 +25,7 @@ constexpr auto kForceWait = std::chrono::seconds(30);
 
 absl::Status CheckEtag(Parts& parts, const std::string& etag, const SessionRecord& record) {
   if (etag.empty() || etag == EtagOf(record)) return absl::OkStatus();
-  parts.metrics.version_conflicts.Increment();
-  return VersionMismatch(record);
+  return VersionMismatch(record, parts.metrics);
 }
 
 // After a change that leaves the session in its place.
@@ -259,8 +258,7 @@ absl::StatusOr<v1::Session> DeleteSession(Parts& parts, CallContext& context,
     current.data.set_update_time_us(now);
     return absl::OkStatus();
   };
-  auto deleted =
-      parts.sessions->Update(name, mark_deleted, {}, {.lease = &writer->lease, .last_write = true});
+  auto deleted = parts.sessions->Update(name, mark_deleted, {}, writer->lease, /*last_write=*/true);
   if (!deleted.ok()) return deleted.status();
   parts.states->Drop(key);
   writer->Release();

@@ -260,7 +260,7 @@ absl::StatusOr<CommitResult> CommitHead(Parts& parts, const Model& model, const 
           change.new_chunks));
     }
     head.set_version(head.version() + 1);
-    head.set_epoch(options.lease != nullptr ? options.lease->epoch() : 0);
+    head.set_epoch(options.lease.epoch());
     head.set_position_tokens(loaded.state.position);
     head.set_manifest(manifest_bytes);
     *head.mutable_settings() = model.settings;
@@ -305,7 +305,7 @@ absl::StatusOr<CommitResult> CommitHead(Parts& parts, const Model& model, const 
     return absl::OkStatus();
   };
   auto written = parts.sessions->Update(base.name, change_record, std::move(new_chunks),
-                                        {.lease = options.lease, .last_write = options.turn_end});
+                                        options.lease, options.turn_end);
   if (!written.ok()) return written.status();
   if (manifest != nullptr) loaded.manifest = std::move(manifest);
   CommitResult result{*std::move(written), Since(start)};

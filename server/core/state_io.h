@@ -49,9 +49,9 @@ struct NewTokens {
   v1::FinishReason finish_reason = v1::FINISH_REASON_UNSPECIFIED;
 };
 struct CommitOptions {
+  LeaseTable::Lease& lease;                     // the writer's; the end of a turn gives it back
   bool turn_end = true;                         // an automatic snapshot is due
   const storage::IngestMark* ingest = nullptr;  // its version is filled in here
-  LeaseTable::Lease* lease = nullptr;           // the writer's; the end of a turn gives it back
 };
 // Writes `loaded` as the version after `base`. On success loaded.manifest is the new one. On
 // failure the session is as it was and `loaded` must be thrown away.

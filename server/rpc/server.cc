@@ -6,7 +6,6 @@
 #include <grpcpp/server_builder.h>
 #include <prometheus/histogram.h>
 #include <spdlog/spdlog.h>
-#include <unistd.h>
 
 #include <chrono>
 #include <mutex>

@@ -208,7 +208,7 @@ TEST_F(MonitoringTest, TheDashboardShowsWhatTheServerExports) {
   EXPECT_GT(alerts, 10);
 }
 
-TEST_F(MonitoringTest, GrafanaFindsItsFiles) {
+TEST_F(MonitoringTest, PanelsHaveNumbersAndPlaces) {
   const json dashboard = json::parse(ReadFile(kDashboard));
   std::set<int> ids;
   for (const json& panel : dashboard.at("panels")) {

@@ -80,7 +80,7 @@ class BalancerTest : public ::testing::Test {
   client::Client Connect() {
     auto client = client::Client::Connect({.server = address_,
                                            .connect_timeout = absl::Seconds(30),
-                                           .work_timeout = absl::Seconds(600)});
+                                           .work_timeout = absl::Seconds(120)});
     EXPECT_TRUE(client.ok()) << client.status() << balancer_->Out() << balancer_->Err();
     return *client;
   }
