@@ -277,11 +277,12 @@ std::vector<Setting> MakeSettings() {
                       "an ingest makes its progress durable at least so often",
                       absl::Milliseconds(1), MNEME_FIELD(sessions.ingest_commit_interval_ms)),
 
-      TextSetting("replica.name", "this server's name among those of one store; empty = the host's",
+      TextSetting("replica.name", "this server's name, in x-served-by; empty = the host's",
                   MNEME_FIELD(replica.name)),
-      DurationSetting("replica.lease_ttl",
-                      "how long a server that is silent keeps the sessions it writes to itself",
-                      absl::Milliseconds(2), MNEME_FIELD(replica.lease_ttl_ms)),
+      DurationSetting(
+          "replica.lease_ttl",
+          "of a store that servers share: how long a silent one keeps the sessions it writes",
+          absl::Milliseconds(2), MNEME_FIELD(replica.lease_ttl_ms)),
       DurationSetting("replica.lease_renew", "how often it says that it is there",
                       absl::Milliseconds(1), MNEME_FIELD(replica.lease_renew_ms)),
 
