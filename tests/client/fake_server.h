@@ -14,6 +14,7 @@
 #include "mneme/v1/generation.grpc.pb.h"
 #include "mneme/v1/models.grpc.pb.h"
 #include "mneme/v1/sessions.grpc.pb.h"
+#include "tests/support/free_address.h"
 #include "tests/support/guarded.h"
 
 namespace mneme::client {
@@ -93,7 +94,7 @@ class FakeServer {
   void Start();
   // Breaks all connections at once, as a killed process would.
   void Stop();
-  std::string address() const { return "127.0.0.1:" + std::to_string(port_); }
+  std::string address() const { return test::OwnLoopback() + ":" + std::to_string(port_); }
 
   FakeSessions sessions;
   FakeGeneration generation;
