@@ -45,7 +45,7 @@ def demangle(names):
     for name, line in zip(names, text.splitlines()):
         line = re.sub(r"^void ", "", line).replace("(anonymous namespace)::", "")
         line = line.replace("mneme::engine::cuda::", "").replace("mneme::engine::", "")
-        short[name] = re.sub(r"\([^<>()]*\)$", "", line)
+        short[name] = re.sub(r"\([^()]*\)$", "", line)
     return short
 
 

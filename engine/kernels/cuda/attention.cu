@@ -105,7 +105,7 @@ struct Sequence {
 
 void Attention(Exec& exec, std::span<const AttentionArgs> batch) {
   if (batch.empty()) return;
-  std::vector<Sequence> sequences;
+  OpList<Sequence> sequences;
   sequences.reserve(batch.size());
   for (const AttentionArgs& args : batch) sequences.push_back({args});
   const AttentionArgs& one = batch[0];

@@ -30,8 +30,8 @@
 
 #include <algorithm>
 #include <span>
-#include <vector>
 
+#include "absl/container/inlined_vector.h"
 #include "engine/core/dtype.h"
 #include "engine/kernels/attention_plan.h"
 #include "engine/kernels/cuda/device.cuh"
@@ -47,6 +47,10 @@ struct AttendShape {
   int64_t value_dim;
   float scale;
 };
+
+// What decodes one by one needs fits without an allocation.
+template <typename Op>
+using OpList = absl::InlinedVector<Op, 8>;
 
 // Of one partial: [begin, begin + count) in positions or places of what `source` names.
 struct Keys {
@@ -130,7 +134,7 @@ constexpr size_t SharedBytes(const AttendShape& shape) {
 // Results of a unit: the values, then the largest score and the sum of weights of each row.
 template <int kRows>
 __host__ __device__ constexpr int64_t UnitFloats(const AttendShape& shape) {
-  return kRows * (shape.value_dim + 2);
+  return UnitFloatsOf(kRows, shape.value_dim);
 }
 
 __device__ __forceinline__ float RoundToHalf(float x) {
@@ -598,9 +602,6 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// Scratch for partials; beyond it, a call takes several pairs of launches.
-constexpr int64_t kMostUnitFloats = int64_t{16} << 20;
-
 template <int kRows, typename Op>
 void Run(CudaDevice& device, std::span<const Op> ops, const AttendShape& shape) {
   const int64_t unit_floats = UnitFloats<kRows>(shape) * shape.kv_heads;
@@ -609,8 +610,8 @@ void Run(CudaDevice& device, std::span<const Op> ops, const AttendShape& shape) 
     int64_t units = 0;
     bool merges = false;
   };
-  std::vector<RowBlock> blocks;
-  std::vector<Piece> pieces;
+  absl::InlinedVector<RowBlock, 16> blocks;
+  absl::InlinedVector<Piece, 4> pieces;
   int64_t longest = 0;
   for (size_t i = 0; i < ops.size(); ++i) {
     longest = std::max(longest, ops[i].tokens());
@@ -667,17 +668,17 @@ void Run(CudaDevice& device, std::span<const Op> ops, const AttendShape& shape) 
 // their own.
 template <typename Op>
 void Attend(CudaDevice& device, std::span<const Op> ops, const AttendShape& shape) {
-  std::vector<Op> few, some, many;
+  OpList<Op> few, some, many;
   for (const Op& op : ops) {
-    const int64_t rows = op.tokens() * shape.group;
-    (rows <= 4 ? few : rows <= 8 ? some : many).push_back(op);
+    const int rows = RowsOfBlock(op.tokens() * shape.group);
+    (rows == kFewRows ? few : rows == kSomeRows ? some : many).push_back(op);
   }
-  attend::Run<4, Op>(device, few, shape);
-  attend::Run<8, Op>(device, some, shape);
-  if (attend::SharedBytes<32, Op>(shape) <= device.properties().sharedMemPerBlockOptin) {
-    attend::Run<32, Op>(device, many, shape);
+  attend::Run<kFewRows, Op>(device, few, shape);
+  attend::Run<kSomeRows, Op>(device, some, shape);
+  if (attend::SharedBytes<kManyRows, Op>(shape) <= device.properties().sharedMemPerBlockOptin) {
+    attend::Run<kManyRows, Op>(device, many, shape);
   } else {
-    attend::Run<8, Op>(device, many, shape);
+    attend::Run<kSomeRows, Op>(device, many, shape);
   }
 }
 

@@ -61,7 +61,7 @@ struct KeyList {
 
 void BlockAttention(Exec& exec, std::span<const BlockAttentionArgs> batch) {
   if (batch.empty()) return;
-  std::vector<KeyList> lists;
+  OpList<KeyList> lists;
   lists.reserve(batch.size());
   for (const BlockAttentionArgs& args : batch) {
     KeyList& list = lists.emplace_back();

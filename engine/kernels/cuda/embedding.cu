@@ -12,7 +12,7 @@ namespace {
 constexpr int kThreads = 256;
 
 __global__ void EmbedRowsKernel(DType type, const uint8_t* table, int64_t row_bytes, int64_t D,
-                                const int32_t* rows, float* y) {
+                                const __grid_constant__ List<int32_t> rows, float* y) {
   const int64_t four = int64_t{blockIdx.y} * kThreads + threadIdx.x;
   const int64_t first = 4 * four;
   if (first >= D) return;
@@ -44,7 +44,7 @@ void EmbedRows(Exec& exec, const Weight& table, std::span<const int32_t> rows, f
   Launch(device, EmbedRowsKernel,
          dim3(static_cast<unsigned>(rows.size()), Blocks(table.columns, 4 * kThreads)), kThreads, 0,
          table.dtype, reinterpret_cast<const uint8_t*>(table.data),
-         static_cast<int64_t>(table.row_bytes()), table.columns, Send(device, rows), y);
+         static_cast<int64_t>(table.row_bytes()), table.columns, ListOf(device, rows), y);
 }
 
 }  // namespace mneme::engine::cuda

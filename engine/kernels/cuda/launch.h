@@ -7,6 +7,7 @@
 #include <span>
 #include <type_traits>
 
+#include "engine/kernels/cuda/launches.h"
 #include "engine/kernels/cuda/runtime.h"
 #include "engine/kernels/exec.h"
 
@@ -26,12 +27,8 @@ void Launch(CudaDevice& device, void (*kernel)(Params...), dim3 grid, unsigned t
             size_t shared_bytes, Args... args) {
   static_assert((std::is_trivially_copyable_v<Params> && ...));
   if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
-  if (shared_bytes > (48u << 10) &&
-      !device.Check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                         static_cast<int>(shared_bytes)),
-                    "shared memory of a kernel")) {
-    return;
-  }
+  constexpr size_t kWithoutAsking = 48 << 10;
+  if (shared_bytes > kWithoutAsking && !device.MayShareMore(kernel)) return;
   cudaLaunchConfig_t config{};
   config.gridDim = grid;
   config.blockDim = dim3(threads);
@@ -86,11 +83,28 @@ class Upload {
   size_t used_ = 0;
 };
 
-// The whole of a simple launcher's lists: one array.
+// A simple launcher's list as its kernel's argument, `const __grid_constant__ List<T>`: a short one
+// whole, else where a copy has put it. Threads of a block ask for one element.
 template <typename T>
-const T* Send(CudaDevice& device, std::span<const T> values) {
+struct List {
+  const T* copy;
+  T few[FewOf<T>()];
+
+  __device__ __forceinline__ T operator[](unsigned i) const {
+    return copy != nullptr ? copy[i] : few[i];
+  }
+};
+
+template <typename T>
+List<T> ListOf(CudaDevice& device, std::span<const T> values) {
+  List<T> list;
+  list.copy = nullptr;
+  if (values.size() <= FewOf<T>()) {
+    std::copy(values.begin(), values.end(), list.few);
+    return list;
+  }
   Upload upload(device, Upload::Bytes<T>(values.size()));
-  const T* list = upload.Add(values);
+  list.copy = upload.Add(values);
   upload.Send();
   return list;
 }

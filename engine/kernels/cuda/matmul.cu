@@ -28,11 +28,12 @@
 namespace mneme::engine::cuda {
 namespace {
 
-constexpr int kWarps = 4;
+constexpr int kWarps = kProductWarps;
 constexpr int kThreads = kWarps * kWarp;
 constexpr int kGroup = kWarp * kPieceElements;  // elements that a warp takes at a time
-constexpr int kMostTokens = 8;                  // of a tile
-constexpr int kFloats = 8;                      // elements of a lane's step through a float type
+static_assert(kGroup == kProductGroup);
+constexpr int kMostTokens = 8;  // of a tile
+constexpr int kFloats = 8;      // elements of a lane's step through a float type
 
 // Group g of a row of activations: what each lane reads, side by side over the lanes.
 struct CodeGroup {
@@ -44,9 +45,6 @@ struct FloatGroup {
 };
 
 int64_t Groups(int64_t K) { return (K + kGroup - 1) / kGroup; }
-
-// Parts that a row is cut into: each is worth a warp.
-int Split(int64_t K) { return K <= kGroup ? 1 : K <= 2 * kGroup ? 2 : kWarps; }
 
 // ---- activations
 
@@ -125,10 +123,9 @@ struct Task {
   unsigned first_block;  // among blocks of rows
 };
 
-// In a launch's arguments; calls have up to six or so.
-constexpr int kMaxTasks = 8;
+// In a launch's arguments.
 struct Call {
-  Task tasks[kMaxTasks];
+  Task tasks[kMaxProducts];
   int count;
   int split;
   unsigned tiles;  // of tokens; blocks of the same weights are neighbours
@@ -442,7 +439,7 @@ void MatMul(Exec& exec, std::span<const MatMulTask> tasks, const float* x, int64
   call.T = T;
   call.x = x;
   call.x_stride = x_stride;
-  call.split = Split(call.K);
+  call.split = ProductSplit(call.K);
   call.int8 = exec.contract() == Contract::kInt8;
   call.group_stride = (T + kMostTokens - 1) / kMostTokens * kMostTokens;
 
@@ -465,8 +462,8 @@ void MatMul(Exec& exec, std::span<const MatMulTask> tasks, const float* x, int64
     }
   }
 
-  for (size_t begin = 0; begin < tasks.size(); begin += kMaxTasks) {
-    call.count = static_cast<int>(std::min<size_t>(kMaxTasks, tasks.size() - begin));
+  for (size_t begin = 0; begin < tasks.size(); begin += kMaxProducts) {
+    call.count = static_cast<int>(std::min<size_t>(kMaxProducts, tasks.size() - begin));
     for (int i = 0; i < call.count; ++i) {
       const MatMulTask& task = tasks[begin + i];
       assert(BlockBytes(task.weight.dtype) == Traits(task.weight.dtype).block_bytes);
@@ -482,15 +479,18 @@ void MatMul(Exec& exec, std::span<const MatMulTask> tasks, const float* x, int64
                        .type = task.weight.dtype,
                        .first_block = 0};
     }
-    // Few tokens: few rows per warp, that there be blocks for the whole device.
-    if (T == 1) {
-      LaunchProducts<2, 1, 6>(device, call);
-    } else if (T == 2) {
-      LaunchProducts<2, 2, 5>(device, call);
-    } else if (T <= 4) {
-      LaunchProducts<2, 4, 4>(device, call);
-    } else {
-      LaunchProducts<4, 8, 2>(device, call);
+    switch (ProductTileOf(T).tokens) {
+      case 1:
+        LaunchProducts<2, 1, 6>(device, call);
+        break;
+      case 2:
+        LaunchProducts<2, 2, 5>(device, call);
+        break;
+      case 4:
+        LaunchProducts<2, 4, 4>(device, call);
+        break;
+      default:
+        LaunchProducts<4, kMostTokens, 2>(device, call);
     }
   }
 }

@@ -49,11 +49,9 @@ void RmsNorm(Exec& exec, const float* x, const float* w, float eps, int64_t T, i
 }
 
 void LayerNorm(Exec& exec, const LayerNormArgs& args) {
-  // The grid's second dimension ends at 65,535.
-  constexpr int64_t kRowsAtOnce = 65535;
-  for (int64_t first = 0; first < args.T; first += kRowsAtOnce) {
+  for (int64_t first = 0; first < args.T; first += kMostGridRows) {
     LayerNormArgs part = args;
-    part.T = std::min(kRowsAtOnce, args.T - first);
+    part.T = std::min(kMostGridRows, args.T - first);
     part.x += first * args.D;
     part.y += first * args.D;
     Launch(Cuda(exec), LayerNormKernel,

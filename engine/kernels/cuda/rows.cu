@@ -16,7 +16,7 @@ dim3 GridOf(std::span<const Args> batch) {
   return dim3(static_cast<unsigned>(rows), static_cast<unsigned>(batch.size()));
 }
 
-__global__ void CopyRowsKernel(const CopyRowsArgs* batch) {
+__global__ void CopyRowsKernel(const __grid_constant__ List<CopyRowsArgs> batch) {
   const CopyRowsArgs args = batch[blockIdx.y];
   const int64_t row = blockIdx.x;
   if (row >= args.rows) return;
@@ -25,7 +25,7 @@ __global__ void CopyRowsKernel(const CopyRowsArgs* batch) {
   for (int64_t i = threadIdx.x; i < args.width; i += blockDim.x) to[i] = from[i];
 }
 
-__global__ void StoreRowsKernel(const StoreRowsArgs* batch) {
+__global__ void StoreRowsKernel(const __grid_constant__ List<StoreRowsArgs> batch) {
   const StoreRowsArgs args = batch[blockIdx.y];
   const int64_t row = blockIdx.x;
   if (row >= args.rows) return;
@@ -56,13 +56,13 @@ __global__ void FiniteRowsKernel(const float* x, int64_t T, int64_t width, uint8
 void CopyRows(Exec& exec, std::span<const CopyRowsArgs> batch) {
   if (batch.empty()) return;
   CudaDevice& device = Cuda(exec);
-  Launch(device, CopyRowsKernel, GridOf(batch), kThreads, 0, Send(device, batch));
+  Launch(device, CopyRowsKernel, GridOf(batch), kThreads, 0, ListOf(device, batch));
 }
 
 void StoreRows(Exec& exec, std::span<const StoreRowsArgs> batch) {
   if (batch.empty()) return;
   CudaDevice& device = Cuda(exec);
-  Launch(device, StoreRowsKernel, GridOf(batch), kThreads, 0, Send(device, batch));
+  Launch(device, StoreRowsKernel, GridOf(batch), kThreads, 0, ListOf(device, batch));
 }
 
 void FiniteRows(Exec& exec, const float* x, int64_t T, int64_t width, uint8_t* finite) {

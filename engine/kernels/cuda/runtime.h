@@ -6,6 +6,7 @@
 
 #include <cuda_runtime.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -110,6 +111,21 @@ class CudaDevice final : public Device {
   // `bytes` from the device to the host's `to` by the end of the next Wait.
   void Deliver(const std::byte* from, void* to, size_t bytes);
 
+  // Lets launches of the kernel ask for all the shared memory that a block can have. The driver is
+  // told once. False after an error.
+  template <typename... Params>
+  bool MayShareMore(void (*kernel)(Params...)) {
+    const auto* key = reinterpret_cast<const void*>(kernel);
+    if (std::find(sharing_.begin(), sharing_.end(), key) != sharing_.end()) return true;
+    if (!Check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                    static_cast<int>(properties_.sharedMemPerBlockOptin)),
+               "shared memory of a kernel")) {
+      return false;
+    }
+    sharing_.push_back(key);
+    return true;
+  }
+
   // Keeps the first error. True if there was none.
   bool Check(cudaError_t error, const char* what);
 
@@ -132,6 +148,7 @@ class CudaDevice final : public Device {
   Staging staging_{*this};
   std::byte* scratch_[kNumSlots] = {};
   size_t scratch_bytes_[kNumSlots] = {};
+  std::vector<const void*> sharing_;  // kernels that MayShareMore was asked about: a few
   RopeTables rope_tables_;
   // What the device has of them.
   struct RopeCopy {

@@ -33,7 +33,7 @@ int64_t Warps(const ShortConvArgs& args) {
 }
 
 // Block (warps, entry).
-__global__ void ShortConvKernel(const ShortConvArgs* batch) {
+__global__ void ShortConvKernel(const __grid_constant__ List<ShortConvArgs> batch) {
   const ShortConvArgs args = batch[blockIdx.y];
   const int64_t warp = int64_t{blockIdx.x} * kWarps + threadIdx.x / kWarp;
   const int lane = threadIdx.x % kWarp;
@@ -81,7 +81,7 @@ void ShortConv(Exec& exec, std::span<const ShortConvArgs> batch) {
   if (warps == 0) return;
   CudaDevice& device = Cuda(exec);
   const dim3 grid(Blocks(warps, kWarps), static_cast<unsigned>(batch.size()));
-  Launch(device, ShortConvKernel, grid, kThreads, 0, Send(device, batch));
+  Launch(device, ShortConvKernel, grid, kThreads, 0, ListOf(device, batch));
 }
 
 }  // namespace mneme::engine::cuda

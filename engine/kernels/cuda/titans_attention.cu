@@ -110,7 +110,7 @@ struct Segment {
 void TitansAttention(Exec& exec, const TitansAttentionLayer& layer,
                      std::span<const TitansAttentionArgs> batch) {
   if (batch.empty()) return;
-  std::vector<Segment> segments;
+  OpList<Segment> segments;
   segments.reserve(batch.size());
   for (const TitansAttentionArgs& args : batch) {
     Segment& segment = segments.emplace_back();

@@ -10,7 +10,8 @@ constexpr int kThreads = 256;
 constexpr int kTokens = 4;  // a row is read by one block, but for the last of a block's rows
 
 // Block (channels and tokens, sequence): neighbours in the grid are of the same tokens.
-__global__ void TokenShiftKernel(const TokenShiftArgs* batch, unsigned channel_blocks) {
+__global__ void TokenShiftKernel(const __grid_constant__ List<TokenShiftArgs> batch,
+                                 unsigned channel_blocks) {
   const TokenShiftArgs args = batch[blockIdx.y];
   const int64_t C = args.C;
   const int64_t c = int64_t{blockIdx.x % channel_blocks} * kThreads + threadIdx.x;
@@ -52,7 +53,7 @@ void TokenShift(Exec& exec, std::span<const TokenShiftArgs> batch) {
   CudaDevice& device = Cuda(exec);
   const unsigned channel_blocks = Blocks(C, kThreads);
   const dim3 grid(channel_blocks * Blocks(T, kTokens), static_cast<unsigned>(batch.size()));
-  Launch(device, TokenShiftKernel, grid, kThreads, 0, Send(device, batch), channel_blocks);
+  Launch(device, TokenShiftKernel, grid, kThreads, 0, ListOf(device, batch), channel_blocks);
 }
 
 void Lerp(Exec& exec, const LerpArgs& args) {

@@ -33,7 +33,7 @@ struct KeysAndValues {
 };
 
 // Block (channels, sequence).
-__global__ void Wkv4Kernel(const Wkv4Args* batch) {
+__global__ void Wkv4Kernel(const __grid_constant__ List<Wkv4Args> batch) {
   const Wkv4Args args = batch[blockIdx.y];
   const int64_t c = int64_t{blockIdx.x} * kWkv4Threads + threadIdx.x;
   if (c >= args.C) return;
@@ -70,7 +70,7 @@ __global__ void Wkv4Kernel(const Wkv4Args* batch) {
 
 // ---- RWKV-5 to 7
 
-constexpr int kThreads = 128;
+constexpr int kThreads = kScanThreads;
 // Of a multiprocessor, at least. Heads that do not fill their rows need more registers.
 constexpr int Residents(bool whole) { return whole ? 4 : 3; }
 constexpr int kQuads = 4;  // of a lane
@@ -186,7 +186,8 @@ struct BlockRows {
 
 // Block (rows, head, sequence).
 template <int kLanes, bool kWhole>
-__global__ void __launch_bounds__(kThreads, Residents(kWhole)) Wkv6Kernel(const Wkv6Args* batch) {
+__global__ void __launch_bounds__(kThreads, Residents(kWhole))
+    Wkv6Kernel(const __grid_constant__ List<Wkv6Args> batch) {
   using Sizes = Tile<kLanes>;
   using Part = RowPart<kLanes, kWhole>;
   enum Vectors { kR, kK, kV, kDecay, kVectors };
@@ -243,7 +244,8 @@ __global__ void __launch_bounds__(kThreads, Residents(kWhole)) Wkv6Kernel(const 
 }
 
 template <int kLanes, bool kWhole>
-__global__ void __launch_bounds__(kThreads, Residents(kWhole)) Wkv7Kernel(const Wkv7Args* batch) {
+__global__ void __launch_bounds__(kThreads, Residents(kWhole))
+    Wkv7Kernel(const __grid_constant__ List<Wkv7Args> batch) {
   using Sizes = Tile<kLanes>;
   using Part = RowPart<kLanes, kWhole>;
   enum Vectors { kR, kDecay, kK, kV, kKappa, kB, kVectors };
@@ -323,7 +325,7 @@ void LaunchTiles(CudaDevice& device, std::span<const Args> batch) {
   const dim3 grid(Blocks(args.head_size, Tile<kLanes>::kRows), static_cast<unsigned>(args.heads),
                   static_cast<unsigned>(batch.size()));
   Launch(device, Kernels::template Of<kLanes, kWhole>(), grid, kThreads,
-         TokenStage<Kernels::kVectors, kLanes>::kSharedBytes, Send(device, batch));
+         TokenStage<Kernels::kVectors, kLanes>::kSharedBytes, ListOf(device, batch));
 }
 
 template <typename Kernels, typename Args>
@@ -331,18 +333,18 @@ void LaunchScan(Exec& exec, std::span<const Args> batch) {
   if (batch.empty()) return;
   CudaDevice& device = Cuda(exec);
   const int64_t N = batch[0].head_size;
-  if (N == Tile<4>::kWidth) {
-    LaunchTiles<Kernels, 4, true>(device, batch);
-  } else if (N < Tile<4>::kWidth) {
-    LaunchTiles<Kernels, 4, false>(device, batch);
-  } else if (N <= Tile<8>::kWidth) {
-    LaunchTiles<Kernels, 8, false>(device, batch);
-  } else if (N <= Tile<16>::kWidth) {
-    LaunchTiles<Kernels, 16, false>(device, batch);
-  } else if (N <= Tile<32>::kWidth) {
-    LaunchTiles<Kernels, 32, false>(device, batch);
-  } else {
+  if (N > Tile<32>::kWidth) {
     device.Check(cudaErrorInvalidValue, "heads of RWKV with more than 512 channels");
+  } else if (N == Tile<4>::kWidth) {
+    LaunchTiles<Kernels, 4, true>(device, batch);
+  } else if (ScanLanes(N) == 4) {
+    LaunchTiles<Kernels, 4, false>(device, batch);
+  } else if (ScanLanes(N) == 8) {
+    LaunchTiles<Kernels, 8, false>(device, batch);
+  } else if (ScanLanes(N) == 16) {
+    LaunchTiles<Kernels, 16, false>(device, batch);
+  } else {
+    LaunchTiles<Kernels, 32, false>(device, batch);
   }
 }
 
@@ -414,7 +416,7 @@ void Wkv4(Exec& exec, std::span<const Wkv4Args> batch) {
   if (batch.empty()) return;
   CudaDevice& device = Cuda(exec);
   const dim3 grid(Blocks(batch[0].C, kWkv4Threads), static_cast<unsigned>(batch.size()));
-  Launch(device, Wkv4Kernel, grid, kWkv4Threads, 0, Send(device, batch));
+  Launch(device, Wkv4Kernel, grid, kWkv4Threads, 0, ListOf(device, batch));
 }
 
 void Wkv6(Exec& exec, std::span<const Wkv6Args> batch) { LaunchScan<Wkv6Kernels>(exec, batch); }

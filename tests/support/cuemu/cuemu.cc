@@ -1,8 +1,10 @@
 #include <sys/mman.h>
+#include <ucontext.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <bit>
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <deque>
@@ -15,6 +17,7 @@
 #include <vector>
 
 #include "cuda_runtime.h"
+#include "tests/support/cuemu/counts.h"
 
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
@@ -41,7 +44,7 @@ struct CuemuEvent {
 namespace cuemu {
 namespace {
 
-constexpr size_t kPage = 4096;
+constexpr size_t kPage = kCuemuPage;
 constexpr size_t kArenaBytes = size_t{32} << 30;
 constexpr size_t kStackBytes = 256 << 10;
 constexpr size_t kSharedWithoutAsking = 48 << 10;
@@ -53,6 +56,7 @@ constexpr unsigned kThreadsAtMost = 1024;
 // CUEMU_DEVICES: how many there are; 0 behaves like a machine without a driver.
 // CUEMU_MEMORY: bytes of a device's memory.
 // CUEMU_PROTECT: with 0 the host may touch device memory, which saves the calls that forbid it.
+// CUEMU_TOUCHED: with 1 the pages that each launch reads and writes are counted.
 std::string Setting(const char* name, const char* otherwise) {
   const char* value = std::getenv(name);
   return value != nullptr ? value : otherwise;
@@ -121,6 +125,38 @@ class Arena {
     mprotect(base_, end_, PROT_NONE);
   }
   bool open() const { return open_; }
+
+  // Between these every page is counted that is read before it is written, or written.
+  void Watch() {
+    for (const auto& [address, block] : blocks_) {
+      mprotect(base_ + block.first, block.second - kPage, PROT_NONE);
+    }
+  }
+  void Unwatch() {
+    for (const auto& [address, block] : blocks_) {
+      mprotect(base_ + block.first, block.second - kPage, PROT_READ | PROT_WRITE);
+    }
+  }
+  // Lets the access to a watched page happen; false where there is no memory. Of a signal's
+  // handler: nothing else runs.
+  bool Touch(void* at, bool writes, CuemuCounts& counts) {
+    auto* address = static_cast<std::byte*>(at);
+    if (address < base_ || address >= base_ + end_) return false;
+    auto block = blocks_.upper_bound(address);
+    const size_t offset = address - base_;
+    const auto holds = [&](const auto& entry) {
+      const auto [begin, span] = entry.second;
+      return offset >= begin && offset < begin + span - kPage;
+    };
+    // A block's first page begins before its address.
+    if (block == blocks_.end() || !holds(*block)) {
+      if (block == blocks_.begin() || !holds(*--block)) return false;
+    }
+    mprotect(base_ + offset / kPage * kPage, kPage, writes ? PROT_READ | PROT_WRITE : PROT_READ);
+    ++(writes ? counts.pages_written : counts.pages_read);
+    return true;
+  }
+
   size_t capacity() const { return capacity_; }
   size_t used() const { return used_bytes_; }
 
@@ -252,6 +288,8 @@ struct State {
   std::vector<CuemuStream*> streams;
   cudaError_t sticky = cudaSuccess;
   cudaError_t last = cudaSuccess;
+  CuemuCounts counts;
+  const bool touched = Setting("CUEMU_TOUCHED", "0") == "1";
   const bool eager = Setting("CUEMU_STREAMS", "lazy") == "eager";
   const int devices = std::atoi(Setting("CUEMU_DEVICES", "1").c_str());
 };
@@ -259,6 +297,39 @@ State& Global() {
   static State* const state = new State;
   return *state;
 }
+
+// ---- what launches touch
+
+// Anything else is as it was without us.
+void OnAccess(int signal, siginfo_t* info, void* context) {
+  // Bit 1 of a page fault's error code: the access was a write.
+  const bool writes = (static_cast<ucontext_t*>(context)->uc_mcontext.gregs[REG_ERR] & 2) != 0;
+  State& state = Global();
+  if (!state.arena.Touch(info->si_addr, writes, state.counts)) std::signal(signal, SIG_DFL);
+}
+
+// Watches device memory for as long as it lives.
+class Watching {
+ public:
+  Watching() {
+    if (!Global().touched) return;
+    struct sigaction action {};
+    action.sa_sigaction = &OnAccess;
+    action.sa_flags = SA_SIGINFO;
+    sigaction(SIGSEGV, &action, &before_);
+    Global().arena.Watch();
+  }
+  ~Watching() {
+    if (!Global().touched) return;
+    Global().arena.Unwatch();
+    sigaction(SIGSEGV, &before_, nullptr);
+  }
+  Watching(const Watching&) = delete;
+  Watching& operator=(const Watching&) = delete;
+
+ private:
+  struct sigaction before_ {};
+};
 
 // ---- orders
 
@@ -526,6 +597,7 @@ bool Executor::Run(const Launch& launch) {
   blockDim = launch.block;
   gridDim = launch.grid;
   const unsigned blocks = launch.grid.x * launch.grid.y * launch.grid.z;
+  const Watching watching;
   for (const unsigned block : Order(blocks, random_)) {
     blockIdx = {block % launch.grid.x, block / launch.grid.x % launch.grid.y,
                 block / (launch.grid.x * launch.grid.y)};
@@ -615,6 +687,7 @@ cudaError_t Enqueue(const cudaLaunchConfig_t& config, const void* kernel,
                  grid.x, grid.y, grid.z, threads, config.dynamicSmemBytes);
     return Keep(cudaErrorInvalidValue);
   }
+  ++state.counts.launches;
   return Add(config.stream,
              [launch = Launch{nullptr, grid, config.blockDim, config.dynamicSmemBytes},
               thread = std::move(thread)]() mutable {
@@ -759,6 +832,8 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event) {
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind,
                             cudaStream_t stream) {
   const Lock lock(Global().mutex);
+  ++Global().counts.copies;
+  Global().counts.copied_bytes += static_cast<int64_t>(bytes);
   if (kind == cudaMemcpyHostToDevice && !cuemu::Pinned(from)) {
     // Pageable memory is read before the call returns.
     auto staged = std::make_shared<std::vector<std::byte>>(bytes);
@@ -774,6 +849,8 @@ cudaError_t cudaMemsetAsync(void* at, int value, size_t bytes, cudaStream_t stre
   const Lock lock(Global().mutex);
   return Add(stream, [=] { memset(at, value, bytes); });
 }
+
+const CuemuCounts* cuemu_counts() { return &Global().counts; }
 
 cudaError_t cudaGetLastError() {
   const Lock lock(Global().mutex);
