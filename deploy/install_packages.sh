@@ -2,6 +2,7 @@
 # Installs the Debian 12 packages that Mneme needs. Idempotent.
 #
 #   deploy/install_packages.sh build       compilers and libraries (default)
+#   deploy/install_packages.sh engine      what of that the engine alone needs, with its tests and benchmarks
 #   deploy/install_packages.sh quickstart  build, and what deploy/quickstart.sh shows it with
 #   deploy/install_packages.sh test        build, and what the tests run against
 #   deploy/install_packages.sh runtime     shared libraries of an installed mneme-server, for images
@@ -11,13 +12,16 @@
 # Used by the README's commands, .ci/run and the Dockerfile, so that the list is written once.
 set -euo pipefail
 
+engine=(
+  g++ cmake ninja-build pkg-config
+  libabsl-dev libhwy-dev nlohmann-json3-dev libpcre2-dev libsentencepiece-dev libisal-dev libssl-dev libicu-dev
+  libcli11-dev libgtest-dev libgmock-dev
+)
 build=(
-  g++ cmake ninja-build pkg-config git ca-certificates
+  "${engine[@]}" git ca-certificates
   libgrpc++-dev protobuf-compiler-grpc libprotobuf-dev protobuf-compiler
-  libabsl-dev prometheus-cpp-dev libcivetweb-dev librocksdb-dev libhwy-dev nlohmann-json3-dev
-  libpcre2-dev libsentencepiece-dev libzstd-dev libisal-dev libspdlog-dev libcli11-dev
-  libssl-dev libedit-dev libyaml-cpp-dev libicu-dev zlib1g-dev
-  libgtest-dev libgmock-dev libbenchmark-dev
+  prometheus-cpp-dev libcivetweb-dev librocksdb-dev libzstd-dev libspdlog-dev
+  libedit-dev libyaml-cpp-dev zlib1g-dev libbenchmark-dev
 )
 # pip fetches the model; bible-kjv prints the document.
 quickstart=(python3 python3-pip bible-kjv bible-kjv-text procps)
@@ -63,12 +67,13 @@ fi
 
 case "${1:-build}" in
   build) packages=("${build[@]}") ;;
+  engine) packages=("${engine[@]}") ;;
   quickstart) packages=("${build[@]}" "${quickstart[@]}") ;;
   test) packages=("${build[@]}" "${test[@]}") ;;
   runtime) packages=("${runtime[@]}") ;;
   cuda) packages=("${cuda[@]}") ;;
   train) packages=("${train[@]}") ;;
-  *) echo "usage: $0 [build|quickstart|test|runtime|cuda|train]" >&2; exit 2 ;;
+  *) echo "usage: $0 [build|engine|quickstart|test|runtime|cuda|train]" >&2; exit 2 ;;
 esac
 
 missing=()

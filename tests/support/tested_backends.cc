@@ -3,6 +3,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <string>
+#include <string_view>
 
 #include "absl/status/status.h"
 
@@ -14,8 +15,10 @@ std::vector<const engine::Kernels*> TestedBackends() {
     return {engine::AllBackends().begin(), engine::AllBackends().end()};
   }
   const char* plugin = std::getenv("TESTED_PLUGIN");
-  const absl::Status opened =
-      engine::OpenBackend(plugin != nullptr ? plugin : MNEME_CUDA_EMU_PLUGIN);
+  if (plugin == nullptr) {
+    plugin = std::string_view(name) == "cuda" ? MNEME_CUDA_PLUGIN : MNEME_CUDA_EMU_PLUGIN;
+  }
+  const absl::Status opened = engine::OpenBackend(plugin);
   const engine::Kernels* kernels = engine::FindBackend(name);
   if (kernels == nullptr) {
     std::fprintf(stderr, "TESTED_BACKEND is %s: there is none: %s\n", name,

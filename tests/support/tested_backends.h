@@ -8,8 +8,9 @@
 
 namespace mneme::test {
 
-// Those of the build; with TESTED_BACKEND=cuda-emu that one alone, of the library TESTED_PLUGIN if
-// that is set. Aborts if it is not there: tests that silently run on nothing would pass.
+// Those of the build; with TESTED_BACKEND=cuda-emu, or cuda on a machine with a GPU, that one
+// alone, of the library TESTED_PLUGIN if that is set. Aborts if it is not there: tests that
+// silently run on nothing would pass.
 std::vector<const engine::Kernels*> TestedBackends();
 
 }  // namespace mneme::test

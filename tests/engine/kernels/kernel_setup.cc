@@ -4,7 +4,9 @@
 #include <cmath>
 
 #include "absl/status/status.h"
+#include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/support/device_visible.h"
 #include "tests/support/tested_backends.h"
 
 namespace mneme::engine {
@@ -48,7 +50,7 @@ std::vector<const Kernels*> TestBackends() {
   static const auto* const tables = [] {
     auto* all = new std::vector<const Kernels*>(test::TestedBackends());
     for (const Kernels*& kernels : *all) {
-      if (kernels->name == "cuda-emu") kernels = new Kernels(Finished(*kernels));
+      if (kernels->name.starts_with("cuda")) kernels = new Kernels(Finished(*kernels));
     }
     if (all->front()->name != "reference") all->insert(all->begin(), FindBackend("reference"));
     return all;
@@ -104,3 +106,8 @@ double Exact(Activation f, double x) {
 }
 
 }  // namespace mneme::engine
+
+int main(int argc, char** argv) {
+  testing::InitGoogleMock(&argc, argv);
+  return mneme::test::RunVisibleToDevice([] { return RUN_ALL_TESTS(); });
+}

@@ -1,6 +1,7 @@
 // What the kernel tests share: every (backend, SIMD target) of this machine.
 //
-// Kernels see the tests' own arrays: a host's or emulated device's kernels reach them.
+// Kernels see the tests' own arrays: a host's or emulated device's kernels reach them, and a real
+// device's because main() here shows it the heap and the stack (tests/support/device_visible.h).
 #pragma once
 
 #include <cstdint>

@@ -1,5 +1,6 @@
 #include "engine/kernels/rows.h"
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <limits>
@@ -46,6 +47,32 @@ TEST_F(RowsTest, StoredRowsRoundAsTheScalarConversionDoes) {
       EXPECT_EQ(half, expected) << width;
       EXPECT_TRUE(SameBits(full, full_expected)) << width;
     }
+  }
+}
+
+// More than a launch's arguments hold, on backends that have launches; each entry copies another
+// row.
+TEST_F(RowsTest, ManyEntriesAreAllCopiedAndStored) {
+  constexpr int64_t kEntries = 300, kWidth = 5;
+  const std::vector<float> x = Random(39).Floats(kEntries * kWidth);
+  for (const Variant& variant : AllVariants()) {
+    SCOPED_TRACE(variant.Name());
+    variant.Select();
+    KernelExec exec(*variant.kernels, Contract::kF32, 2);
+    std::vector<float> copied(x.size()), stored(x.size()), expected(x.size());
+    std::vector<CopyRowsArgs> copies;
+    std::vector<StoreRowsArgs> stores;
+    for (int64_t i = 0; i < kEntries; ++i) {
+      const int64_t from = i * kWidth, to = (kEntries - 1 - i) * kWidth;
+      std::copy_n(x.begin() + from, kWidth, expected.begin() + to);
+      copies.push_back({x.data() + from, kWidth, copied.data() + to, kWidth, 1, kWidth});
+      stores.push_back({x.data() + from, kWidth, 1, kWidth, DType::kF32,
+                        reinterpret_cast<std::byte*>(stored.data() + to)});
+    }
+    variant.kernels->copy_rows(exec, copies);
+    variant.kernels->store_rows(exec, stores);
+    EXPECT_TRUE(SameBits(copied, expected));
+    EXPECT_TRUE(SameBits(stored, expected));
   }
 }
 
