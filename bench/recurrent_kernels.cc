@@ -73,14 +73,15 @@ void RunNorm(const Kernels& kernels, Exec& exec, Operands& o) {
 
 template <bool dynamic>
 void RunLerp(const Kernels& kernels, Exec& exec, Operands& o) {
-  kernels.lerp(exec, {.x = o.r.data(),
-                      .delta = o.k.data(),
-                      .mu = o.mu.data(),
-                      .dynamic = dynamic ? o.v.data() : nullptr,
-                      .dynamic_stride = Operands::kC,
-                      .T = o.T,
-                      .C = Operands::kC,
-                      .y = o.out.data()});
+  const LerpArgs blend{.x = o.r.data(),
+                       .delta = o.k.data(),
+                       .mu = o.mu.data(),
+                       .dynamic = dynamic ? o.v.data() : nullptr,
+                       .dynamic_stride = Operands::kC,
+                       .T = o.T,
+                       .C = Operands::kC,
+                       .y = o.out.data()};
+  kernels.lerp(exec, {&blend, 1});
 }
 
 template <bool dynamic>

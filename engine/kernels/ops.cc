@@ -92,12 +92,15 @@ void LayerNorm(Exec& exec, Rows x, Vector w, Vector b, float eps, Rows y, int64_
                                    .y = Raw(y)});
 }
 
-void Rope(Exec& exec, Rows x, const Rotation& rotation, std::span<const int64_t> positions) {
-  assert(x.width() == rotation.heads * rotation.head_dim);
-  assert(x.count() == static_cast<int64_t>(positions.size()));
-  exec.kernels().rope(exec, {.x = Raw(x),
-                             .x_stride = x.stride(),
-                             .heads = rotation.heads,
+void Rope(Exec& exec, std::span<const Rows> rows, const Rotation& rotation,
+          std::span<const int64_t> positions) {
+  List<RotatedRows> rotated;
+  for (const Rows& x : rows) {
+    assert(x.width() % rotation.head_dim == 0);
+    assert(x.count() == static_cast<int64_t>(positions.size()));
+    rotated.push_back({Raw(x), x.stride(), x.width() / rotation.head_dim});
+  }
+  exec.kernels().rope(exec, {.rows = rotated,
                              .head_dim = rotation.head_dim,
                              .rotary_dim = rotation.rotary_dim,
                              .layout = rotation.layout,
@@ -322,16 +325,21 @@ void TokenShift(Exec& exec, std::span<const Run> runs, Rows x, const StateField&
                              }));
 }
 
-void Lerp(Exec& exec, Rows x, Rows delta, Vector mu, Rows dynamic, Rows y) {
-  assert(SameArrays(x, delta) && SameArrays(x, y) && mu.size() == x.width());
-  exec.kernels().lerp(exec, {.x = Raw(x),
-                             .delta = Raw(delta),
-                             .mu = Raw(mu),
-                             .dynamic = Raw(dynamic),
-                             .dynamic_stride = dynamic.stride(),
-                             .T = x.count(),
-                             .C = x.width(),
-                             .y = Raw(y)});
+void Lerp(Exec& exec, Rows x, Rows delta, std::span<const Blend> blends) {
+  assert(SameArrays(x, delta));
+  List<LerpArgs> batch;
+  for (const Blend& blend : blends) {
+    assert(SameArrays(x, blend.y) && blend.mu.size() == x.width());
+    batch.push_back({.x = Raw(x),
+                     .delta = Raw(delta),
+                     .mu = Raw(blend.mu),
+                     .dynamic = Raw(blend.dynamic),
+                     .dynamic_stride = blend.dynamic.stride(),
+                     .T = x.count(),
+                     .C = x.width(),
+                     .y = Raw(blend.y)});
+  }
+  exec.kernels().lerp(exec, batch);
 }
 
 void Scan(Exec& exec, std::span<const Run> runs, const Wkv4& wkv) {

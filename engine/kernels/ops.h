@@ -45,14 +45,17 @@ void RmsNorm(Exec& exec, Rows x, Vector w, float eps, Rows y);
 // The `groups` parts of a row each on their own.
 void LayerNorm(Exec& exec, Rows x, Vector w, Vector b, float eps, Rows y, int64_t groups = 1);
 struct Rotation {
-  int64_t heads = 0;
   int64_t head_dim = 0;
   int64_t rotary_dim = 0;
   RopeLayout layout = RopeLayout::kInterleaved;
   std::span<const double> theta;
 };
-// x [T, heads * head_dim], in place.
-void Rope(Exec& exec, Rows x, const Rotation& rotation, std::span<const int64_t> positions);
+// [T, a number of heads * head_dim] each, in place.
+void Rope(Exec& exec, std::span<const Rows> rows, const Rotation& rotation,
+          std::span<const int64_t> positions);
+inline void Rope(Exec& exec, Rows x, const Rotation& rotation, std::span<const int64_t> positions) {
+  Rope(exec, {&x, 1}, rotation, positions);
+}
 void SiluMul(Exec& exec, Rows gate, Rows up, Rows y);
 void Add(Exec& exec, Rows x, Rows y);  // y += x
 void Mul(Exec& exec, Rows x, Rows y);  // y *= x
@@ -123,8 +126,14 @@ void Attend(Exec& exec, std::span<const Run> runs, const BlockAttention& attenti
 // delta[t] = x[t - 1] - x[t]; `previous` [C].
 void TokenShift(Exec& exec, std::span<const Run> runs, Rows x, const StateField& previous,
                 Rows delta);
-// y = x + delta * (mu + dynamic); `dynamic` may be empty.
-void Lerp(Exec& exec, Rows x, Rows delta, Vector mu, Rows dynamic, Rows y);
+// y = x + delta * (mu + dynamic); `dynamic` may be empty. No blend of a call reads what another one
+// writes.
+struct Blend {
+  Vector mu;  // [C]
+  Rows y;
+  Rows dynamic = {};
+};
+void Lerp(Exec& exec, Rows x, Rows delta, std::span<const Blend> blends);
 
 struct Wkv4 {
   StateField numerator, denominator, exponent;  // [C]

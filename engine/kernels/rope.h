@@ -15,10 +15,15 @@ class Exec;
 
 enum class RopeLayout { kInterleaved, kHalf };
 
-struct RopeArgs {
+struct RotatedRows {
   float* x = nullptr;  // [T, heads, Dh], token stride x_stride elements, heads contiguous
   int64_t x_stride = 0;
   int64_t heads = 0;
+};
+
+// Queries and keys, say: all of a call are turned by the same angles.
+struct RopeArgs {
+  std::span<const RotatedRows> rows;
   int64_t head_dim = 0;    // Dh
   int64_t rotary_dim = 0;  // even, <= Dh; the rest of a head is left alone
   RopeLayout layout = RopeLayout::kInterleaved;

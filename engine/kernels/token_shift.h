@@ -31,7 +31,8 @@ struct LerpArgs {
   float* y = nullptr;  // [T, C]; may be dynamic if its stride is C
 };
 
-// y = x + delta * (mu + dynamic), elementwise.
-using LerpFn = void (*)(Exec& exec, const LerpArgs& args);
+// y = x + delta * (mu + dynamic), elementwise. One entry per blend, all of the same shape; no entry
+// reads what another one writes.
+using LerpFn = void (*)(Exec& exec, std::span<const LerpArgs> batch);
 
 }  // namespace mneme::engine

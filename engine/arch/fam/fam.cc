@@ -135,7 +135,7 @@ void Fam::InitState(Exec& exec, StateSlot state) {
     ops::WriteState(exec, {&memory, 1}, act.x, Field(i, kMemory));
     StoreMemoryKeys(exec, {&memory, 1}, i, act, positions);
     ops::MatMul(exec, act.normed, Product(layer.q, act.q));
-    Rotate(exec, positions, config_.heads, act.q);
+    Rotate(exec, positions, {&act.q, 1});
     ops::BlockAttention attention = Attention(i);
     attention.block_tokens = 0;
     attention.causal = false;
@@ -155,8 +155,7 @@ void Fam::Forward(Exec& exec, const Batch& batch, Rows hidden) {
   for (int64_t i = 0; i < config_.num_layers; ++i) {
     const DecoderLayer& layer = weights_.layers[i];
     ProjectQkv(exec, layer, config_.rms_eps, act.x, act.normed, act.q, act.k, act.v);
-    Rotate(exec, batch.positions, config_.heads, act.q);
-    Rotate(exec, batch.positions, config_.kv_heads, act.k);
+    Rotate(exec, batch.positions, std::array{act.q, act.k});
     // A block's tokens need the memory that the block before left in this layer, and no more: the
     // layer's products run over all of them at once.
     for (const std::vector<Run>& pieces : blocks) {
@@ -169,10 +168,9 @@ void Fam::Forward(Exec& exec, const Batch& batch, Rows hidden) {
   WriteHidden(exec, weights_, config_.rms_eps, batch.wanted, act.x, hidden);
 }
 
-void Fam::Rotate(Exec& exec, std::span<const int64_t> positions, int64_t heads, Rows x) const {
-  ops::Rope(exec, x,
-            {.heads = heads,
-             .head_dim = config_.head_dim,
+void Fam::Rotate(Exec& exec, std::span<const int64_t> positions, std::span<const Rows> rows) const {
+  ops::Rope(exec, rows,
+            {.head_dim = config_.head_dim,
              .rotary_dim = config_.head_dim,
              .layout = config_.rope_layout,
              .theta = config_.theta},
@@ -229,7 +227,7 @@ void Fam::UpdateMemory(Exec& exec, std::span<const Run> pieces, int64_t index) {
   ops::ReadState(exec, memories, Field(index, kMemory), act.x);
   ops::RmsNorm(exec, act.x, layer.attention_norm, config_.rms_eps, act.normed);
   ops::MatMul(exec, act.normed, Product(layer.q, act.q));
-  Rotate(exec, query_positions, config_.heads, act.q);
+  Rotate(exec, query_positions, {&act.q, 1});
   // The rows see each other and the whole block.
   ops::BlockAttention attention = Attention(index);
   attention.past_blocks = 0;
@@ -255,7 +253,7 @@ void Fam::StoreMemoryKeys(Exec& exec, std::span<const Run> memories, int64_t ind
   const DecoderLayer& layer = weights_.layers[index];
   ops::RmsNorm(exec, act.x, layer.attention_norm, config_.rms_eps, act.normed);
   ops::MatMul(exec, act.normed, std::array{Product(layer.k, act.k), Product(layer.v, act.v)});
-  Rotate(exec, positions, config_.kv_heads, act.k);
+  Rotate(exec, positions, {&act.k, 1});
   ops::WriteState(exec, memories, act.k, Field(index, kMemoryKeys));
   ops::WriteState(exec, memories, act.v, Field(index, kMemoryValues));
 }

@@ -39,7 +39,7 @@ class Fam final : public Arch {
 
   // Sizes the rows of a pass of T, in `arena`.
   Activations Reserve(int64_t T, Arena& arena) const;
-  void Rotate(Exec& exec, std::span<const int64_t> positions, int64_t heads, Rows x) const;
+  void Rotate(Exec& exec, std::span<const int64_t> positions, std::span<const Rows> rows) const;
   void Mix(Exec& exec, std::span<const Run> pieces, int64_t layer, const Activations& act) const;
   void UpdateMemory(Exec& exec, std::span<const Run> pieces, int64_t layer);
   void StoreMemoryKeys(Exec& exec, std::span<const Run> memories, int64_t layer,

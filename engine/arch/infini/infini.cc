@@ -1,5 +1,6 @@
 #include "engine/arch/infini/infini.h"
 
+#include <array>
 #include <cmath>
 #include <string>
 
@@ -143,14 +144,12 @@ void Infini::MapFeatures(Exec& exec, const Activations& act) const {
   // The memory knows no positions: its queries and keys are taken before the rotation.
   ops::InfiniFeatureMap(exec, act.q, act.sq);
   ops::InfiniFeatureMap(exec, act.k, act.sk);
-  ops::Rotation rotation{.heads = config_.heads,
-                         .head_dim = config_.head_dim,
-                         .rotary_dim = config_.head_dim,
-                         .layout = config_.rope_layout,
-                         .theta = config_.theta};
-  ops::Rope(exec, act.q, rotation, positions_);
-  rotation.heads = config_.kv_heads;
-  ops::Rope(exec, act.k, rotation, positions_);
+  ops::Rope(exec, std::array{act.q, act.k},
+            {.head_dim = config_.head_dim,
+             .rotary_dim = config_.head_dim,
+             .layout = config_.rope_layout,
+             .theta = config_.theta},
+            positions_);
 }
 
 void Infini::AttendLocally(Exec& exec, std::span<const Run> pieces, int64_t layer,

@@ -182,11 +182,10 @@ void Llama::SeriesFeedForward(Exec& exec, const Layer& layer, const Activations&
 
 // act.q, act.k, act.v (not yet rotated) and the runs' rings -> act.mixed.
 void Llama::Attend(Exec& exec, const Batch& batch, int64_t layer, const Activations& act) {
-  ops::Rotation rotation{.heads = config_.heads,
-                         .head_dim = config_.head_dim,
-                         .rotary_dim = config_.rotary_dim,
-                         .layout = config_.rope_layout,
-                         .theta = config_.theta};
+  const ops::Rotation rotation{.head_dim = config_.head_dim,
+                               .rotary_dim = config_.rotary_dim,
+                               .layout = config_.rope_layout,
+                               .theta = config_.theta};
   // Sinks are scored by a second rotation of the queries, once the window slides. One call for all
   // rows: where a run does not slide both rotations are the same, and the angles of one list of
   // positions are computed once a pass.
@@ -199,9 +198,7 @@ void Llama::Attend(Exec& exec, const Batch& batch, int64_t layer, const Activati
     ops::Copy(exec, act.q, q_sink);
     ops::Rope(exec, q_sink, rotation, sink_positions_);
   }
-  ops::Rope(exec, act.q, rotation, batch.positions);
-  rotation.heads = config_.kv_heads;
-  ops::Rope(exec, act.k, rotation, batch.positions);
+  ops::Rope(exec, std::array{act.q, act.k}, rotation, batch.positions);
   ops::Attend(exec, batch.runs,
               ops::Attention{.k = schema_.Field(2 * layer),
                              .v = schema_.Field(2 * layer + 1),

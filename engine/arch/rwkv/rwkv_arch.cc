@@ -100,7 +100,12 @@ void RwkvArch::Forward(Exec& exec, const Batch& batch, Rows hidden) {
 }
 
 void RwkvArch::Blend(Exec& exec, const Pass& pass, Vector mu, Rows dynamic) const {
-  ops::Lerp(exec, pass.z, pass.delta, mu, dynamic, pass.mixed);
+  const ops::Blend blend{mu, pass.mixed, dynamic};
+  Blend(exec, pass, {&blend, 1});
+}
+
+void RwkvArch::Blend(Exec& exec, const Pass& pass, std::span<const ops::Blend> blends) const {
+  ops::Lerp(exec, pass.z, pass.delta, blends);
 }
 
 void RwkvArch::ChannelMix(Exec& exec, const Pass& pass, const Block& block) {

@@ -8,12 +8,14 @@
 
 #include <initializer_list>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "engine/arch/arch.h"
 #include "engine/arch/rwkv/rwkv_weights.h"
 #include "engine/device/arena.h"
+#include "engine/kernels/ops.h"
 
 namespace mneme::engine::rwkv {
 
@@ -52,6 +54,8 @@ class RwkvArch : public Arch {
 
   // pass.mixed = z + delta * (mu + dynamic); dynamic [T, C] may be empty.
   void Blend(Exec& exec, const Pass& pass, Vector mu, Rows dynamic = {}) const;
+  // Several at once, of z and delta, to where they say.
+  void Blend(Exec& exec, const Pass& pass, std::span<const ops::Blend> blends) const;
   // What versions 5 and 6 share: the scan of version 6's memory, its norm per head, and
   // x += output (norm(y) * silu(gate)). Rows [T, C].
   struct HeadMix {

@@ -1,13 +1,14 @@
 #include "engine/arch/titans/attention_layer.h"
 
+#include <array>
 #include <cmath>
 
 namespace mneme::engine::titans {
 
-void AttentionLayer::Rotate(Exec& exec, Rows x, std::span<const int64_t> positions) const {
-  ops::Rope(exec, x,
-            {.heads = config_.attention_heads,
-             .head_dim = config_.head_dim,
+void AttentionLayer::Rotate(Exec& exec, std::span<const Rows> rows,
+                            std::span<const int64_t> positions) const {
+  ops::Rope(exec, rows,
+            {.head_dim = config_.head_dim,
              .rotary_dim = config_.head_dim,
              .layout = config_.rope_layout,
              .theta = config_.rope_theta},
@@ -29,7 +30,7 @@ void AttentionLayer::Apply(Exec& exec, const Batch& batch, int64_t layer,
       positions_.push_back(position % C);
       shifted_.push_back(position % C + C);
     }
-    Rotate(exec, rows.h_k, positions_);
+    Rotate(exec, {&rows.h_k, 1}, positions_);
     streams.push_back(
         {states_.Field(layer, tensors.h_k), states_.Field(layer, tensors.h_v), rows.h_k, rows.h_v});
     streams.push_back(
@@ -39,8 +40,7 @@ void AttentionLayer::Apply(Exec& exec, const Batch& batch, int64_t layer,
         {states_.Field(layer, tensors.k), states_.Field(layer, tensors.v), rows.k, rows.v});
   }
   const std::span<const int64_t> own = segments ? shifted_ : batch.positions;
-  Rotate(exec, rows.q_rotated, own);
-  Rotate(exec, rows.k, own);
+  Rotate(exec, std::array{rows.q_rotated, rows.k}, own);
   ops::Attend(exec, batch.runs,
               ops::TitansAttention{
                   .heads = config_.attention_heads,

@@ -33,7 +33,7 @@ class AttentionLayer {
              const AttentionRows& rows);
 
  private:
-  void Rotate(Exec& exec, Rows x, std::span<const int64_t> positions) const;
+  void Rotate(Exec& exec, std::span<const Rows> rows, std::span<const int64_t> positions) const;
 
   const Config& config_;
   const StateMap& states_;

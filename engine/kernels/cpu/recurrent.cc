@@ -283,15 +283,19 @@ void TokenShift(Exec& exec, std::span<const TokenShiftArgs> batch) {
   }
 }
 
-void Lerp(Exec& exec, const LerpArgs& args) {
+void Lerp(Exec& exec, std::span<const LerpArgs> batch) {
+  if (batch.empty()) return;
   CurrentSimdTarget();
   const auto row = HWY_DYNAMIC_DISPATCH(LerpRow);
-  const int64_t C = args.C;
-  ForEachRowPiece(exec, args.T, C, [&](int64_t begin, int64_t end) {
+  const int64_t T = batch[0].T, C = batch[0].C;
+  // Row by row, so that what all blends read is read once.
+  ForEachRowPiece(exec, T, C * static_cast<int64_t>(batch.size()), [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
-      const float* dynamic =
-          args.dynamic == nullptr ? nullptr : args.dynamic + t * args.dynamic_stride;
-      row(args.x + t * C, args.delta + t * C, args.mu, dynamic, C, args.y + t * C);
+      for (const LerpArgs& args : batch) {
+        const float* dynamic =
+            args.dynamic == nullptr ? nullptr : args.dynamic + t * args.dynamic_stride;
+        row(args.x + t * C, args.delta + t * C, args.mu, dynamic, C, args.y + t * C);
+      }
     }
   });
 }

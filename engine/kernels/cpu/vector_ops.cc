@@ -181,11 +181,15 @@ void Rope(Exec& exec, const RopeArgs& args) {
   const int64_t T = static_cast<int64_t>(args.positions.size());
   const int64_t pairs = args.rotary_dim / 2;
   const bool half = args.layout == RopeLayout::kHalf;
-  ForEachRowPiece(exec, T, args.heads * args.head_dim, [&](int64_t begin, int64_t end) {
+  int64_t heads = 0;
+  for (const RotatedRows& rows : args.rows) heads += rows.heads;
+  ForEachRowPiece(exec, T, heads * args.head_dim, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
-      for (int64_t h = 0; h < args.heads; ++h) {
-        rotate(args.x + t * args.x_stride + h * args.head_dim, table.cos.data() + t * pairs,
-               table.sin.data() + t * pairs, pairs, half);
+      for (const RotatedRows& rows : args.rows) {
+        for (int64_t h = 0; h < rows.heads; ++h) {
+          rotate(rows.x + t * rows.x_stride + h * args.head_dim, table.cos.data() + t * pairs,
+                 table.sin.data() + t * pairs, pairs, half);
+        }
       }
     }
   });

@@ -215,7 +215,10 @@ void LayerNorm(Exec& exec, const LayerNormArgs& args) {
 
 void Rope(Exec& exec, const RopeArgs& args) {
   const auto T = static_cast<int64_t>(args.positions.size());
-  const int64_t pairs = args.rotary_dim / 2, rotated = T * args.heads * 2 * pairs;
+  const int64_t pairs = args.rotary_dim / 2;
+  int64_t heads = 0;
+  for (const RotatedRows& rows : args.rows) heads += rows.heads;
+  const int64_t rotated = T * heads * 2 * pairs;
   Cost cost;
   if (rotated > 0) {
     const bool has = Counter(exec).HasAngles(args.positions, args.theta.first(pairs));
@@ -223,9 +226,9 @@ void Rope(Exec& exec, const RopeArgs& args) {
             .bytes_written = rotated * kF,
             .f32_flops = 3 * rotated,
             .launches = 1,
-            .copies = has ? 0 : 1,
+            .copies = (has ? 0 : 1) + ListCopies(args.rows),
             .steps = 1,
-            .blocks = T * Blocks(args.heads * pairs, 128)};
+            .blocks = T * Blocks(heads * pairs, 128)};
   }
   Count(exec, "rope", &Kernels::rope, cost, args);
 }
@@ -488,10 +491,19 @@ void TokenShift(Exec& exec, std::span<const TokenShiftArgs> batch) {
   Count(exec, "token_shift", &Kernels::token_shift, cost, batch);
 }
 
-void Lerp(Exec& exec, const LerpArgs& args) {
-  Cost cost = Elementwise(args.T * args.C, args.dynamic != nullptr ? 3 : 2, 1, 3);
-  if (cost.launches > 0) cost.bytes_read += args.C * kF;
-  Count(exec, "lerp", &Kernels::lerp, cost, args);
+void Lerp(Exec& exec, std::span<const LerpArgs> batch) {
+  Cost cost;
+  if (!batch.empty()) {
+    const int64_t n = batch[0].T * batch[0].C, blends = static_cast<int64_t>(batch.size());
+    // x and delta, once for all.
+    cost = Elementwise(n, 2, blends, 3 * blends);
+    cost.copies = ListCopies(batch);
+    cost.blocks *= blends;
+    for (const LerpArgs& args : batch) {
+      cost.bytes_read += ((args.dynamic != nullptr ? n : 0) + args.C) * kF;
+    }
+  }
+  Count(exec, "lerp", &Kernels::lerp, cost, batch);
 }
 
 void Wkv4(Exec& exec, std::span<const Wkv4Args> batch) {

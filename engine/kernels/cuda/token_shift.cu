@@ -30,8 +30,9 @@ __global__ void TokenShiftKernel(const __grid_constant__ List<TokenShiftArgs> ba
   if (first == 0) args.previous[c] = args.x[(args.T - 1) * C + c];
 }
 
-// Block (channels and token).
-__global__ void LerpKernel(LerpArgs args, unsigned channel_blocks) {
+// Block (channels and token, blend).
+__global__ void LerpKernel(const __grid_constant__ List<LerpArgs> batch, unsigned channel_blocks) {
+  const LerpArgs args = batch[blockIdx.y];
   const int64_t c = int64_t{blockIdx.x % channel_blocks} * kThreads + threadIdx.x;
   const int64_t t = blockIdx.x / channel_blocks;
   if (c >= args.C) return;
@@ -56,10 +57,13 @@ void TokenShift(Exec& exec, std::span<const TokenShiftArgs> batch) {
   Launch(device, TokenShiftKernel, grid, kThreads, 0, ListOf(device, batch), channel_blocks);
 }
 
-void Lerp(Exec& exec, const LerpArgs& args) {
-  const unsigned channel_blocks = Blocks(args.C, kThreads);
-  Launch(Cuda(exec), LerpKernel, channel_blocks * static_cast<unsigned>(args.T), kThreads, 0, args,
-         channel_blocks);
+void Lerp(Exec& exec, std::span<const LerpArgs> batch) {
+  if (batch.empty()) return;
+  CudaDevice& device = Cuda(exec);
+  const unsigned channel_blocks = Blocks(batch[0].C, kThreads);
+  const dim3 grid(channel_blocks * static_cast<unsigned>(batch[0].T),
+                  static_cast<unsigned>(batch.size()));
+  Launch(device, LerpKernel, grid, kThreads, 0, ListOf(device, batch), channel_blocks);
 }
 
 }  // namespace mneme::engine::cuda

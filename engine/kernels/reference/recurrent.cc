@@ -85,13 +85,15 @@ void TokenShift(Exec& exec, std::span<const TokenShiftArgs> batch) {
   }
 }
 
-void Lerp(Exec& exec, const LerpArgs& args) {
-  for (int64_t t = 0; t < args.T; ++t) {
-    for (int64_t c = 0; c < args.C; ++c) {
-      const int64_t i = t * args.C + c;
-      float mu = args.mu[c];
-      if (args.dynamic != nullptr) mu += args.dynamic[t * args.dynamic_stride + c];
-      args.y[i] = args.x[i] + args.delta[i] * mu;
+void Lerp(Exec& exec, std::span<const LerpArgs> batch) {
+  for (const LerpArgs& args : batch) {
+    for (int64_t t = 0; t < args.T; ++t) {
+      for (int64_t c = 0; c < args.C; ++c) {
+        const int64_t i = t * args.C + c;
+        float mu = args.mu[c];
+        if (args.dynamic != nullptr) mu += args.dynamic[t * args.dynamic_stride + c];
+        args.y[i] = args.x[i] + args.delta[i] * mu;
+      }
     }
   }
 }

@@ -10,7 +10,7 @@ void Activate(Exec& exec, Activation f, const float* x, int64_t n, float* y);
 void SeriesActivate(Exec& exec, const SeriesActivateArgs& args);
 void Mul(Exec& exec, const float* x, int64_t n, float* y);
 void TokenShift(Exec& exec, std::span<const TokenShiftArgs> batch);
-void Lerp(Exec& exec, const LerpArgs& args);
+void Lerp(Exec& exec, std::span<const LerpArgs> batch);
 void Wkv4(Exec& exec, std::span<const Wkv4Args> batch);
 void Wkv6(Exec& exec, std::span<const Wkv6Args> batch);
 void Wkv7Prepare(Exec& exec, const Wkv7PrepareArgs& args);

@@ -33,18 +33,20 @@ void Rope(Exec& exec, const RopeArgs& args) {
   const RopeTables::Table& table =
       Host(exec).rope_tables().Get(Host(exec).pool(), args.positions, args.theta);
   const int64_t pairs = args.rotary_dim / 2;
-  for (size_t t = 0; t < args.positions.size(); ++t) {
-    for (int64_t h = 0; h < args.heads; ++h) {
-      float* head = args.x + t * args.x_stride + h * args.head_dim;
-      for (int64_t j = 0; j < pairs; ++j) {
-        const bool half = args.layout == RopeLayout::kHalf;
-        float& a = head[half ? j : 2 * j];
-        float& b = head[half ? j + pairs : 2 * j + 1];
-        const float cos = table.cos[t * pairs + j];
-        const float sin = table.sin[t * pairs + j];
-        const float rotated_a = a * cos - b * sin;
-        b = a * sin + b * cos;
-        a = rotated_a;
+  for (const RotatedRows& rows : args.rows) {
+    for (size_t t = 0; t < args.positions.size(); ++t) {
+      for (int64_t h = 0; h < rows.heads; ++h) {
+        float* head = rows.x + t * rows.x_stride + h * args.head_dim;
+        for (int64_t j = 0; j < pairs; ++j) {
+          const bool half = args.layout == RopeLayout::kHalf;
+          float& a = head[half ? j : 2 * j];
+          float& b = head[half ? j + pairs : 2 * j + 1];
+          const float cos = table.cos[t * pairs + j];
+          const float sin = table.sin[t * pairs + j];
+          const float rotated_a = a * cos - b * sin;
+          b = a * sin + b * cos;
+          a = rotated_a;
+        }
       }
     }
   }

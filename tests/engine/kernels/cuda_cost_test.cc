@@ -167,15 +167,19 @@ TEST_F(CudaCostTest, RowByRow) {
   const Activation series[] = {Activation::kRelu, Activation::kSilu, Activation::kTanh};
   kernels().series_activate(exec, {x, w, b, series, T, D, y});
   kernels().infini_feature_map(exec, x, n, y);
-  kernels().lerp(exec, {.x = x, .delta = z, .mu = w, .T = T, .C = D, .y = y});
   const float* dynamic = Floats(n);
-  kernels().lerp(exec, {x, z, w, dynamic, D, T, D, y});
+  float* other = Floats(n);
+  const std::vector<LerpArgs> blends = {{.x = x, .delta = z, .mu = w, .T = T, .C = D, .y = y},
+                                        {x, z, b, dynamic, D, T, D, other}};
+  kernels().lerp(exec, std::span(blends).first(1));
+  kernels().lerp(exec, blends);
   kernels().titans_rates(exec, {.heads = D / 4, .theta_max = 1}, T * 4 / 3, y);
 }
 
 TEST_F(CudaCostTest, Rotation) {
   constexpr int64_t T = 48, kHeads = 8, kDim = 64;
   float* x = Floats(T * kHeads * kDim);
+  float* k = Floats(T * kHeads / 2 * kDim);
   std::vector<double> theta(kDim / 2);
   for (size_t j = 0; j < theta.size(); ++j) theta[j] = 1.0 / static_cast<double>(1 + j);
   Exec exec = ExecOf();
@@ -183,9 +187,9 @@ TEST_F(CudaCostTest, Rotation) {
   for (const int64_t first : {0, 0, 9, 0, 1, 2, 3, 0, 9}) {
     std::vector<int64_t> positions(T);
     for (int64_t t = 0; t < T; ++t) positions[t] = first + t;
-    kernels().rope(exec, {.x = x,
-                          .x_stride = kHeads * kDim,
-                          .heads = kHeads,
+    const std::array<RotatedRows, 2> rows = {
+        {{x, kHeads * kDim, kHeads}, {k, kHeads / 2 * kDim, kHeads / 2}}};
+    kernels().rope(exec, {.rows = rows,
                           .head_dim = kDim,
                           .rotary_dim = kDim,
                           .positions = positions,

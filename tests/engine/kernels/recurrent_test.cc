@@ -219,15 +219,24 @@ TEST_F(RecurrentTest, LerpBlendsWithFixedAndDynamicShares) {
                                (has_dynamic ? dynamic[i / C * stride + i % C] : 0.0);
           expected[i] = static_cast<float>(x[i] + delta[i] * share);
         }
-        kernels.lerp(exec, {.x = x.data(),
-                            .delta = delta.data(),
-                            .mu = mu.data(),
-                            .dynamic = has_dynamic ? dynamic.data() : nullptr,
-                            .dynamic_stride = stride,
-                            .T = kT,
-                            .C = C,
-                            .y = y.data()});
+        // Beside another one of the same rows.
+        const std::vector<float> zeros(C);
+        std::vector<float> unchanged(kT * C);
+        const LerpArgs blend{.x = x.data(),
+                             .delta = delta.data(),
+                             .mu = mu.data(),
+                             .dynamic = has_dynamic ? dynamic.data() : nullptr,
+                             .dynamic_stride = stride,
+                             .T = kT,
+                             .C = C,
+                             .y = y.data()};
+        LerpArgs other = blend;
+        other.mu = zeros.data();
+        other.dynamic = nullptr;
+        other.y = unchanged.data();
+        kernels.lerp(exec, std::vector{blend, other});
         ASSERT_TRUE(AllClose(y, expected, {3e-7, 0})) << "C " << C;
+        ASSERT_EQ(unchanged, x) << "C " << C;
       }
     }
   });

@@ -177,16 +177,23 @@ TEST_F(VectorOpsTest, RopeRotatesPairsByTheAngleOfThePosition) {
             }
           }
         }
-        const RopeArgs args = {x.data(), stride, heads, Dh, rotary, layout, positions, theta};
-        variant.kernels->rope(exec, args);
+        const auto rotate = [&](std::span<const RotatedRows> rows, std::span<const int64_t> by) {
+          variant.kernels->rope(exec, {rows, Dh, rotary, layout, by, theta});
+        };
+        // Beside rows of fewer heads.
+        std::vector<float> narrow = before;
+        rotate(std::vector<RotatedRows>{{x.data(), stride, heads}, {narrow.data(), stride, 1}},
+               positions);
         ASSERT_TRUE(AllClose(x, expected, {3e-7, 0})) << "rotary " << rotary;
+        for (int64_t i = 0; i < T * stride; ++i) {
+          ASSERT_EQ(narrow[i], (i % stride < Dh ? x : before)[i]) << "rotary " << rotary;
+        }
         // Again with other positions and back: the tables kept from before must not be mixed up.
         std::vector<float> y = before;
         const std::vector<int64_t> others = {9, 8, 7, 6, 5, 4};
         std::vector<float> z = before;
-        variant.kernels->rope(exec, {z.data(), stride, heads, Dh, rotary, layout, others, theta});
-        variant.kernels->rope(exec,
-                              {y.data(), stride, heads, Dh, rotary, layout, positions, theta});
+        rotate(std::vector<RotatedRows>{{z.data(), stride, heads}}, others);
+        rotate(std::vector<RotatedRows>{{y.data(), stride, heads}}, positions);
         ASSERT_TRUE(SameBits(y, x));
         ASSERT_FALSE(SameBits(z, x));
       }
@@ -204,8 +211,8 @@ TEST_F(VectorOpsTest, RopeHasTheSameBitsEverywhere) {
     variant.Select();
     KernelExec exec(*variant.kernels, Contract::kF32, 1);
     std::vector<float> x = before;
-    variant.kernels->rope(exec,
-                          {x.data(), 128, 2, 64, 64, RopeLayout::kInterleaved, positions, theta});
+    const RotatedRows rows{x.data(), 128, 2};
+    variant.kernels->rope(exec, {{&rows, 1}, 64, 64, RopeLayout::kInterleaved, positions, theta});
     if (expected.empty()) expected = x;
     ASSERT_TRUE(SameBits(x, expected));
   }

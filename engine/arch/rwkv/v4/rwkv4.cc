@@ -1,5 +1,6 @@
 #include "engine/arch/rwkv/v4/rwkv4.h"
 
+#include <array>
 #include <utility>
 
 #include "engine/arch/config_reader.h"
@@ -28,19 +29,20 @@ void Rwkv4::InitState(Exec& exec, StateSlot state) {
 
 std::vector<Arena::Part> Rwkv4::TimeMixRows(int64_t T) {
   std::vector<Arena::Part> parts;
-  for (Rows* rows : {&r_, &k_, &v_}) parts.push_back({rows, T, config().width});
+  for (Rows* rows : {&mixed_r_, &mixed_k_, &mixed_v_, &r_, &k_, &v_})
+    parts.push_back({rows, T, config().width});
   return parts;
 }
 
 void Rwkv4::TimeMix(Exec& exec, const Pass& pass, int64_t index) {
   const rwkv4::TimeMix& layer = layers_[index];
-  Blend(exec, pass, layer.mu_r);
-  ops::MatMul(exec, pass.mixed, {layer.r, r_});
+  Blend(exec, pass,
+        std::array<ops::Blend, 3>{
+            {{layer.mu_r, mixed_r_}, {layer.mu_k, mixed_k_}, {layer.mu_v, mixed_v_}}});
+  ops::MatMul(exec, mixed_r_, {layer.r, r_});
   ops::Activate(exec, Activation::kSigmoid, r_, r_);
-  Blend(exec, pass, layer.mu_k);
-  ops::MatMul(exec, pass.mixed, {layer.k, k_});
-  Blend(exec, pass, layer.mu_v);
-  ops::MatMul(exec, pass.mixed, {layer.v, v_});
+  ops::MatMul(exec, mixed_k_, {layer.k, k_});
+  ops::MatMul(exec, mixed_v_, {layer.v, v_});
   ops::Scan(exec, pass.runs,
             ops::Wkv4{.numerator = MemoryField(index, kNumerator),
                       .denominator = MemoryField(index, kDenominator),

@@ -27,7 +27,9 @@ class Rwkv4 final : public rwkv::RwkvArch {
 
   std::vector<rwkv4::TimeMix> layers_;
   Vector exponent_;  // [C], what it starts at
-  Rows r_, k_, v_;   // of one pass, [T, C]
+  // Of one pass, [T, C].
+  Rows mixed_r_, mixed_k_, mixed_v_;
+  Rows r_, k_, v_;
 };
 
 }  // namespace mneme::engine::rwkv4

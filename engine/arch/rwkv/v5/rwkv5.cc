@@ -1,5 +1,7 @@
 #include "engine/arch/rwkv/v5/rwkv5.h"
 
+#include <array>
+#include <span>
 #include <utility>
 
 #include "engine/arch/config_reader.h"
@@ -14,22 +16,23 @@ Rwkv5::Rwkv5(std::shared_ptr<const Checkpoint> checkpoint, Weights weights)
 
 std::vector<Arena::Part> Rwkv5::TimeMixRows(int64_t T) {
   std::vector<Arena::Part> parts;
-  for (Rows* rows : {&r_, &k_, &v_, &gate_, &y_}) parts.push_back({rows, T, config().width});
+  for (Rows* rows : {&mixed_r_, &mixed_k_, &mixed_v_, &mixed_gate_, &r_, &k_, &v_, &gate_, &y_}) {
+    parts.push_back({rows, T, config().width});
+  }
   return parts;
 }
 
 void Rwkv5::TimeMix(Exec& exec, const Pass& pass, int64_t index) {
   const rwkv5::TimeMix& layer = layers_[index];
-  Blend(exec, pass, layer.mu_r);
-  ops::MatMul(exec, pass.mixed, {layer.r, r_});
-  Blend(exec, pass, layer.mu_k);
-  ops::MatMul(exec, pass.mixed, {layer.k, k_});
-  Blend(exec, pass, layer.mu_v);
-  ops::MatMul(exec, pass.mixed, {layer.v, v_});
-  if (layer.gate) {
-    Blend(exec, pass, layer.mu_g);
-    ops::MatMul(exec, pass.mixed, {layer.gate, gate_});
-  }
+  const std::array<ops::Blend, 4> blends = {{{layer.mu_r, mixed_r_},
+                                             {layer.mu_k, mixed_k_},
+                                             {layer.mu_v, mixed_v_},
+                                             {layer.mu_g, mixed_gate_}}};
+  Blend(exec, pass, std::span(blends).first(layer.gate ? 4 : 3));
+  ops::MatMul(exec, mixed_r_, {layer.r, r_});
+  ops::MatMul(exec, mixed_k_, {layer.k, k_});
+  ops::MatMul(exec, mixed_v_, {layer.v, v_});
+  if (layer.gate) ops::MatMul(exec, mixed_gate_, {layer.gate, gate_});
   MixHeads(exec, pass, index,
            {.r = r_,
             .k = k_,

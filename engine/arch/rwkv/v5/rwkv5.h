@@ -20,7 +20,9 @@ class Rwkv5 final : public rwkv::RwkvArch {
   void TimeMix(Exec& exec, const Pass& pass, int64_t layer) override;
 
   std::vector<rwkv5::TimeMix> layers_;
-  Rows r_, k_, v_, gate_, y_;  // of one pass, [T, C]
+  // Of one pass, [T, C].
+  Rows mixed_r_, mixed_k_, mixed_v_, mixed_gate_;
+  Rows r_, k_, v_, gate_, y_;
 };
 
 }  // namespace mneme::engine::rwkv5

@@ -1,6 +1,7 @@
 #include "engine/arch/rwkv/v7/rwkv7.h"
 
 #include <algorithm>
+#include <array>
 #include <optional>
 #include <utility>
 
@@ -22,6 +23,7 @@ Rwkv7::Rwkv7(std::shared_ptr<const Checkpoint> checkpoint, Weights weights)
 
 std::vector<Arena::Part> Rwkv7::TimeMixRows(int64_t T) {
   std::vector<Arena::Part> parts = {{&low_, T, max_rank_}};
+  for (Rows& rows : mixed_) parts.push_back({&rows, T, config().width});
   for (Rows* rows : {&r_, &w_, &k_, &v_, &a_, &gate_, &kappa_, &v_mix_, &v_first_, &y_}) {
     parts.push_back({rows, T, config().width});
   }
@@ -31,30 +33,33 @@ std::vector<Arena::Part> Rwkv7::TimeMixRows(int64_t T) {
 void Rwkv7::TimeMix(Exec& exec, const Pass& pass, int64_t index) {
   const rwkv7::TimeMix& layer = layers_[index];
   const int64_t heads = config().heads;
+  enum { kR, kW, kK, kV, kA, kG };
+  Blend(exec, pass,
+        std::array<ops::Blend, 6>{{{layer.mu_r, mixed_[kR]},
+                                   {layer.mu_w, mixed_[kW]},
+                                   {layer.mu_k, mixed_[kK]},
+                                   {layer.mu_v, mixed_[kV]},
+                                   {layer.mu_a, mixed_[kA]},
+                                   {layer.mu_g, mixed_[kG]}}});
   // y = what a low-rank map makes of the blend.
-  const auto expand = [&](const rwkv::LowRank& map, std::optional<Activation> f, Rows y) {
+  const auto expand = [&](const rwkv::LowRank& map, Rows mixed, std::optional<Activation> f,
+                          Rows y) {
     const Rows low = low_.Reshape(pass.x.count(), map.rank());
-    ops::MatMul(exec, pass.mixed, {map.a, low});
+    ops::MatMul(exec, mixed, {map.a, low});
     if (f.has_value()) ops::Activate(exec, *f, low, low);
     rwkv::Expand(exec, map, low, y);
   };
-  Blend(exec, pass, layer.mu_r);
-  ops::MatMul(exec, pass.mixed, {layer.r, r_});
-  Blend(exec, pass, layer.mu_w);
-  expand(layer.w, Activation::kTanh, w_);
-  Blend(exec, pass, layer.mu_k);
-  ops::MatMul(exec, pass.mixed, {layer.k, k_});
-  Blend(exec, pass, layer.mu_v);
-  ops::MatMul(exec, pass.mixed, {layer.v, v_});
+  ops::MatMul(exec, mixed_[kR], {layer.r, r_});
+  expand(layer.w, mixed_[kW], Activation::kTanh, w_);
+  ops::MatMul(exec, mixed_[kK], {layer.k, k_});
+  ops::MatMul(exec, mixed_[kV], {layer.v, v_});
   if (index == 0) {
     ops::Copy(exec, v_, v_first_);
   } else {
-    expand(layer.v_mix, std::nullopt, v_mix_);
+    expand(layer.v_mix, mixed_[kV], std::nullopt, v_mix_);
   }
-  Blend(exec, pass, layer.mu_a);
-  expand(layer.a, std::nullopt, a_);
-  Blend(exec, pass, layer.mu_g);
-  expand(layer.gate, Activation::kSigmoid, gate_);
+  expand(layer.a, mixed_[kA], std::nullopt, a_);
+  expand(layer.gate, mixed_[kG], Activation::kSigmoid, gate_);
 
   ops::Prepare(exec, {.heads = heads,
                       .w = w_,

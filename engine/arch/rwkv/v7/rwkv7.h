@@ -2,6 +2,7 @@
 // matrix per head, corrected by the delta rule with data-dependent decay and learning rate.
 #pragma once
 
+#include <array>
 #include <memory>
 #include <vector>
 
@@ -23,6 +24,7 @@ class Rwkv7 final : public rwkv::RwkvArch {
   std::vector<rwkv7::TimeMix> layers_;
   int64_t max_rank_ = 0;  // of all low-rank maps
   // Of one pass, [T, C]; v_first_ is layer 0's v.
+  std::array<Rows, 6> mixed_;  // blends for r, w, k, v, a, gate
   Rows r_, w_, k_, v_, a_, gate_, kappa_, v_mix_, v_first_, y_;
   Rows low_;  // [T, max_rank_]
 };
