@@ -7,6 +7,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "client/tls.h"
 #include "client/transport_error.h"
 
 namespace mneme::client {
@@ -36,11 +37,10 @@ std::mt19937_64& Random() {
 
 }  // namespace
 
-Channel::Channel(const Options& o)
+Channel::Channel(const Options& o, bool speaks_tls)
     : options(o),
-      grpc(grpc::CreateCustomChannel(
-          o.server, o.credentials ? o.credentials : grpc::InsecureChannelCredentials(),
-          Arguments(o))),
+      tls(speaks_tls),
+      grpc(grpc::CreateCustomChannel(o.server, o.credentials, Arguments(o))),
       sessions(v1::Sessions::NewStub(grpc)),
       generation(v1::Generation::NewStub(grpc)),
       models(v1::Models::NewStub(grpc)) {}
@@ -54,10 +54,17 @@ absl::Status Channel::AwaitServer(absl::Duration timeout,
     grpc->WaitForStateChange(GRPC_CHANNEL_READY, absl::ToChronoTime(begin + absl::Milliseconds(3)));
   }
   const absl::Time give_up = begin + timeout;
+  bool explained = false;
   for (absl::Time slice;;) {
     slice = std::min(give_up, absl::Now() + absl::Milliseconds(100));
     if (grpc->WaitForConnected(absl::ToChronoTime(slice))) return absl::OkStatus();
     if (stopped && stopped()) return absl::CancelledError("stopped while the server was away");
+    // Once when it fails first, and once more for a server that has come up since.
+    const bool failing = grpc->GetState(false) == GRPC_CHANNEL_TRANSIENT_FAILURE;
+    if (failing && (!explained || slice == give_up)) {
+      explained = true;
+      if (auto s = ExplainNoConnection(options.server, tls, options.tls); !s.ok()) return s;
+    }
     if (slice == give_up) {
       return absl::UnavailableError(absl::StrCat("no server answers at ", options.server,
                                                  " within ", absl::FormatDuration(timeout)));

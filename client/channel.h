@@ -24,13 +24,14 @@ namespace mneme::client {
 
 // Any thread.
 struct Channel {
-  // `options.server` is a gRPC target.
-  explicit Channel(const Options& options);
+  // `options.server` is a gRPC target, `options.credentials` are set. `tls`: what they speak.
+  Channel(const Options& options, bool tls);
 
   // Before a call: waits until the server can be reached, so that a call does not fail because it
   // was away for a moment. gRPC looks at its sockets only while somebody waits in it, so a
   // connection that died unseen is found dead, and replaced, here and not by the call. UNAVAILABLE
-  // after `timeout`, CANCELLED soon after `stopped` says so.
+  // after `timeout`, or at once if no waiting would help (tls.h); CANCELLED soon after `stopped`
+  // says so.
   absl::Status AwaitServer(absl::Duration timeout,
                            const std::function<bool()>& stopped = nullptr) const;
   // As long as a call with this deadline may wait.
@@ -39,6 +40,7 @@ struct Channel {
   }
 
   Options options;
+  bool tls;
   std::shared_ptr<grpc::Channel> grpc;
   std::unique_ptr<v1::Sessions::Stub> sessions;
   std::unique_ptr<v1::Generation::Stub> generation;

@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "client/channel.h"
 #include "client/server_address.h"
+#include "client/tls.h"
 
 namespace mneme::client {
 namespace {
@@ -58,9 +59,23 @@ absl::StatusOr<Client> Client::Connect(const Options& options) {
   if (auto tenant = TenantName(options.tenant); !tenant.ok()) return tenant.status();
   auto target = TargetOf(options.server);
   if (!target.ok()) return target.status();
+  if (target->tls == false && !options.tls.empty()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("bad server '", options.server,
+                     "': http:// is plain text, but files for TLS are "
+                     "given; expected https://HOST:PORT"));
+  }
+  const bool tls = target->tls.value_or(!options.tls.empty());
   Options resolved = options;
-  resolved.server = *std::move(target);
-  auto channel = std::make_shared<const Channel>(resolved);
+  resolved.server = std::move(target->address);
+  if (resolved.credentials == nullptr && tls) {
+    auto credentials = TlsCredentials(options.tls);
+    if (!credentials.ok()) return credentials.status();
+    resolved.credentials = *std::move(credentials);
+  } else if (resolved.credentials == nullptr) {
+    resolved.credentials = grpc::InsecureChannelCredentials();
+  }
+  auto channel = std::make_shared<const Channel>(resolved, tls);
   if (auto s = channel->AwaitServer(options.connect_timeout); !s.ok()) return s;
   return Client(std::move(channel));
 }

@@ -38,8 +38,9 @@ namespace mneme::client {
 
 class Client {
  public:
-  // Waits up to options.connect_timeout until a server can be reached. UNAVAILABLE if none is,
-  // kInvalidArgument for a bad tenant or server.
+  // Waits up to options.connect_timeout until a server can be reached. UNAVAILABLE if none is, or
+  // if it and the client do not agree on TLS, with a reason then (error.h); kInvalidArgument for a
+  // bad tenant, server or file.
   static absl::StatusOr<Client> Connect(const Options& options);
 
   const Options& options() const;  // `server` as gRPC takes it

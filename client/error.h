@@ -34,7 +34,8 @@ struct Error {
   absl::StatusCode code = absl::StatusCode::kOk;  // same number as the gRPC code
   std::string message;
   // Of google.rpc.ErrorInfo, e.g. "SESSION_BUSY"; "" if there is none. What no server sent has a
-  // reason too if it is known: REQUEST_TOO_LARGE, HTTP_STATUS, STREAM_RESET (transport_error.h).
+  // reason too if it is known: REQUEST_TOO_LARGE, HTTP_STATUS, STREAM_RESET (transport_error.h),
+  // TLS_EXPECTED, TLS_NOT_SPOKEN, TLS_SERVER_UNKNOWN, TLS_REFUSED (tls.h).
   std::string reason;
   std::map<std::string, std::string> metadata;  // of ErrorInfo, e.g. current_version
   std::vector<FieldViolation> fields;

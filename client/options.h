@@ -15,11 +15,23 @@ class ChannelCredentials;
 
 namespace mneme::client {
 
+// PEM files. Any of them means TLS.
+struct TlsOptions {
+  std::string ca_file;    // authorities that the server's certificate may be from; "": the system's
+  std::string cert_file;  // the client's own certificate, if the server wants one
+  std::string key_file;   // its private key
+
+  bool empty() const { return ca_file.empty() && cert_file.empty() && key_file.empty(); }
+};
+
 struct Options {
-  // HOST, HOST:PORT, http://HOST:PORT, or any gRPC target such as dns:///host:port
+  // HOST, HOST:PORT, http://HOST:PORT, https://HOST:PORT (TLS), or any gRPC target such as
+  // dns:///host:port
   std::string server = "127.0.0.1:7447";
-  std::string tenant = "default";                         // short names belong to it
-  std::shared_ptr<grpc::ChannelCredentials> credentials;  // null: plain text
+  std::string tenant = "default";  // short names belong to it
+  TlsOptions tls;
+  // Null: TLS if `server` or `tls` say so, else plain text.
+  std::shared_ptr<grpc::ChannelCredentials> credentials;
   // Connect() waits as long for a server, and so does a call that finds it away.
   absl::Duration connect_timeout = absl::Seconds(5);
   // Deadline of calls that run no model. Calls that do (Generate, Complete, Score, RewindSession,

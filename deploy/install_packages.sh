@@ -25,10 +25,12 @@ build=(
 )
 # pip fetches the model; bible-kjv prints the document.
 quickstart=(python3 python3-pip bible-kjv bible-kjv-text procps)
-# spin searches the models of tests/formal; promtool (prometheus) checks /metrics, and prometheus is asked the dashboard's
-# queries; haproxy and nginx run deploy/'s recipes; train/recall.py asks the server from Python; the trainer's check needs PyTorch; clang checks formatting, locks and the sources that read files, and builds
-# the fuzzers; a Go client is generated and built.
-test=("${quickstart[@]}" clang clang-format clang-tidy spin prometheus haproxy nginx python3-grpcio python3-protobuf python3-numpy python3-torch libopenblas0-pthread
+# What the tests use: spin searches the models of tests/formal; promtool and prometheus check
+# /metrics, alerts and the dashboard's queries; haproxy and nginx run deploy/'s recipes; openssl makes
+# certificates; train/recall.py asks the server from Python; the trainer's check needs PyTorch; clang
+# checks formatting, locks and the sources that read files, and builds the fuzzers; a Go client is
+# generated and built.
+test=("${quickstart[@]}" openssl clang clang-format clang-tidy spin prometheus haproxy nginx python3-grpcio python3-protobuf python3-numpy python3-torch libopenblas0-pthread
   golang-go golang-google-grpc-dev golang-google-protobuf-dev golang-github-golang-protobuf-1-5-dev protoc-gen-go protoc-gen-go-grpc)
 runtime=(
   libgrpc++1.51 libprotobuf32 libabsl20220623 librocksdb7.8 libhwy1 libpcre2-8-0

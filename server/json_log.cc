@@ -50,4 +50,6 @@ void InitJsonLog(const std::string& level) {
   spdlog::set_default_logger(std::move(logger));
 }
 
+void SetLogLevel(const std::string& level) { spdlog::set_level(spdlog::level::from_str(level)); }
+
 }  // namespace mneme::server

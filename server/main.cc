@@ -1,4 +1,4 @@
-// mneme-server: reads its configuration, wires store, core and RPC, and drains on a signal.
+// mneme-server: reads its configuration, wires store, core and RPC, reloads and drains on signals.
 //
 // Standard output carries a few stable lines for people and scripts ("listening on 127.0.0.1:7447"
 // when it is ready); the log goes to standard error.
@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "engine/core/thread_pool.h"
 #include "engine/engine.h"
 #include "memstore/state_store.h"
@@ -38,6 +39,11 @@ absl::StatusOr<std::unique_ptr<memstore::StateStore>> OpenStore(const Config::St
   return memstore::OpenRocksDbStore({.path = store.path});
 }
 
+// What the configuration is made of.
+struct Inputs {
+  std::vector<std::string> arguments, environment;
+};
+
 // Models and store fail in the same call; the store's failures have codes of their own.
 ExitCode ExitCodeOfCore(const absl::Status& status) {
   const std::string why = ReasonOf(status);
@@ -52,6 +58,7 @@ ExitCode ExitCodeOfCore(const absl::Status& status) {
 ExitCode ExitCodeOfRpc(const absl::Status& status) {
   if (status.code() == absl::StatusCode::kAlreadyExists) return kExitPortInUse;
   if (status.code() == absl::StatusCode::kUnavailable) return kExitStore;
+  if (status.code() == absl::StatusCode::kInvalidArgument) return kExitUsage;
   return kExitFailure;
 }
 
@@ -89,16 +96,40 @@ void PrintPlaces(const Config& config, ServerCore& core) {
                                count(Metrics::Stored::kDeleted), place);
 }
 
+// What SIGHUP does. What the server cannot take over while it runs is named, so that nobody thinks
+// that it holds.
+void Reload(RpcServer& server, const Config& running, const Inputs& inputs) {
+  absl::StatusOr<LoadedConfig> loaded = LoadConfig(inputs.arguments, inputs.environment);
+  absl::Status status = loaded.status();
+  if (status.ok()) status = server.Reload();
+  if (!status.ok()) {
+    spdlog::error("reload refused, everything stays as it is: {}", std::string(status.message()));
+    return;
+  }
+  SetLogLevel(loaded->config.log_level);
+  const std::vector<std::string> changed = SettingsThatNeedRestart(running, loaded->config);
+  spdlog::info("reloaded: TLS files, log_level; {}",
+               changed.empty() ? "no other setting has changed"
+                               : "a restart is needed for " + absl::StrJoin(changed, ", "));
+}
+
 // Waits for SIGTERM or SIGINT, drains, and lets a second signal hurry the drain.
-void ServeUntilSignal(RpcServer& server, const sigset_t& signals) {
+void ServeUntilSignal(RpcServer& server, const Config& running, const Inputs& inputs,
+                      const sigset_t& signals) {
+  const bool from_terminal = isatty(STDIN_FILENO) == 1;
   int signal = 0;
-  sigwait(&signals, &signal);
+  while (sigwait(&signals, &signal) == 0 && signal == SIGHUP) {
+    // A window that closes takes what was started in it along; it sends the same signal.
+    if (from_terminal && isatty(STDIN_FILENO) == 0) break;
+    Reload(server, running, inputs);
+  }
   spdlog::info("signal {}: draining; a second one ends running turns", strsignal(signal));
   std::atomic<bool> drained = false;
   std::thread second([&] {
     const timespec poll{.tv_sec = 0, .tv_nsec = 50'000'000};
     while (!drained) {
-      if (sigtimedwait(&signals, nullptr, &poll) > 0) server.HurryDrain();
+      const int next = sigtimedwait(&signals, nullptr, &poll);
+      if (next > 0 && next != SIGHUP) server.HurryDrain();
     }
   });
   server.Drain(signal == SIGTERM ? RpcServer::DrainStart::kPreStop
@@ -107,8 +138,8 @@ void ServeUntilSignal(RpcServer& server, const sigset_t& signals) {
   second.join();
 }
 
-int Run(const std::vector<std::string>& arguments, const std::vector<std::string>& environment) {
-  absl::StatusOr<LoadedConfig> loaded = LoadConfig(arguments, environment);
+int Run(const Inputs& inputs) {
+  absl::StatusOr<LoadedConfig> loaded = LoadConfig(inputs.arguments, inputs.environment);
   if (!loaded.ok()) return Fail(kExitUsage, loaded.status());
   if (loaded->print_and_exit) {
     std::cout << loaded->output << std::flush;
@@ -117,12 +148,17 @@ int Run(const std::vector<std::string>& arguments, const std::vector<std::string
   const Config& config = loaded->config;
   InitJsonLog(config.log_level);
   for (const std::string& warning : loaded->warnings) spdlog::warn("{}", warning);
+  // Models take their time: what is wrong with these is said before.
+  if (absl::Status files = RpcServer::CheckFiles(config); !files.ok()) {
+    return Fail(kExitUsage, files);
+  }
 
   // Blocked here, before any thread exists, so that only sigwait sees them.
   sigset_t signals;
   sigemptyset(&signals);
   sigaddset(&signals, SIGTERM);
   sigaddset(&signals, SIGINT);
+  sigaddset(&signals, SIGHUP);
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   ::signal(SIGPIPE, SIG_IGN);
 
@@ -141,7 +177,7 @@ int Run(const std::vector<std::string>& arguments, const std::vector<std::string
   }
   std::cout << "listening on " << (*server)->address() << std::endl;
 
-  ServeUntilSignal(**server, signals);
+  ServeUntilSignal(**server, config, inputs, signals);
   server->reset();
   core->reset();  // closes the store
   spdlog::info("drained; the store is closed");
@@ -152,8 +188,7 @@ int Run(const std::vector<std::string>& arguments, const std::vector<std::string
 }  // namespace mneme::server
 
 int main(int argc, char** argv) {
-  std::vector<std::string> arguments(argv + 1, argv + argc);
-  std::vector<std::string> environment;
-  for (char** entry = environ; *entry != nullptr; ++entry) environment.emplace_back(*entry);
-  return mneme::server::Run(arguments, environment);
+  mneme::server::Inputs inputs{.arguments = {argv + 1, argv + argc}, .environment = {}};
+  for (char** entry = environ; *entry != nullptr; ++entry) inputs.environment.emplace_back(*entry);
+  return mneme::server::Run(inputs);
 }

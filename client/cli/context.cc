@@ -38,6 +38,14 @@ std::string HintFor(const client::Error& error, const std::string& server) {
        "rewind it: `mneme sessions rewind SESSION --to-position N`, or start another session"},
       {"DRAINING", "the server is shutting down: try again in a moment"},
       {"STORE_FULL", "the server's disk is full; deleting sessions still works"},
+      {"TLS_EXPECTED",
+       "write --server https://HOST:PORT, and --tls-ca FILE for an authority of your own"},
+      {"TLS_NOT_SPOKEN", "write --server http://HOST:PORT if plain text will do"},
+      {"TLS_SERVER_UNKNOWN",
+       "--tls-ca FILE names the authority that it is from; the server must be called by a name or "
+       "address that the certificate has"},
+      {"TLS_REFUSED",
+       "show a certificate of an authority that the server knows: --tls-cert FILE --tls-key FILE"},
       {"STREAM_RESET",
        "a proxy on the way may limit how much or how long one call may send (nginx: "
        "client_max_body_size 0, and its timeouts)"},
@@ -145,6 +153,7 @@ absl::StatusOr<client::Client> Context::Connect() const {
   client::Options options;
   options.server = server;
   options.tenant = tenant;
+  options.tls = tls;
   options.connect_timeout = absl::Seconds(connect_timeout_s);
   if (timeout_s > 0) options.timeout = options.work_timeout = absl::Seconds(timeout_s);
   return client::Client::Connect(options);

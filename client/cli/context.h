@@ -29,6 +29,7 @@ void SayError(bool json, const char* code, const std::string& message);
 
 struct Context {
   std::string server, tenant;
+  client::TlsOptions tls;
   std::string default_model;     // of commands that have no flag for it; "": the server's only one
   absl::Status defaults;         // why the file of defaults could not be read
   std::string output = "table";  // table | json | name

@@ -22,7 +22,9 @@ absl::StatusOr<Defaults> ReadDefaults(const std::string& file) {
   std::error_code error;
   if (file.empty() || !std::filesystem::exists(file, error)) return defaults;
   const std::map<std::string, std::string*> fields = {
-      {"server", &defaults.server}, {"tenant", &defaults.tenant}, {"model", &defaults.model}};
+      {"server", &defaults.server},     {"tenant", &defaults.tenant},
+      {"model", &defaults.model},       {"tls_ca", &defaults.tls_ca},
+      {"tls_cert", &defaults.tls_cert}, {"tls_key", &defaults.tls_key}};
   std::vector<std::string> keys;
   for (const auto& [key, unused] : fields) keys.push_back(key);
   auto bad = [&](const YAML::Mark& mark, const std::string& why) {

@@ -3,8 +3,9 @@
 //   server: 127.0.0.1:7447
 //   tenant: default
 //   model: smollm2
+//   tls_ca: ca.pem        likewise tls_cert and tls_key
 //
-// A flag wins over a variable (MNEME_SERVER, MNEME_TENANT, MNEME_MODEL), a variable over the file.
+// A flag wins over a variable (MNEME_SERVER, MNEME_TLS_CA, ...), a variable over the file.
 #pragma once
 
 #include <string>
@@ -17,6 +18,7 @@ struct Defaults {
   std::string server = "127.0.0.1:7447";
   std::string tenant = "default";
   std::string model;  // "": the server's only one
+  std::string tls_ca, tls_cert, tls_key;
 };
 
 // $XDG_CONFIG_HOME/mneme/config.yaml, or under ~/.config; "" if there is no home.

@@ -25,6 +25,7 @@ int main(int argc, char** argv) {
   const mneme::cli::Defaults known = defaults.value_or(mneme::cli::Defaults{});
   context.server = known.server;
   context.tenant = known.tenant;
+  context.tls = {.ca_file = known.tls_ca, .cert_file = known.tls_cert, .key_file = known.tls_key};
   const char* model = std::getenv("MNEME_MODEL");
   context.default_model = model != nullptr && *model != '\0' ? model : known.model;
 
@@ -33,7 +34,8 @@ int main(int argc, char** argv) {
   app.fallthrough();  // global flags may stand after the subcommand
   app.require_subcommand(1);
   app.add_option("--server", context.server,
-                 "Server as HOST, HOST:PORT or http://HOST:PORT; port 7447 if left out")
+                 "Server as HOST, HOST:PORT, http://HOST:PORT, or https://HOST:PORT for TLS; port "
+                 "7447 if left out")
       ->envname("MNEME_SERVER")
       ->take_last()
       ->capture_default_str();
@@ -41,6 +43,16 @@ int main(int argc, char** argv) {
       ->envname("MNEME_TENANT")
       ->take_last()
       ->capture_default_str();
+  const auto add_file = [&](const char* flag, std::string& file, const char* help,
+                            const char* variable) {
+    app.add_option(flag, file, help)->envname(variable)->take_last()->type_name("FILE");
+  };
+  add_file("--tls-ca", context.tls.ca_file,
+           "TLS: authorities that the server's certificate may be from; default the system's",
+           "MNEME_TLS_CA");
+  add_file("--tls-cert", context.tls.cert_file, "TLS: certificate to show to the server",
+           "MNEME_TLS_CERT");
+  add_file("--tls-key", context.tls.key_file, "TLS: its private key", "MNEME_TLS_KEY");
   app.add_option("-o,--output", context.output, "table, json or name")
       ->check(CLI::IsMember({"table", "json", "name"}))
       ->capture_default_str();
@@ -75,9 +87,9 @@ Start here (a server runs at --server):
 
 A SESSION is an id such as diary, short for tenants/default/sessions/diary.
 
-A flag wins over its variable (MNEME_SERVER, MNEME_TENANT, MNEME_MODEL), and that over the lines
-`server:`, `tenant:` and `model:` of ~/.config/mneme/config.yaml ($XDG_CONFIG_HOME/mneme). NO_COLOR is
-respected.
+A flag wins over its variable (MNEME_SERVER, MNEME_TENANT, MNEME_MODEL, MNEME_TLS_CA, MNEME_TLS_CERT,
+MNEME_TLS_KEY), and that over the lines `server:`, `tenant:`, `model:`, `tls_ca:`, `tls_cert:` and
+`tls_key:` of ~/.config/mneme/config.yaml ($XDG_CONFIG_HOME/mneme). NO_COLOR is respected.
 
 Exit codes:
   0  done                     4  conflict: busy, changed meanwhile, or exists

@@ -6,6 +6,7 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <set>
 #include <utility>
@@ -33,6 +34,10 @@ constexpr char kExamples[] = R"(EXAMPLES
                  --engine.window_tokens=2048 --listen.address=127.0.0.1:0
   The same from a file and the environment; see what holds and why, then leave:
     MNEME_ENGINE_THREADS=2 mneme-server --config mneme.yaml --print-config
+  For other machines, over TLS, for clients with certificates of your own authority:
+    mneme-server --config /etc/mneme.yaml --listen.address=0.0.0.0:7447 \
+                 --listen.tls.cert=server.pem --listen.tls.key=server.key \
+                 --listen.tls.client_ca=ca.pem --listen.tls.require_client_cert
   Inside a container, behind a proxy that speaks TLS:
     mneme-server --config /etc/mneme.yaml --listen.address=0.0.0.0:7447 --listen.insecure
 
@@ -48,6 +53,8 @@ EXIT CODES
   0 ok   1 failure   2 usage or configuration   3 model file   4 store   5 port in use
 SIGNALS
   SIGTERM drains (drain.*), SIGINT drains without the pre-stop delay, a second one ends running turns.
+  SIGHUP reads TLS files and log_level again, all or nothing, and logs which other settings have
+  changed and need a restart.
 )";
 
 absl::Status Usage(std::string message) { return absl::InvalidArgumentError(std::move(message)); }
@@ -56,6 +63,12 @@ std::string DidYouMean(std::string_view key, std::string_view prefix,
                        const std::vector<std::string>& more_keys) {
   const std::string nearest = NearestKey(key, more_keys);
   return nearest.empty() ? "" : absl::StrCat("; did you mean ", std::string(prefix), nearest, "?");
+}
+
+bool HasSettingsBelow(const std::string& section) {
+  return std::any_of(Settings().begin(), Settings().end(), [&](const Setting& setting) {
+    return absl::StartsWith(setting.key, section + ".");
+  });
 }
 
 // Values of one source by key, with where each was written.
@@ -139,6 +152,18 @@ absl::StatusOr<Source> ReadFile(const std::string& path) {
       }
       return absl::OkStatus();
     };
+    // Sections in sections, too: listen: {tls: {cert: ...}}.
+    std::function<absl::Status(const std::string&, const YAML::Node&)> add_all =
+        [&](const std::string& prefix, const YAML::Node& entries) -> absl::Status {
+      for (const auto& entry : entries) {
+        const std::string key = absl::StrCat(prefix, ".", entry.first.as<std::string>());
+        MNEME_RETURN_IF_ERROR(entry.second.IsMap() && FindSetting(key) == nullptr &&
+                                      HasSettingsBelow(key)
+                                  ? add_all(key, entry.second)
+                                  : add(key, entry.first, entry.second));
+      }
+      return absl::OkStatus();
+    };
     for (const auto& section : root) {
       const std::string name = section.first.as<std::string>();
       const std::string where = at(section.first.Mark());
@@ -159,10 +184,7 @@ absl::StatusOr<Source> ReadFile(const std::string& path) {
           return Usage(absl::StrCat(where, ": unknown section \"", name, "\"",
                                     DidYouMean(name, "", sections)));
         }
-        for (const auto& entry : section.second) {
-          MNEME_RETURN_IF_ERROR(add(absl::StrCat(name, ".", entry.first.as<std::string>()),
-                                    entry.first, entry.second));
-        }
+        MNEME_RETURN_IF_ERROR(add_all(name, section.second));
       } else {
         MNEME_RETURN_IF_ERROR(add(name, section.first, section.second));
       }
@@ -256,6 +278,43 @@ absl::StatusOr<CommandLine> ReadArguments(const std::vector<std::string>& argume
   return line;
 }
 
+// Whoever can reach the server from another machine must be kept from listening in, and be known,
+// unless that is allowed explicitly.
+absl::Status CheckListeners(const Config& config, std::vector<std::string>* warnings) {
+  const Config::Listen::Tls& tls = config.listen.tls;
+  if (tls.cert.empty() != tls.key.empty()) {
+    return Usage("listen.tls.cert and listen.tls.key must be given together");
+  }
+  if (!tls.client_ca.empty() && tls.cert.empty()) {
+    return Usage("listen.tls.client_ca needs listen.tls.cert and listen.tls.key");
+  }
+  if (tls.require_client_cert && tls.client_ca.empty()) {
+    return Usage("listen.tls.require_client_cert needs listen.tls.client_ca");
+  }
+  struct Listener {
+    const char* key;
+    const std::string& address;
+    bool encrypts, knows_callers;
+  };
+  const Listener listeners[] = {
+      {"listen.address", config.listen.address, !tls.cert.empty(), tls.require_client_cert},
+      {"listen.metrics_address", config.listen.metrics_address, false, false},
+  };
+  for (const auto& [key, address, encrypts, knows_callers] : listeners) {
+    if (address.empty() || IsLoopbackAddress(address) || (encrypts && knows_callers)) continue;
+    const std::string what =
+        absl::StrCat(key, " (", address, ") is reachable from other machines, without ",
+                     encrypts        ? "keys"
+                     : knows_callers ? "TLS"
+                                     : "TLS or keys");
+    if (!config.listen.insecure) {
+      return Usage(absl::StrCat(what, "; use 127.0.0.1, or allow it by --listen.insecure"));
+    }
+    warnings->push_back(what);
+  }
+  return absl::OkStatus();
+}
+
 absl::Status CheckCombinations(const Config& config, std::vector<std::string>* warnings) {
   if (config.models.empty()) {
     return Usage("no model to serve; give --model NAME=PATH (or models: in the file)");
@@ -295,20 +354,7 @@ absl::Status CheckCombinations(const Config& config, std::vector<std::string>* w
                               ") must be less than engine.window_tokens (",
                               config.engine.window_tokens, ")"));
   }
-  const std::pair<const char*, const std::string*> listeners[] = {
-      {"listen.address", &config.listen.address},
-      {"listen.metrics_address", &config.listen.metrics_address}};
-  for (const auto& [key, address] : listeners) {
-    if (address->empty() || IsLoopbackAddress(*address)) continue;
-    if (!config.listen.insecure) {
-      return Usage(absl::StrCat(key, " (", *address,
-                                ") is reachable from other machines, without TLS or keys; use "
-                                "127.0.0.1, or allow it by --listen.insecure"));
-    }
-    warnings->push_back(absl::StrCat(key, " (", *address,
-                                     ") is reachable from other machines, without TLS or keys"));
-  }
-  return absl::OkStatus();
+  return CheckListeners(config, warnings);
 }
 
 std::string HostName() {
@@ -377,6 +423,22 @@ std::string PrintConfig(const Config& config, const std::map<std::string, std::s
 }
 
 }  // namespace
+
+std::vector<std::string> SettingsThatNeedRestart(const Config& running, const Config& wanted) {
+  std::vector<std::string> keys;
+  const auto same = [](const ModelConfig& a, const ModelConfig& b) {
+    return a.name == b.name && a.path == b.path;
+  };
+  if (!std::equal(running.models.begin(), running.models.end(), wanted.models.begin(),
+                  wanted.models.end(), same)) {
+    keys.push_back("models");
+  }
+  for (const Setting& setting : Settings()) {
+    if (setting.key == "log_level") continue;
+    if (setting.get(running) != setting.get(wanted)) keys.push_back(setting.key);
+  }
+  return keys;
+}
 
 bool IsLoopbackAddress(const std::string& address) {
   if (absl::StartsWith(address, "unix:") || absl::StartsWith(address, "unix-abstract:")) {

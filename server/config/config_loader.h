@@ -41,6 +41,10 @@ struct LoadedConfig {
 absl::StatusOr<LoadedConfig> LoadConfig(const std::vector<std::string>& arguments,
                                         const std::vector<std::string>& environment);
 
+// Keys of settings in which the two differ and that hold from the start to the end of a server;
+// "models" among them. The others are reloaded on SIGHUP.
+std::vector<std::string> SettingsThatNeedRestart(const Config& running, const Config& wanted);
+
 // True for 127.0.0.0/8, ::1, localhost and unix sockets, as in "127.0.0.1:7447".
 bool IsLoopbackAddress(const std::string& address);
 

@@ -35,6 +35,11 @@ struct Config {
     std::string address = "127.0.0.1:7447";          // port 0: any free one, printed at start
     std::string metrics_address = "127.0.0.1:7448";  // "" = off
     bool insecure = false;                           // allow other than loopback without TLS
+    struct Tls {
+      std::string cert, key;             // PEM files; "" = no TLS
+      std::string client_ca;             // "" = clients show no certificates
+      bool require_client_cert = false;  // refuse connections of clients that show none
+    } tls;
   } listen;
 
   struct Store {

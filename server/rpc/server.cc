@@ -1,6 +1,7 @@
 #include "server/rpc/server.h"
 
 #include <grpc/grpc.h>
+#include <grpc/support/log.h>
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/health_check_service_interface.h>
 #include <grpcpp/server_builder.h>
@@ -75,20 +76,41 @@ absl::StatusOr<std::unique_ptr<RpcServer>> RpcServer::Start(const Config& config
                  absl::StrCat("the store does not answer: ", status.message()));
   }
   std::unique_ptr<RpcServer> server(new RpcServer(config, core));
+  if (!config.listen.tls.cert.empty()) {
+    MNEME_ASSIGN_OR_RETURN(TlsFiles files, ReadTlsFiles(config.listen.tls));
+    server->tls_ = std::make_unique<TlsCredentials>(config.listen.tls, std::move(files));
+  }
   MNEME_RETURN_IF_ERROR(server->Listen(health));
   MNEME_RETURN_IF_ERROR(server->ListenForHttp());
   return server;
 }
 
+absl::Status RpcServer::CheckFiles(const Config& config) {
+  if (config.listen.tls.cert.empty()) return absl::OkStatus();
+  return ReadTlsFiles(config.listen.tls).status();
+}
+
+absl::Status RpcServer::Reload() {
+  if (tls_ == nullptr) return absl::OkStatus();
+  MNEME_ASSIGN_OR_RETURN(TlsFiles files, ReadTlsFiles(env_.config.listen.tls));
+  tls_->Install(std::move(files));
+  return absl::OkStatus();
+}
+
 absl::Status RpcServer::Listen(HealthReporter::Options health) {
   static std::once_flag plugins;  // process-wide switches, not thread-safe themselves
   std::call_once(plugins, [] {
+    // gRPC says on standard error what it could not do, such as a stranger's handshake: as lines of
+    // our log.
+    gpr_set_log_function([](gpr_log_func_args* line) { spdlog::warn("gRPC: {}", line->message); });
     grpc::EnableDefaultHealthCheckService(true);
     grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   });
   const Config& config = env_.config;
   grpc::ServerBuilder builder;
-  builder.AddListeningPort(config.listen.address, grpc::InsecureServerCredentials(), &port_);
+  builder.AddListeningPort(config.listen.address,
+                           tls_ != nullptr ? tls_->ForPort() : grpc::InsecureServerCredentials(),
+                           &port_);
   builder.RegisterService(&sessions_);
   builder.RegisterService(&generation_);
   builder.RegisterService(&models_);

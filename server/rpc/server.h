@@ -21,6 +21,7 @@
 #include "server/rpc/models_service.h"
 #include "server/rpc/rpc_environment.h"
 #include "server/rpc/sessions_service.h"
+#include "server/rpc/tls_credentials.h"
 #include "server/rpc/worker_pool.h"
 
 namespace mneme::server {
@@ -29,9 +30,15 @@ class RpcServer {
  public:
   // Probes the store, then listens: whoever reaches the server finds it ready (the core's models
   // are warm). `core` must outlive it. ALREADY_EXISTS if an address cannot be listened on (in use,
-  // most often); UNAVAILABLE if the store does not answer.
+  // most often); UNAVAILABLE if the store does not answer; INVALID_ARGUMENT from CheckFiles.
   static absl::StatusOr<std::unique_ptr<RpcServer>> Start(const Config& config, ServerCore& core,
                                                           HealthReporter::Options health = {});
+  // Reads the files that say who may connect, and forgets them: INVALID_ARGUMENT, naming setting
+  // and file, if the server could not start with them.
+  static absl::Status CheckFiles(const Config& config);
+  // Reads them again, for calls from now on; calls that run are left alone. All or nothing: after
+  // an error everything is as it was. From any thread.
+  absl::Status Reload();
   // Cancels what still runs and waits for it. Drain first to be polite.
   ~RpcServer();
 
@@ -65,6 +72,7 @@ class RpcServer {
   SessionsService sessions_;
   GenerationService generation_;
   ModelsService models_;
+  std::unique_ptr<TlsCredentials> tls_;  // null: plain text
   std::unique_ptr<grpc::Server> server_;
   std::unique_ptr<HealthReporter> health_;
   std::unique_ptr<HttpListener> http_;

@@ -206,9 +206,12 @@ TEST_F(CliTest, AServerIsNamedAsPeopleDo) {
   const std::string url = "http://" + server_.address() + "/";
   EXPECT_EQ(Run({"sessions", "get", "s", "--server", url}).code, 0);
   EXPECT_EQ(Run({"sessions", "get", "s", "--server", "127.0.0.1:1", "--server", url}).code, 0);
-  Result r = Run({"models", "--server", "https://127.0.0.1"});
+  Result r = Run({"models", "--server", url, "--tls-ca", "ca.pem"});
   EXPECT_EQ(r.code, 2);
-  EXPECT_NE(r.err.find("TLS"), std::string::npos) << r.err;
+  EXPECT_NE(r.err.find("https://"), std::string::npos) << r.err;
+  r = Run({"models", "--server", "https://" + server_.address()});
+  EXPECT_EQ(r.code, 5);
+  EXPECT_NE(r.err.find("does not speak TLS"), std::string::npos) << r.err;
   r = Run({"models", "--server", "127.0.0.1:port"});
   EXPECT_EQ(r.code, 2);
   EXPECT_NE(r.err.find("expected HOST:PORT"), std::string::npos) << r.err;

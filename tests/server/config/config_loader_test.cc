@@ -198,6 +198,58 @@ TEST_F(ConfigLoaderTest, OtherThanLoopbackNeedsInsecureAndWarns) {
   }
 }
 
+TEST_F(ConfigLoaderTest, TlsFilesBelongTogether) {
+  EXPECT_THAT(ErrorOf(Load({"--listen.tls.cert=a.pem"})), HasSubstr("must be given together"));
+  EXPECT_THAT(ErrorOf(Load({"--listen.tls.key=a.key"})), HasSubstr("must be given together"));
+  EXPECT_THAT(ErrorOf(Load({"--listen.tls.client_ca=ca.pem"})), HasSubstr("needs listen.tls.cert"));
+  const std::string both = "listen: {tls: {cert: a.pem, key: a.key}}";
+  EXPECT_THAT(ErrorOf(Load({"--config=" + WriteFile(both), "--listen.tls.require_client_cert"})),
+              HasSubstr("needs listen.tls.client_ca"));
+}
+
+TEST_F(ConfigLoaderTest, SectionsInSectionsAreUnderstood) {
+  for (const char* text : {"listen:\n  tls:\n    cert: a.pem\n    key: a.key\n",
+                           "listen:\n  tls.cert: a.pem\n  tls: {key: a.key}\n",
+                           "listen: {tls: {cert: a.pem}, tls.key: a.key}\n"}) {
+    auto loaded = Load({"--config=" + WriteFile(text)});
+    ASSERT_TRUE(loaded.ok()) << loaded.status();
+    EXPECT_EQ(loaded->config.listen.tls.cert, "a.pem");
+    EXPECT_EQ(loaded->config.listen.tls.key, "a.key");
+  }
+  EXPECT_THAT(ErrorOf(Load({"--config=" + WriteFile("listen:\n  tls:\n    certt: a.pem\n")})),
+              HasSubstr("mneme.yaml:3: unknown key \"listen.tls.certt\"; did you mean "
+                        "listen.tls.cert?"));
+  EXPECT_THAT(ErrorOf(Load({"--config=" + WriteFile("listen: {address: {tls: a}}")})),
+              HasSubstr("must be a single value"));
+  EXPECT_THAT(ErrorOf(Load({"--config=" + WriteFile("listen: {tls: a.pem}")})),
+              HasSubstr("unknown key \"listen.tls\""));
+}
+
+// Who can be reached from elsewhere encrypts and knows its callers, or is told that it need not.
+TEST_F(ConfigLoaderTest, OtherThanLoopbackNeedsTlsAndKnownCallers) {
+  const std::vector<std::string> tls = {"--listen.address=0.0.0.0:7447", "--listen.tls.cert=a.pem",
+                                        "--listen.tls.key=a.key"};
+  EXPECT_THAT(ErrorOf(Load(tls)), HasSubstr("without keys"));
+  auto known = tls;
+  known.insert(known.end(), {"--listen.tls.client_ca=ca.pem", "--listen.tls.require_client_cert"});
+  auto loaded = Load(known);
+  ASSERT_TRUE(loaded.ok()) << loaded.status();
+  EXPECT_THAT(loaded->warnings, IsEmpty());
+  known.push_back("--listen.metrics_address=0.0.0.0:7448");  // plain HTTP
+  EXPECT_THAT(ErrorOf(Load(known)), HasSubstr("listen.metrics_address"));
+}
+
+TEST_F(ConfigLoaderTest, WhatAReloadCannotChangeIsListed) {
+  const Config running = Load({"--log_level=info"})->config;
+  EXPECT_THAT(SettingsThatNeedRestart(running, running), IsEmpty());
+  EXPECT_THAT(SettingsThatNeedRestart(running, Load({"--log_level=debug"})->config), IsEmpty());
+  EXPECT_THAT(SettingsThatNeedRestart(running, Load({"--engine.threads=3", "--listen.tls.cert=a",
+                                                     "--listen.tls.key=b", "--model=n=n.gguf"})
+                                                   ->config),
+              testing::UnorderedElementsAre("models", "engine.threads", "listen.tls.cert",
+                                            "listen.tls.key"));
+}
+
 TEST_F(ConfigLoaderTest, PrintConfigShowsOriginsAndIsAConfigFile) {
   const std::string path = WriteFile("store:\n  kind: memory\n");
   auto printed =

@@ -38,12 +38,13 @@ std::string ServerCode() {
 TEST(SettingsTest, EverySettingIsRead) {
   const std::string code = ServerCode();
   for (const Setting& setting : Settings()) {
-    const size_t dot = setting.key.find('.');
+    // Of listen.tls.cert: tls and cert.
     std::string section = "config";
     std::string field = setting.key;
-    if (dot != std::string::npos) {
-      section = setting.key.substr(0, dot);
-      field = setting.key.substr(dot + 1);
+    if (const size_t dot = field.rfind('.'); dot != std::string::npos) {
+      section = field.substr(0, dot);
+      section = section.substr(section.rfind('.') + 1);
+      field = field.substr(dot + 1);
     }
     if (setting.kind == Setting::Kind::kDuration) field += "_ms";
     const std::regex read(absl::StrCat("\\b", section, "_?\\.", field, "\\b"));
