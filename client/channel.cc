@@ -84,11 +84,14 @@ std::string NewRequestId() {
   return text;
 }
 
-void Prepare(grpc::ClientContext& context, absl::Duration timeout, std::string_view request_id,
-             std::string_view session) {
+void Prepare(grpc::ClientContext& context, const Options& options, absl::Duration timeout,
+             std::string_view request_id, std::string_view session) {
   if (timeout < absl::Hours(24 * 365)) {
     context.set_deadline(std::chrono::system_clock::now() +
                          absl::ToChronoNanoseconds(std::max(timeout, absl::ZeroDuration())));
+  }
+  if (!options.api_key.empty()) {
+    context.AddMetadata("authorization", absl::StrCat("Bearer ", options.api_key));
   }
   context.AddMetadata("x-request-id", std::string(request_id));
   if (!session.empty()) context.AddMetadata("x-session-affinity", std::string(session));

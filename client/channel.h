@@ -59,9 +59,10 @@ enum class Repeat {
 
 std::string NewRequestId();
 
-// Deadline, x-request-id and x-session-affinity (the session's full name; "": none).
-void Prepare(grpc::ClientContext& context, absl::Duration timeout, std::string_view request_id,
-             std::string_view session);
+// The client's key, deadline, x-request-id and x-session-affinity (the session's full name; "":
+// none).
+void Prepare(grpc::ClientContext& context, const Options& options, absl::Duration timeout,
+             std::string_view request_id, std::string_view session);
 
 // True if a call that ended so may be sent again as attempt `attempt` (2, 3, ...).
 bool MayRepeat(const absl::Status& status, Repeat repeat, int attempt);
@@ -88,7 +89,7 @@ absl::StatusOr<Response> Call(const Channel& channel, const CallOptions& call,
       return unknown ? WithUnknownOutcome(std::move(s)) : s;
     }
     grpc::ClientContext context;
-    Prepare(context, deadline - absl::Now(), id, session);
+    Prepare(context, channel.options, deadline - absl::Now(), id, session);
     Response response;
     absl::Status status = FromGrpc((stub.*method)(&context, request, &response), id);
     if (status.ok()) return response;

@@ -53,6 +53,20 @@ absl::Status ExpandTarget(const Options& options, Request& request) {
   return ExpandModel(request.mutable_model());
 }
 
+// Says nothing of the key itself.
+absl::Status CheckKey(const Options& options, std::string_view address, bool encrypted) {
+  const std::string& key = options.api_key;
+  if (key.empty()) return absl::OkStatus();
+  if (!std::all_of(key.begin(), key.end(), [](char c) { return c > ' ' && c < 127; })) {
+    return absl::InvalidArgumentError("bad key: expected one word of printable ASCII");
+  }
+  if (encrypted || options.plaintext_key || IsThisMachine(address)) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("the key is not sent to ", std::string(address),
+                   " as plain text; expected https://HOST:PORT, or an explicit permission "
+                   "(--plaintext-key)"));
+}
+
 }  // namespace
 
 absl::StatusOr<Client> Client::Connect(const Options& options) {
@@ -66,6 +80,9 @@ absl::StatusOr<Client> Client::Connect(const Options& options) {
                      "given; expected https://HOST:PORT"));
   }
   const bool tls = target->tls.value_or(!options.tls.empty());
+  if (auto s = CheckKey(options, target->address, tls || options.credentials != nullptr); !s.ok()) {
+    return s;
+  }
   Options resolved = options;
   resolved.server = std::move(target->address);
   if (resolved.credentials == nullptr && tls) {

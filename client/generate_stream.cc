@@ -35,7 +35,7 @@ struct GenerateStream::Impl {
   void Open() {
     ++attempt;
     auto fresh = std::make_unique<grpc::ClientContext>();
-    Prepare(*fresh, deadline - absl::Now(), request_id, request.session());
+    Prepare(*fresh, channel->options, deadline - absl::Now(), request_id, request.session());
     std::unique_lock lock(mutex);
     context = std::move(fresh);
     if (cancelled) context->TryCancel();

@@ -33,7 +33,7 @@ std::string Bytes(const grpc::ByteBuffer& buffer) {
 absl::StatusOr<bool> Client::IsServing(const CallOptions& call) const {
   const std::string id = call.request_id.empty() ? NewRequestId() : call.request_id;
   grpc::ClientContext context;
-  Prepare(context, call.timeout.value_or(options().timeout), id, "");
+  Prepare(context, options(), call.timeout.value_or(options().timeout), id, "");
   const grpc::Slice no_fields;  // service: "", the process
   const grpc::ByteBuffer request(&no_fields, 1);
   grpc::ByteBuffer response;

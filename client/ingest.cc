@@ -26,8 +26,9 @@ IngestWriter::IngestWriter(std::shared_ptr<const Channel> channel, v1::IngestReq
     : impl_(std::make_unique<Impl>()) {
   impl_->channel = std::move(channel);
   impl_->request_id = call.request_id.empty() ? NewRequestId() : call.request_id;
-  Prepare(impl_->context, call.timeout.value_or(impl_->channel->options.work_timeout),
-          impl_->request_id, start.session());
+  Prepare(impl_->context, impl_->channel->options,
+          call.timeout.value_or(impl_->channel->options.work_timeout), impl_->request_id,
+          start.session());
   impl_->stream = impl_->channel->sessions->IngestSession(&impl_->context);
   v1::IngestRequest request;
   *request.mutable_start() = std::move(start);

@@ -30,6 +30,10 @@ struct Options {
   std::string server = "127.0.0.1:7447";
   std::string tenant = "default";  // short names belong to it
   TlsOptions tls;
+  // Sent with every call; `mneme keys create` makes one. Only over TLS or to this machine, unless
+  // `plaintext_key` is set: whoever listens in on plain text can use it.
+  std::string api_key;
+  bool plaintext_key = false;
   // Null: TLS if `server` or `tls` say so, else plain text.
   std::shared_ptr<grpc::ChannelCredentials> credentials;
   // Connect() waits as long for a server, and so does a call that finds it away.

@@ -71,4 +71,11 @@ std::optional<HostAndPort> HostAndPortOf(std::string_view target) {
   return HostAndPort{std::string(host), std::string(rest.substr(colon + 1))};
 }
 
+bool IsThisMachine(std::string_view target) {
+  if (target.starts_with("unix:") || target.starts_with("unix-abstract:")) return true;
+  const auto peer = HostAndPortOf(target);
+  return peer &&
+         (peer->host == "localhost" || peer->host == "::1" || absl::StartsWith(peer->host, "127."));
+}
+
 }  // namespace mneme::client

@@ -29,4 +29,7 @@ struct HostAndPort {
 };
 std::optional<HostAndPort> HostAndPortOf(std::string_view target);
 
+// What is sent there does not leave this machine: a unix socket, 127.0.0.0/8, ::1 or localhost.
+bool IsThisMachine(std::string_view target);
+
 }  // namespace mneme::client

@@ -108,7 +108,7 @@ void Reload(RpcServer& server, const Config& running, const Inputs& inputs) {
   }
   SetLogLevel(loaded->config.log_level);
   const std::vector<std::string> changed = SettingsThatNeedRestart(running, loaded->config);
-  spdlog::info("reloaded: TLS files, log_level; {}",
+  spdlog::info("reloaded: keys, TLS files, log_level; {}",
                changed.empty() ? "no other setting has changed"
                                : "a restart is needed for " + absl::StrJoin(changed, ", "));
 }

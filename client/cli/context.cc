@@ -1,6 +1,8 @@
 #include "client/cli/context.h"
 
 #include <cstdio>
+#include <cstdlib>
+#include <fstream>
 #include <iostream>
 #include <map>
 
@@ -38,6 +40,12 @@ std::string HintFor(const client::Error& error, const std::string& server) {
        "rewind it: `mneme sessions rewind SESSION --to-position N`, or start another session"},
       {"DRAINING", "the server is shutting down: try again in a moment"},
       {"STORE_FULL", "the server's disk is full; deleting sessions still works"},
+      {"CREDENTIALS_INVALID",
+       "give a key that the server knows, by --key-file FILE or MNEME_API_KEY; it may have been "
+       "revoked or have expired"},
+      {"ACCESS_DENIED",
+       "names are of the tenant that --tenant or MNEME_TENANT says; a key may be for another "
+       "tenant, for some models, or for reading alone"},
       {"TLS_EXPECTED",
        "write --server https://HOST:PORT, and --tls-ca FILE for an authority of your own"},
       {"TLS_NOT_SPOKEN", "write --server http://HOST:PORT if plain text will do"},
@@ -107,6 +115,22 @@ std::string Describe(const client::Error& error, const Context& context) {
   return text;
 }
 
+// The first word of the file, or what MNEME_API_KEY says if there is none.
+absl::StatusOr<std::string> ReadKey(const std::string& file) {
+  std::string key;
+  if (file.empty()) {
+    const char* variable = std::getenv("MNEME_API_KEY");
+    return variable == nullptr ? "" : variable;
+  }
+  std::ifstream in(file);
+  in >> key;
+  if (key.empty()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("the file of the key, ", file, ", cannot be read or is empty"));
+  }
+  return key;
+}
+
 }  // namespace
 
 void SayError(bool json, const char* code, const std::string& message) {
@@ -137,6 +161,8 @@ int ExitCodeOf(const absl::Status& status) {
     case absl::StatusCode::kOutOfRange:
     case absl::StatusCode::kFailedPrecondition:
     case absl::StatusCode::kUnimplemented:
+    case absl::StatusCode::kUnauthenticated:
+    case absl::StatusCode::kPermissionDenied:
       return kRefused;
     default:
       return kFailed;
@@ -154,6 +180,10 @@ absl::StatusOr<client::Client> Context::Connect() const {
   options.server = server;
   options.tenant = tenant;
   options.tls = tls;
+  auto key = ReadKey(key_file);
+  if (!key.ok()) return key.status();
+  options.api_key = *std::move(key);
+  options.plaintext_key = plaintext_key;
   options.connect_timeout = absl::Seconds(connect_timeout_s);
   if (timeout_s > 0) options.timeout = options.work_timeout = absl::Seconds(timeout_s);
   return client::Client::Connect(options);

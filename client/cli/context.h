@@ -30,6 +30,8 @@ void SayError(bool json, const char* code, const std::string& message);
 struct Context {
   std::string server, tenant;
   client::TlsOptions tls;
+  std::string key_file;  // the key itself is never an argument, which every user of a machine sees
+  bool plaintext_key = false;
   std::string default_model;     // of commands that have no flag for it; "": the server's only one
   absl::Status defaults;         // why the file of defaults could not be read
   std::string output = "table";  // table | json | name
@@ -73,5 +75,6 @@ void AddStatus(CLI::App& app, Context& context);
 void AddTokenize(CLI::App& app, Context& context);
 void AddScore(CLI::App& app, Context& context);
 void AddBench(CLI::App& app, Context& context);
+void AddKeys(CLI::App& app, Context& context);
 
 }  // namespace mneme::cli

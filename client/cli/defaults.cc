@@ -24,7 +24,8 @@ absl::StatusOr<Defaults> ReadDefaults(const std::string& file) {
   const std::map<std::string, std::string*> fields = {
       {"server", &defaults.server},     {"tenant", &defaults.tenant},
       {"model", &defaults.model},       {"tls_ca", &defaults.tls_ca},
-      {"tls_cert", &defaults.tls_cert}, {"tls_key", &defaults.tls_key}};
+      {"tls_cert", &defaults.tls_cert}, {"tls_key", &defaults.tls_key},
+      {"key_file", &defaults.key_file}};
   std::vector<std::string> keys;
   for (const auto& [key, unused] : fields) keys.push_back(key);
   auto bad = [&](const YAML::Mark& mark, const std::string& why) {

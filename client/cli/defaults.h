@@ -4,6 +4,7 @@
 //   tenant: default
 //   model: smollm2
 //   tls_ca: ca.pem        likewise tls_cert and tls_key
+//   key_file: mneme.key
 //
 // A flag wins over a variable (MNEME_SERVER, MNEME_TLS_CA, ...), a variable over the file.
 #pragma once
@@ -19,6 +20,7 @@ struct Defaults {
   std::string tenant = "default";
   std::string model;  // "": the server's only one
   std::string tls_ca, tls_cert, tls_key;
+  std::string key_file;
 };
 
 // $XDG_CONFIG_HOME/mneme/config.yaml, or under ~/.config; "" if there is no home.

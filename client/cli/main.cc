@@ -25,6 +25,7 @@ int main(int argc, char** argv) {
   const mneme::cli::Defaults known = defaults.value_or(mneme::cli::Defaults{});
   context.server = known.server;
   context.tenant = known.tenant;
+  if (std::getenv("MNEME_API_KEY") == nullptr) context.key_file = known.key_file;
   context.tls = {.ca_file = known.tls_ca, .cert_file = known.tls_cert, .key_file = known.tls_key};
   const char* model = std::getenv("MNEME_MODEL");
   context.default_model = model != nullptr && *model != '\0' ? model : known.model;
@@ -53,6 +54,12 @@ int main(int argc, char** argv) {
   add_file("--tls-cert", context.tls.cert_file, "TLS: certificate to show to the server",
            "MNEME_TLS_CERT");
   add_file("--tls-key", context.tls.key_file, "TLS: its private key", "MNEME_TLS_KEY");
+  app.add_option("--key-file", context.key_file,
+                 "File with the key to show to the server; default MNEME_API_KEY")
+      ->take_last()
+      ->type_name("FILE");
+  app.add_flag("--plaintext-key", context.plaintext_key,
+               "Send the key to another machine even without TLS");
   app.add_option("-o,--output", context.output, "table, json or name")
       ->check(CLI::IsMember({"table", "json", "name"}))
       ->capture_default_str();
@@ -75,6 +82,7 @@ int main(int argc, char** argv) {
   mneme::cli::AddTokenize(app, context);
   mneme::cli::AddScore(app, context);
   mneme::cli::AddBench(app, context);
+  mneme::cli::AddKeys(app, context);
   mneme::cli::AddHelp(app, context);
   // Last, because CLI11 lets later subcommands inherit it.
   app.footer(R"(
@@ -88,13 +96,14 @@ Start here (a server runs at --server):
 A SESSION is an id such as diary, short for tenants/default/sessions/diary.
 
 A flag wins over its variable (MNEME_SERVER, MNEME_TENANT, MNEME_MODEL, MNEME_TLS_CA, MNEME_TLS_CERT,
-MNEME_TLS_KEY), and that over the lines `server:`, `tenant:`, `model:`, `tls_ca:`, `tls_cert:` and
-`tls_key:` of ~/.config/mneme/config.yaml ($XDG_CONFIG_HOME/mneme). NO_COLOR is respected.
+MNEME_TLS_KEY; MNEME_API_KEY), and that over the lines `server:`, `tenant:`, `model:`, `tls_ca:`,
+`tls_cert:`, `tls_key:` and `key_file:` of ~/.config/mneme/config.yaml ($XDG_CONFIG_HOME/mneme).
+NO_COLOR is respected.
 
 Exit codes:
   0  done                     4  conflict: busy, changed meanwhile, or exists
   1  failed                   5  server unavailable, overloaded, or deadline passed
-  2  wrong usage              6  refused: invalid argument or not possible in this state
+  2  wrong usage              6  refused: invalid, not allowed, or not possible in this state
   3  not found                130  interrupted (Ctrl-C)
 Errors go to stderr, with --json as {"error": {"code", "reason", "message", "fields", ...}}; the code
 is the server's, or USAGE (exit code 2) or LOCAL (1) if none was asked.

@@ -34,10 +34,10 @@ constexpr char kExamples[] = R"(EXAMPLES
                  --engine.window_tokens=2048 --listen.address=127.0.0.1:0
   The same from a file and the environment; see what holds and why, then leave:
     MNEME_ENGINE_THREADS=2 mneme-server --config mneme.yaml --print-config
-  For other machines, over TLS, for clients with certificates of your own authority:
+  For other machines, over TLS, for those who have a key (`mneme keys create` makes one):
     mneme-server --config /etc/mneme.yaml --listen.address=0.0.0.0:7447 \
                  --listen.tls.cert=server.pem --listen.tls.key=server.key \
-                 --listen.tls.client_ca=ca.pem --listen.tls.require_client_cert
+                 --auth.keys_file=keys.yaml
   Inside a container, behind a proxy that speaks TLS:
     mneme-server --config /etc/mneme.yaml --listen.address=0.0.0.0:7447 --listen.insecure
 
@@ -53,8 +53,8 @@ EXIT CODES
   0 ok   1 failure   2 usage or configuration   3 model file   4 store   5 port in use
 SIGNALS
   SIGTERM drains (drain.*), SIGINT drains without the pre-stop delay, a second one ends running turns.
-  SIGHUP reads TLS files and log_level again, all or nothing, and logs which other settings have
-  changed and need a restart.
+  SIGHUP reads auth.keys_file, TLS files and log_level again, all or nothing, and logs which other
+  settings have changed and need a restart.
 )";
 
 absl::Status Usage(std::string message) { return absl::InvalidArgumentError(std::move(message)); }
@@ -297,8 +297,10 @@ absl::Status CheckListeners(const Config& config, std::vector<std::string>* warn
     bool encrypts, knows_callers;
   };
   const Listener listeners[] = {
-      {"listen.address", config.listen.address, !tls.cert.empty(), tls.require_client_cert},
-      {"listen.metrics_address", config.listen.metrics_address, false, false},
+      {"listen.address", config.listen.address, !tls.cert.empty(),
+       tls.require_client_cert || !config.auth.keys_file.empty()},
+      {"listen.metrics_address", config.listen.metrics_address, false,
+       !config.auth.keys_file.empty()},
   };
   for (const auto& [key, address, encrypts, knows_callers] : listeners) {
     if (address.empty() || IsLoopbackAddress(address) || (encrypts && knows_callers)) continue;

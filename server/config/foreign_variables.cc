@@ -7,7 +7,8 @@ namespace mneme::server {
 namespace {
 
 constexpr std::string_view kOfTheClient[] = {"MNEME_SERVER", "MNEME_TENANT",   "MNEME_MODEL",
-                                             "MNEME_TLS_CA", "MNEME_TLS_CERT", "MNEME_TLS_KEY"};
+                                             "MNEME_TLS_CA", "MNEME_TLS_CERT", "MNEME_TLS_KEY",
+                                             "MNEME_API_KEY"};
 
 // Of a service mneme-api: MNEME_API_SERVICE_HOST, MNEME_API_SERVICE_PORT,
 // MNEME_API_SERVICE_PORT_GRPC, MNEME_API_PORT=tcp://10.0.0.1:7447,

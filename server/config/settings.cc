@@ -239,6 +239,11 @@ std::vector<Setting> MakeSettings() {
       SwitchSetting("listen.tls.require_client_cert", "refuse clients that show no certificate",
                     MNEME_FIELD(listen.tls.require_client_cert)),
 
+      TextSetting("auth.keys_file",
+                  "YAML file of the keys and client certificates that may call, which `mneme keys` "
+                  "edits; empty = everybody may, as tenant default",
+                  MNEME_FIELD(auth.keys_file)),
+
       TextSetting("store.kind", "where sessions live", MNEME_FIELD(store.kind),
                   {"rocksdb", "memory"}),
       TextSetting("store.path",

@@ -1,10 +1,14 @@
-// What the core knows about the call it serves: tenant, deadline, cancellation. No transport.
+// What the core knows about the call it serves: caller, tenant, deadline, cancellation. No
+// transport.
 #pragma once
 
 #include <atomic>
 #include <chrono>
+#include <memory>
 #include <stop_token>
 #include <string>
+
+#include "server/core/caller.h"
 
 namespace mneme::server {
 
@@ -12,7 +16,12 @@ class CallContext {
  public:
   using Clock = std::chrono::steady_clock;
 
+  std::shared_ptr<const Caller> caller;  // null: a server that knows nobody
+  // Of the call's names: the caller's, or the one that an admin has named.
   std::string tenant = "default";
+  bool MayUseModel(const std::string& model) const {
+    return caller == nullptr || caller->MayUse(model);
+  }
   std::string request_id;
   Clock::time_point arrival = Clock::now();
   Clock::time_point deadline = Clock::time_point::max();

@@ -42,6 +42,10 @@ struct Config {
     } tls;
   } listen;
 
+  struct Auth {
+    std::string keys_file;  // who may call; "" = everybody, as tenant "default"
+  } auth;
+
   struct Store {
     std::string kind = "rocksdb";  // rocksdb | memory
     std::string path;              // of rocksdb; "" until LoadConfig has found the default

@@ -5,6 +5,7 @@
 #include "absl/strings/cord.h"
 #include "absl/strings/str_cat.h"
 #include "google/rpc/error_details.pb.h"
+#include "server/core/caller.h"
 
 namespace mneme::server {
 namespace {
@@ -49,6 +50,10 @@ absl::Status WithResource(absl::Status status, std::string_view type, std::strin
   info.set_resource_name(std::string(name));
   Attach(status, info);
   return status;
+}
+
+absl::Status AccessDenied(std::string text) {
+  return Error(absl::StatusCode::kPermissionDenied, reason::kAccessDenied, std::move(text));
 }
 
 std::string ReasonOf(const absl::Status& status) {

@@ -27,6 +27,7 @@ inline constexpr char kInputTooLong[] = "INPUT_TOO_LONG";
 inline constexpr char kContextFull[] = "CONTEXT_FULL";
 inline constexpr char kPositionOutOfRange[] = "POSITION_OUT_OF_RANGE";
 inline constexpr char kIngestGap[] = "INGEST_GAP";
+inline constexpr char kCredentialsInvalid[] = "CREDENTIALS_INVALID";
 inline constexpr char kAccessDenied[] = "ACCESS_DENIED";
 inline constexpr char kSessionNotFound[] = "SESSION_NOT_FOUND";
 inline constexpr char kSnapshotNotFound[] = "SNAPSHOT_NOT_FOUND";
@@ -71,6 +72,7 @@ inline constexpr ReasonCode kReasonCodes[] = {
     {reason::kContextFull, absl::StatusCode::kFailedPrecondition},
     {reason::kPositionOutOfRange, absl::StatusCode::kOutOfRange},
     {reason::kIngestGap, absl::StatusCode::kOutOfRange},
+    {reason::kCredentialsInvalid, absl::StatusCode::kUnauthenticated},
     {reason::kAccessDenied, absl::StatusCode::kPermissionDenied},
     {reason::kSessionNotFound, absl::StatusCode::kNotFound},
     {reason::kSnapshotNotFound, absl::StatusCode::kNotFound},

@@ -60,7 +60,9 @@ class Rewind {
   int64_t recomputed() const { return recomputed_; }
 
  private:
-  absl::StatusOr<const Model*> FindModel() const { return parts_.models->ForSession(base_.data); }
+  absl::StatusOr<const Model*> FindModel() const {
+    return parts_.models->ForSession(context_, base_.data);
+  }
   ReadChunk Reader() {
     return [this](const memstore::ChunkId& id) {
       return parts_.sessions->ReadChunk(base_.name.tenant, id);

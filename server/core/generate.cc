@@ -89,11 +89,11 @@ class Turn {
 
 absl::Status Turn::ResolveModel() {
   if (stateless()) {
-    MNEME_ASSIGN_OR_RETURN(model_, parts_.models->Find(request_.model(), "model"));
+    MNEME_ASSIGN_OR_RETURN(model_, parts_.models->Find(context_, request_.model(), "model"));
     return absl::OkStatus();
   }
   MNEME_ASSIGN_OR_RETURN(base_, parts_.sessions->GetUsable(name_, true));
-  MNEME_ASSIGN_OR_RETURN(model_, parts_.models->ForSession(base_.data));
+  MNEME_ASSIGN_OR_RETURN(model_, parts_.models->ForSession(context_, base_.data));
   return absl::OkStatus();
 }
 

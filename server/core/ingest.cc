@@ -109,7 +109,7 @@ absl::Status IngestImpl::Begin() {
   MNEME_RETURN_IF_ERROR(parts_.sessions->GetUsable(name_, true).status());
   MNEME_ASSIGN_OR_RETURN(writer_, TakeWriter(parts_, context_, name_, false));
   MNEME_ASSIGN_OR_RETURN(base_, parts_.sessions->GetUsable(name_, true));
-  MNEME_ASSIGN_OR_RETURN(model_, parts_.models->ForSession(base_.data));
+  MNEME_ASSIGN_OR_RETURN(model_, parts_.models->ForSession(context_, base_.data));
   const int64_t version = base_.data.head().version();
   if (base_.data.ingest().ingest_id() == start_.ingest_id()) {
     mark_ = base_.data.ingest();

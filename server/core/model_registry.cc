@@ -86,6 +86,10 @@ absl::Status WarmUp(engine::Engine& engine) {
   return engine.Step({&slice, 1});
 }
 
+absl::Status ModelDenied() {
+  return AccessDenied("this key may not use that model; list the models that it may");
+}
+
 }  // namespace
 
 int64_t Model::SlotBytes(int64_t tokens) const {
@@ -177,13 +181,19 @@ absl::StatusOr<std::unique_ptr<ModelRegistry>> ModelRegistry::Load(const Config&
   return registry;
 }
 
-absl::StatusOr<const Model*> ModelRegistry::Find(const std::string& name,
+absl::StatusOr<const Model*> ModelRegistry::Find(const CallContext& context,
+                                                 const std::string& name,
                                                  const std::string& field) const {
   FieldErrors errors;
   if (name.empty()) {
-    if (models_.size() == 1) return models_.begin()->second.get();
-    const std::string names = absl::StrJoin(models_, ", ", [](std::string* out, const auto& model) {
-      absl::StrAppend(out, absl::StripPrefix(model.first, "models/"));
+    std::vector<const Model*> usable;
+    for (const auto& [full, model] : models_) {
+      if (context.MayUseModel(full)) usable.push_back(model.get());
+    }
+    if (usable.empty()) return ModelDenied();
+    if (usable.size() == 1) return usable.front();
+    const std::string names = absl::StrJoin(usable, ", ", [](std::string* out, const Model* model) {
+      absl::StrAppend(out, absl::StripPrefix(model->name, "models/"));
     });
     errors.Add(field, absl::StrCat("is required: this server has several models, ", names),
                reason::kFieldRequired);
@@ -194,6 +204,7 @@ absl::StatusOr<const Model*> ModelRegistry::Find(const std::string& name,
     errors.Add(field, "must be a model's id, or have the form models/{model}");
     return errors.ToStatus();
   }
+  if (!context.MayUseModel(full)) return ModelDenied();
   auto found = models_.find(full);
   if (found == models_.end()) {
     return WithResource(Error(absl::StatusCode::kNotFound, reason::kModelNotFound,
@@ -204,7 +215,8 @@ absl::StatusOr<const Model*> ModelRegistry::Find(const std::string& name,
 }
 
 absl::StatusOr<const Model*> ModelRegistry::ForSession(
-    const storage::StoredSession& session) const {
+    const CallContext& context, const storage::StoredSession& session) const {
+  if (!context.MayUseModel(session.model())) return ModelDenied();
   const auto found = models_.find(session.model());
   if (found == models_.end()) return ModelGone(session, models_);
   const Model& model = *found->second;

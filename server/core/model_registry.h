@@ -9,6 +9,7 @@
 #include "absl/status/statusor.h"
 #include "engine/engine.h"
 #include "mneme/v1/models.pb.h"
+#include "server/core/call_context.h"
 #include "server/core/config.h"
 #include "server/core/metrics.h"
 #include "server/core/scheduler.h"
@@ -39,12 +40,15 @@ class ModelRegistry {
   static absl::StatusOr<std::unique_ptr<ModelRegistry>> Load(const Config& config,
                                                              Metrics& metrics);
 
-  // `name` may be short, or empty if there is exactly one model. Errors: FIELD_REQUIRED,
-  // FIELD_INVALID (malformed) or NOT_FOUND MODEL_NOT_FOUND, naming `field`.
-  absl::StatusOr<const Model*> Find(const std::string& name, const std::string& field) const;
+  // `name` may be short, or empty if there is exactly one model that the caller may use. Errors:
+  // FIELD_REQUIRED, FIELD_INVALID (malformed) or NOT_FOUND MODEL_NOT_FOUND, naming `field`;
+  // ACCESS_DENIED if the caller may not use it, whether there is one or not.
+  absl::StatusOr<const Model*> Find(const CallContext& context, const std::string& name,
+                                    const std::string& field) const;
   // Of a stored session: MODEL_NOT_LOADED if the name is gone, MODEL_MISMATCH if the checkpoint
-  // behind it is another one; model_mismatch.h.
-  absl::StatusOr<const Model*> ForSession(const storage::StoredSession& session) const;
+  // behind it is another one, model_mismatch.h; ACCESS_DENIED as above.
+  absl::StatusOr<const Model*> ForSession(const CallContext& context,
+                                          const storage::StoredSession& session) const;
   // Where all of them run.
   engine::Device& device() const { return *device_; }
   // "cpu (host, avx3)", and why no GPU was taken where one was looked for.

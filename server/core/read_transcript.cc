@@ -231,7 +231,8 @@ absl::StatusOr<v1::ReadTranscriptResponse> ReadTranscript(
     }
     const engine::Tokenizer* tokenizer = nullptr;
     if (request.view() != View::TOKEN_IDS) {
-      MNEME_ASSIGN_OR_RETURN(const Model* model, parts.models->ForSession(source.session.data));
+      MNEME_ASSIGN_OR_RETURN(const Model* model,
+                             parts.models->ForSession(context, source.session.data));
       tokenizer = &model->tokenizer();
     }
     const int64_t total = source.point.position_tokens();

@@ -102,11 +102,11 @@ class ServerCoreImpl final : public ServerCore {
 
   absl::StatusOr<v1::ListModelsResponse> ListModels(CallContext& context,
                                                     const v1::ListModelsRequest& request) override {
-    return Count(DoListModels(request));
+    return Count(DoListModels(context, request));
   }
   absl::StatusOr<v1::Model> GetModel(CallContext& context,
                                      const v1::GetModelRequest& request) override {
-    return Count(DoGetModel(request));
+    return Count(DoGetModel(context, request));
   }
   absl::StatusOr<v1::Session> CreateSession(CallContext& context,
                                             const v1::CreateSessionRequest& request) override {
@@ -188,18 +188,20 @@ class ServerCoreImpl final : public ServerCore {
   Metrics& metrics() override { return parts_.metrics; }
 
  private:
-  absl::StatusOr<v1::ListModelsResponse> DoListModels(const v1::ListModelsRequest& request) {
+  absl::StatusOr<v1::ListModelsResponse> DoListModels(const CallContext& context,
+                                                      const v1::ListModelsRequest& request) {
     MNEME_ASSIGN_OR_RETURN(const int page_size, PageSize(request.page_size()));
+    const std::string scope = absl::StrCat("models ", context.tenant);
     std::string after;
     if (!request.page_token().empty()) {
-      MNEME_ASSIGN_OR_RETURN(after, ReadPageToken("models", request.page_token()));
+      MNEME_ASSIGN_OR_RETURN(after, ReadPageToken(scope, request.page_token()));
     }
     v1::ListModelsResponse response;
     const auto& models = parts_.models->models();
     for (auto it = models.upper_bound(after); it != models.end(); ++it) {
+      if (!context.MayUseModel(it->first)) continue;
       if (response.models_size() == page_size) {
-        response.set_next_page_token(
-            MakePageToken("models", response.models(page_size - 1).name()));
+        response.set_next_page_token(MakePageToken(scope, response.models(page_size - 1).name()));
         break;
       }
       *response.add_models() = it->second->info;
@@ -207,13 +209,15 @@ class ServerCoreImpl final : public ServerCore {
     return response;
   }
 
-  absl::StatusOr<v1::Model> DoGetModel(const v1::GetModelRequest& request) {
+  absl::StatusOr<v1::Model> DoGetModel(const CallContext& context,
+                                       const v1::GetModelRequest& request) {
     if (request.name().empty()) {
       FieldErrors errors;
       errors.Add("name", "is required", reason::kFieldRequired);
       return errors.ToStatus();
     }
-    MNEME_ASSIGN_OR_RETURN(const Model* model, parts_.models->Find(request.name(), "name"));
+    MNEME_ASSIGN_OR_RETURN(const Model* model,
+                           parts_.models->Find(context, request.name(), "name"));
     return model->info;
   }
 

@@ -32,11 +32,6 @@ absl::Status Malformed(std::string_view field, std::string_view form) {
   return errors.ToStatus();
 }
 
-absl::Status Denied() {
-  return Error(absl::StatusCode::kPermissionDenied, reason::kAccessDenied,
-               "the name belongs to a tenant that this caller may not use");
-}
-
 // Splits "tenants/{t}[/<kind>/{id}[/<kind>/{id}]]", or what follows the first kind of id, and
 // checks tenant and ids.
 absl::StatusOr<std::vector<std::string>> ParseName(std::string_view name, std::string_view field,
@@ -56,7 +51,7 @@ absl::StatusOr<std::vector<std::string>> ParseName(std::string_view name, std::s
     if (parts[2 * i] != kinds[i] || !IsValidId(parts[2 * i + 1])) return Malformed(field, form);
     ids.push_back(parts[2 * i + 1]);
   }
-  if (ids[0] != tenant) return Denied();
+  if (ids[0] != tenant) return OtherTenant(tenant);
   return ids;
 }
 
@@ -67,6 +62,12 @@ std::string Checksum(std::string_view scope, std::string_view position) {
 }
 
 }  // namespace
+
+absl::Status OtherTenant(std::string_view tenant) {
+  return Error(absl::StatusCode::kPermissionDenied, reason::kAccessDenied,
+               "the name belongs to a tenant that this caller may not use",
+               {{"tenant", std::string(tenant)}});
+}
 
 std::string MakeSessionId() {
   static constexpr char kLetters[] = "abcdefghijklmnopqrstuvwxyz234567";

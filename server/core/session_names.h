@@ -39,6 +39,8 @@ absl::StatusOr<SessionName> ParseSessionName(std::string_view name, std::string_
                                              std::string_view tenant);
 absl::StatusOr<SnapshotName> ParseSnapshotName(std::string_view name, std::string_view field,
                                                std::string_view tenant);
+// ACCESS_DENIED to a name; the metadata has `tenant`, the caller's own.
+absl::Status OtherTenant(std::string_view tenant);
 absl::Status CheckTenantName(std::string_view name, std::string_view field,
                              std::string_view tenant);
 // Returns the full name.

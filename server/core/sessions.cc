@@ -107,7 +107,8 @@ absl::StatusOr<v1::Session> CreateSession(Parts& parts, CallContext& context,
     errors.Add("session.transcript", "is not one of the values of Transcript");
   }
   MNEME_RETURN_IF_ERROR(errors.ToStatus());
-  MNEME_ASSIGN_OR_RETURN(const Model* model, parts.models->Find(session.model(), "session.model"));
+  MNEME_ASSIGN_OR_RETURN(const Model* model,
+                         parts.models->Find(context, session.model(), "session.model"));
 
   record.name = {context.tenant,
                  request.session_id().empty() ? MakeSessionId() : request.session_id()};

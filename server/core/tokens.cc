@@ -29,7 +29,7 @@ void SetLogprobs(std::span<const float> logits, engine::TokenId token, int top, 
 
 absl::StatusOr<v1::TokenizeResponse> Tokenize(Parts& parts, CallContext& context,
                                               const v1::TokenizeRequest& request) {
-  auto model = parts.models->Find(request.model(), "model");
+  auto model = parts.models->Find(context, request.model(), "model");
   FieldErrors errors;
   switch (request.input_case()) {
     case v1::TokenizeRequest::kText:
@@ -68,7 +68,7 @@ absl::StatusOr<v1::TokenizeResponse> Tokenize(Parts& parts, CallContext& context
 
 absl::StatusOr<v1::DetokenizeResponse> Detokenize(Parts& parts, CallContext& context,
                                                   const v1::DetokenizeRequest& request) {
-  MNEME_ASSIGN_OR_RETURN(const Model* model, parts.models->Find(request.model(), "model"));
+  MNEME_ASSIGN_OR_RETURN(const Model* model, parts.models->Find(context, request.model(), "model"));
   FieldErrors errors;
   const int64_t vocab = model->tokenizer().vocab_size();
   for (int i = 0; i < request.token_ids_size(); ++i) {
@@ -96,11 +96,11 @@ absl::StatusOr<v1::ScoreResponse> Score(Parts& parts, CallContext& context,
   }
   const absl::Status resolved = [&]() -> absl::Status {
     if (stateless) {
-      MNEME_ASSIGN_OR_RETURN(model, parts.models->Find(request.model(), "model"));
+      MNEME_ASSIGN_OR_RETURN(model, parts.models->Find(context, request.model(), "model"));
       return absl::OkStatus();
     }
     MNEME_ASSIGN_OR_RETURN(record, parts.sessions->GetUsable(name, true));
-    MNEME_ASSIGN_OR_RETURN(model, parts.models->ForSession(record.data));
+    MNEME_ASSIGN_OR_RETURN(model, parts.models->ForSession(context, record.data));
     return absl::OkStatus();
   }();
   FieldErrors errors;

@@ -8,8 +8,10 @@
 #include <random>
 
 #include "absl/strings/str_format.h"
+#include "engine/core/status_macros.h"
 #include "server/core/resource_id.h"
 #include "server/core/session_names.h"
+#include "server/rpc/message_bytes.h"
 #include "server/rpc/status_mapping.h"
 
 namespace mneme::server {
@@ -55,13 +57,28 @@ CallContext::Clock::time_point SteadyDeadline(std::chrono::system_clock::time_po
 
 CallRecord::CallRecord(RpcEnvironment& env, const char* method,
                        grpc::CallbackServerContext* context)
-    : env_(env), method_(method) {
+    : env_(env),
+      method_(method),
+      access_(FindMethodAccess(method)),
+      peer_(context->peer()),
+      credentials_(CredentialsOf(*context)),
+      admission_(env.gate.Admit(access_, credentials_)) {
+  if (admission_.caller != nullptr) {
+    context_.caller = admission_.caller;
+    context_.tenant = admission_.caller->tenant;
+  }
   context_.request_id = ClientMetadata(*context, "x-request-id");
   if (context_.request_id.empty()) context_.request_id = NewRequestId();
   trace_parent_ = ClientMetadata(*context, "traceparent");
   context_.deadline = SteadyDeadline(context->deadline());
   context->AddTrailingMetadata("x-request-id", context_.request_id);
   context->AddTrailingMetadata("x-served-by", env_.served_by);
+}
+
+absl::Status CallRecord::Parse(const grpc::ByteBuffer& bytes, google::protobuf::Message* request) {
+  MNEME_RETURN_IF_ERROR(ParseMessage(bytes, request));
+  if (access_ == nullptr || context_.caller == nullptr) return absl::OkStatus();
+  return CheckTenants(*access_, *context_.caller, *request, context_);
 }
 
 void CallRecord::set_session(std::string_view name) {
@@ -89,11 +106,13 @@ grpc::Status CallRecord::Finish(const absl::Status& status) {
   env_.duration_seconds.Add({{"method", method_}, {"code", code}}, kDurationBounds)
       .Observe(seconds);
 
-  nlohmann::json line{{"event", "call"},
-                      {"method", method_},
-                      {"code", code},
-                      {"request_id", context_.request_id},
-                      {"duration_ms", seconds * 1e3}};
+  nlohmann::json line{{"event", "call"}, {"method", method_},
+                      {"code", code},    {"request_id", context_.request_id},
+                      {"peer", peer_},   {"duration_ms", seconds * 1e3}};
+  if (admitted().ok() || admission_.caller != nullptr) line["tenant"] = context_.tenant;
+  if (admission_.caller != nullptr) line["key"] = admission_.caller->id;
+  if (!credentials_.identities.empty()) line["certificate"] = credentials_.identities;
+  if (!admission_.cause.empty()) line["cause"] = admission_.cause;
   if (!session_.empty()) line["session"] = session_;
   if (!trace_parent_.empty()) line["traceparent"] = trace_parent_;
   if (final_.finish_reason() != v1::FINISH_REASON_UNSPECIFIED) {

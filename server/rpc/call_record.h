@@ -1,7 +1,9 @@
-// One RPC from its arrival to its status: ids, deadline, trailers, log line, metrics.
+// One RPC from its arrival to its status: caller, ids, deadline, trailers, log line, metrics.
 #pragma once
 
+#include <google/protobuf/message.h>
 #include <grpcpp/server_context.h>
+#include <grpcpp/support/byte_buffer.h>
 
 #include <chrono>
 #include <string>
@@ -10,6 +12,8 @@
 #include "absl/status/status.h"
 #include "mneme/v1/generation.pb.h"
 #include "server/core/call_context.h"
+#include "server/rpc/gate.h"
+#include "server/rpc/method_access.h"
 #include "server/rpc/rpc_environment.h"
 
 namespace mneme::server {
@@ -17,11 +21,17 @@ namespace mneme::server {
 // Lives in the call's reactor. Everything but Cancel() is for one thread at a time.
 class CallRecord {
  public:
-  // `method` must outlive the record. Adds the trailers x-request-id (the client's, if it sent a
-  // usable one) and x-served-by.
+  // `method` must outlive the record. Finds out who calls. Adds the trailers x-request-id (the
+  // client's, if it sent a usable one) and x-served-by.
   CallRecord(RpcEnvironment& env, const char* method, grpc::CallbackServerContext* context);
 
   CallContext& context() { return context_; }
+
+  // If it is not OK, nothing of the call may happen but Finish with it.
+  const absl::Status& admitted() const { return admission_.status; }
+  // The only way to a request: INVALID_ARGUMENT as ParseMessage, ACCESS_DENIED if it has names of a
+  // tenant that is not the caller's.
+  absl::Status Parse(const grpc::ByteBuffer& bytes, google::protobuf::Message* request);
 
   // For the log line. A name that is no well-formed resource name is left out: it could be
   // anything.
@@ -37,6 +47,10 @@ class CallRecord {
  private:
   RpcEnvironment& env_;
   const char* const method_;
+  const MethodAccess* const access_;
+  const std::string peer_;  // its network address
+  const Credentials credentials_;
+  const Gate::Admission admission_;
   CallContext context_;
   std::string session_;
   std::string trace_parent_;

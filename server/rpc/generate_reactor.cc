@@ -23,8 +23,10 @@ GenerateReactor* GenerateReactor::Start(RpcEnvironment& env, grpc::CallbackServe
                                         const grpc::ByteBuffer* request) {
   auto* reactor = new GenerateReactor(env, context, request);
   ++env.running_turns;
-  if (!env.turns.Submit([reactor] { reactor->Run(); })) {
-    reactor->Finish(reactor->record_.Finish(NoWorkerLeft()));
+  absl::Status status = reactor->record_.admitted();
+  if (status.ok() && !env.turns.Submit([reactor] { reactor->Run(); })) status = NoWorkerLeft();
+  if (!status.ok()) {
+    reactor->Finish(reactor->record_.Finish(status));
     --env.running_turns;
   }
   return reactor;
@@ -72,7 +74,7 @@ bool GenerateReactor::Send(v1::GenerateResponse response) {
 
 absl::Status GenerateReactor::Generate() {
   v1::GenerateRequest request;
-  MNEME_RETURN_IF_ERROR(ParseMessage(*request_, &request));
+  MNEME_RETURN_IF_ERROR(record_.Parse(*request_, &request));
   record_.set_session(request.session());
   return env_.core.Generate(record_.context(), request, *this);
 }

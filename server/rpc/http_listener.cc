@@ -15,7 +15,11 @@ struct Reply {
   int code = 200;
   std::string type = "text/plain; charset=utf-8";
   std::string body;
+  std::string more_headers = "";
 };
+
+// What a path says to a request with this header `authorization`.
+using Answer = std::function<Reply(const std::string& authorization)>;
 
 // A peer that sends nothing, or reads nothing, holds one of few threads for so long.
 constexpr char kTimeoutMs[] = "5000";
@@ -35,7 +39,7 @@ Reply Scrape(const std::vector<std::shared_ptr<prometheus::Collectable>>& metric
 
 class HttpListener::Handler : public CivetHandler {
  public:
-  explicit Handler(std::function<Reply()> answer) : answer_(std::move(answer)) {}
+  explicit Handler(Answer answer) : answer_(std::move(answer)) {}
 
   bool handleGet(CivetServer*, mg_connection* connection) override {
     return Send(connection, /*with_body=*/true);
@@ -46,17 +50,18 @@ class HttpListener::Handler : public CivetHandler {
 
  private:
   bool Send(mg_connection* connection, bool with_body) {
-    const Reply reply = answer_();
+    const char* const authorization = mg_get_header(connection, "authorization");
+    const Reply reply = answer_(authorization == nullptr ? "" : authorization);
     std::string text = absl::StrCat(
         "HTTP/1.1 ", reply.code, " ", mg_get_response_code_text(connection, reply.code),
-        "\r\nContent-Type: ", reply.type, "\r\nContent-Length: ", reply.body.size(),
-        "\r\nCache-Control: no-store\r\nConnection: close\r\n\r\n");
+        "\r\nContent-Type: ", reply.type, "\r\nContent-Length: ", reply.body.size(), "\r\n",
+        reply.more_headers, "Cache-Control: no-store\r\nConnection: close\r\n\r\n");
     if (with_body) text += reply.body;
     mg_write(connection, text.data(), text.size());
     return true;
   }
 
-  const std::function<Reply()> answer_;
+  const Answer answer_;
 };
 
 HttpListener::HttpListener() = default;
@@ -64,7 +69,8 @@ HttpListener::~HttpListener() = default;
 
 std::unique_ptr<HttpListener> HttpListener::Start(
     const std::string& address, std::vector<std::shared_ptr<prometheus::Collectable>> metrics,
-    std::function<std::string()> why_not_ready) {
+    std::function<std::string()> why_not_ready,
+    std::function<bool(const std::string& authorization)> may_scrape) {
   std::unique_ptr<HttpListener> listener(new HttpListener);
   try {
     listener->server_ = std::make_unique<CivetServer>(std::vector<std::string>{
@@ -72,13 +78,19 @@ std::unique_ptr<HttpListener> HttpListener::Start(
   } catch (const CivetException&) {
     return nullptr;
   }
-  auto serve = [&](const char* path, std::function<Reply()> answer) {
+  auto serve = [&](const char* path, Answer answer) {
     listener->handlers_.push_back(std::make_unique<Handler>(std::move(answer)));
     listener->server_->addHandler(path, listener->handlers_.back().get());
   };
-  serve("/metrics", [metrics = std::move(metrics)] { return Scrape(metrics); });
-  serve("/healthz", [] { return Reply{.body = "ok\n"}; });
-  serve("/readyz", [why_not_ready = std::move(why_not_ready)] {
+  serve("/metrics", [metrics = std::move(metrics),
+                     may_scrape = std::move(may_scrape)](const std::string& authorization) {
+    if (may_scrape(authorization)) return Scrape(metrics);
+    return Reply{.code = 401,
+                 .body = "send `Authorization: Bearer KEY` with a key of role metrics\n",
+                 .more_headers = "WWW-Authenticate: Bearer\r\n"};
+  });
+  serve("/healthz", [](const std::string&) { return Reply{.body = "ok\n"}; });
+  serve("/readyz", [why_not_ready = std::move(why_not_ready)](const std::string&) {
     const std::string why = why_not_ready();
     return why.empty() ? Reply{.body = "ready\n"} : Reply{.code = 503, .body = why + "\n"};
   });

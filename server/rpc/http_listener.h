@@ -1,6 +1,6 @@
 // What scrapers, balancers and orchestrators ask over plain HTTP:
 //
-//   GET /metrics   Prometheus' text format
+//   GET /metrics   Prometheus' text format; 401 to who may not scrape
 //   GET /healthz   200 as long as the process answers: restart it if not
 //   GET /readyz    200 if new work may be sent here; 503 and why not, from the first moment of a
 //                  drain on
@@ -21,11 +21,13 @@ namespace mneme::server {
 class HttpListener {
  public:
   // `address` as in "127.0.0.1:7448"; port 0 takes any free one. `why_not_ready` returns "" for
-  // ready; it is called on the listener's threads until the destructor has returned. nullptr if it
-  // cannot listen there.
+  // ready; `may_scrape` is asked with the header `authorization`, "" if there is none. Both are
+  // called on the listener's threads until the destructor has returned. nullptr if it cannot listen
+  // there.
   static std::unique_ptr<HttpListener> Start(
       const std::string& address, std::vector<std::shared_ptr<prometheus::Collectable>> metrics,
-      std::function<std::string()> why_not_ready);
+      std::function<std::string()> why_not_ready,
+      std::function<bool(const std::string& authorization)> may_scrape);
   ~HttpListener();
 
   int port() const;

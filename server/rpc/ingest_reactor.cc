@@ -25,8 +25,10 @@ absl::Status FrameError(std::string_view field, std::string expected) {
 IngestReactor* IngestReactor::Start(RpcEnvironment& env, grpc::CallbackServerContext* context) {
   auto* reactor = new IngestReactor(env, context);
   ++env.running_turns;
-  if (!env.turns.Submit([reactor] { reactor->Run(); })) {
-    reactor->Finish(reactor->record_.Finish(NoWorkerLeft()));
+  absl::Status status = reactor->record_.admitted();
+  if (status.ok() && !env.turns.Submit([reactor] { reactor->Run(); })) status = NoWorkerLeft();
+  if (!status.ok()) {
+    reactor->Finish(reactor->record_.Finish(status));
     --env.running_turns;
   }
   return reactor;
@@ -101,7 +103,7 @@ absl::StatusOr<bool> IngestReactor::NextFrame(Ingest* ingest, v1::IngestRequest*
     if (committed) queue_.PushLatest(ingest->progress());
   }
   StartRead(&incoming_);
-  MNEME_RETURN_IF_ERROR(ParseMessage(bytes, frame));
+  MNEME_RETURN_IF_ERROR(record_.Parse(bytes, frame));
   return true;
 }
 

@@ -11,6 +11,7 @@
 
 #include "server/core/config.h"
 #include "server/core/server_core.h"
+#include "server/rpc/gate.h"
 #include "server/rpc/worker_pool.h"
 
 namespace mneme::server {
@@ -18,6 +19,8 @@ namespace mneme::server {
 struct RpcEnvironment {
   ServerCore& core;
   const Config config;
+  // Who may call.
+  Gate& gate;
   // This replica, in the trailer x-served-by.
   const std::string served_by;
   // mneme_rpc_server_duration_seconds{method,code}

@@ -16,6 +16,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "engine/core/status_macros.h"
+#include "server/config/keys_file.h"
 #include "server/core/errors.h"
 #include "server/rpc/process_metrics.h"
 #include "server/rpc/store_disk_metrics.h"
@@ -50,10 +51,12 @@ std::string WithPort(const std::string& address, int port) {
 
 }  // namespace
 
-RpcServer::RpcServer(const Config& config, ServerCore& core)
+RpcServer::RpcServer(const Config& config, ServerCore& core, Files files)
     : core_(core),
+      gate_(std::move(files.keyring)),
       env_{.core = core,
            .config = config,
+           .gate = gate_,
            .served_by = config.replica.name,
            .duration_seconds = prometheus::BuildHistogram()
                                    .Name("mneme_rpc_server_duration_seconds")
@@ -67,7 +70,10 @@ RpcServer::RpcServer(const Config& config, ServerCore& core)
       lookups_(kLookupThreads, kMaxWaitingLookups),
       sessions_(env_),
       generation_(env_),
-      models_(env_) {}
+      models_(env_),
+      tls_(files.tls.has_value()
+               ? std::make_unique<TlsCredentials>(config.listen.tls, *std::move(files.tls))
+               : nullptr) {}
 
 absl::StatusOr<std::unique_ptr<RpcServer>> RpcServer::Start(const Config& config, ServerCore& core,
                                                             HealthReporter::Options health) {
@@ -75,25 +81,30 @@ absl::StatusOr<std::unique_ptr<RpcServer>> RpcServer::Start(const Config& config
     return Error(absl::StatusCode::kUnavailable, reason::kStoreUnavailable,
                  absl::StrCat("the store does not answer: ", status.message()));
   }
-  std::unique_ptr<RpcServer> server(new RpcServer(config, core));
-  if (!config.listen.tls.cert.empty()) {
-    MNEME_ASSIGN_OR_RETURN(TlsFiles files, ReadTlsFiles(config.listen.tls));
-    server->tls_ = std::make_unique<TlsCredentials>(config.listen.tls, std::move(files));
-  }
+  MNEME_ASSIGN_OR_RETURN(Files files, ReadFiles(config));
+  std::unique_ptr<RpcServer> server(new RpcServer(config, core, std::move(files)));
   MNEME_RETURN_IF_ERROR(server->Listen(health));
   MNEME_RETURN_IF_ERROR(server->ListenForHttp());
   return server;
 }
 
-absl::Status RpcServer::CheckFiles(const Config& config) {
-  if (config.listen.tls.cert.empty()) return absl::OkStatus();
-  return ReadTlsFiles(config.listen.tls).status();
+absl::StatusOr<RpcServer::Files> RpcServer::ReadFiles(const Config& config) {
+  Files files;
+  if (!config.auth.keys_file.empty()) {
+    MNEME_ASSIGN_OR_RETURN(files.keyring, ReadKeysFile(config.auth.keys_file));
+  }
+  if (!config.listen.tls.cert.empty()) {
+    MNEME_ASSIGN_OR_RETURN(files.tls, ReadTlsFiles(config.listen.tls));
+  }
+  return files;
 }
 
+absl::Status RpcServer::CheckFiles(const Config& config) { return ReadFiles(config).status(); }
+
 absl::Status RpcServer::Reload() {
-  if (tls_ == nullptr) return absl::OkStatus();
-  MNEME_ASSIGN_OR_RETURN(TlsFiles files, ReadTlsFiles(env_.config.listen.tls));
-  tls_->Install(std::move(files));
+  MNEME_ASSIGN_OR_RETURN(Files files, ReadFiles(env_.config));
+  gate_.Install(std::move(files.keyring));
+  if (tls_ != nullptr) tls_->Install(*std::move(files.tls));
   return absl::OkStatus();
 }
 
@@ -142,8 +153,9 @@ absl::Status RpcServer::ListenForHttp() {
   if (env_.config.store.kind == "rocksdb") {
     metrics.push_back(std::make_shared<StoreDiskMetrics>(env_.config.store.path));
   }
-  http_ =
-      HttpListener::Start(address, std::move(metrics), [this] { return health_->WhyNotReady(); });
+  http_ = HttpListener::Start(
+      address, std::move(metrics), [this] { return health_->WhyNotReady(); },
+      [this](const std::string& authorization) { return gate_.MayScrape(authorization); });
   if (http_ == nullptr) return CannotListen("listen.metrics_address", address);
   metrics_address_ = WithPort(address, http_->port());
   return absl::OkStatus();

@@ -10,11 +10,13 @@
 
 #include <atomic>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "absl/status/statusor.h"
 #include "server/core/config.h"
 #include "server/core/server_core.h"
+#include "server/rpc/gate.h"
 #include "server/rpc/generation_service.h"
 #include "server/rpc/health_reporter.h"
 #include "server/rpc/http_listener.h"
@@ -61,11 +63,19 @@ class RpcServer {
   void HurryDrain() { hurry_ = true; }
 
  private:
-  RpcServer(const Config& config, ServerCore& core);
+  // What is read from files, at the start and again.
+  struct Files {
+    std::shared_ptr<const Keyring> keyring;  // null without auth.keys_file
+    std::optional<TlsFiles> tls;             // none without listen.tls.cert
+  };
+  static absl::StatusOr<Files> ReadFiles(const Config& config);
+
+  RpcServer(const Config& config, ServerCore& core, Files files);
   absl::Status Listen(HealthReporter::Options health);
   absl::Status ListenForHttp();
 
   ServerCore& core_;
+  Gate gate_;
   RpcEnvironment env_;  // before the pools: their last tasks still use it while they join
   WorkerPool turns_;
   WorkerPool lookups_;

@@ -34,7 +34,11 @@ class UnaryCall final : public grpc::ServerUnaryReactor {
     auto* call = new UnaryCall(env, method, is_turn, context, bytes, response, std::move(handler));
     WorkerPool& pool = is_turn ? env.turns : env.lookups;
     if (is_turn) ++env.running_turns;
-    if (!pool.Submit([call] { call->Run(); })) call->Answer(NoWorkerLeft());
+    if (!call->record_.admitted().ok()) {
+      call->Answer(call->record_.admitted());
+    } else if (!pool.Submit([call] { call->Run(); })) {
+      call->Answer(NoWorkerLeft());
+    }
     return call;
   }
 
@@ -56,7 +60,7 @@ class UnaryCall final : public grpc::ServerUnaryReactor {
 
   absl::Status Handle() {
     Request request;
-    MNEME_RETURN_IF_ERROR(ParseMessage(*bytes_, &request));
+    MNEME_RETURN_IF_ERROR(record_.Parse(*bytes_, &request));
     MNEME_ASSIGN_OR_RETURN(const Response response, handler_(record_, request));
     *response_ = BytesOf(response);
     return absl::OkStatus();

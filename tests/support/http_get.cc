@@ -9,7 +9,8 @@
 
 namespace mneme::test {
 
-HttpReply HttpGet(const std::string& address, const std::string& path, const std::string& method) {
+HttpReply HttpGet(const std::string& address, const std::string& path, const std::string& method,
+                  const std::string& headers) {
   const size_t colon = address.rfind(':');
   sockaddr_in peer{};
   peer.sin_family = AF_INET;
@@ -19,7 +20,7 @@ HttpReply HttpGet(const std::string& address, const std::string& path, const std
   std::string text;
   if (connect(fd, reinterpret_cast<sockaddr*>(&peer), sizeof(peer)) == 0) {
     // 1.0: nobody answers in chunks.
-    const std::string request = method + " " + path + " HTTP/1.0\r\nHost: x\r\n\r\n";
+    const std::string request = method + " " + path + " HTTP/1.0\r\nHost: x\r\n" + headers + "\r\n";
     if (write(fd, request.data(), request.size()) == static_cast<ssize_t>(request.size())) {
       char buffer[4096];
       for (ssize_t n; (n = read(fd, buffer, sizeof(buffer))) > 0;) text.append(buffer, n);

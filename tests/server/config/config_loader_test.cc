@@ -235,6 +235,11 @@ TEST_F(ConfigLoaderTest, OtherThanLoopbackNeedsTlsAndKnownCallers) {
   auto loaded = Load(known);
   ASSERT_TRUE(loaded.ok()) << loaded.status();
   EXPECT_THAT(loaded->warnings, IsEmpty());
+  auto keys = tls;
+  keys.push_back("--auth.keys_file=keys.yaml");
+  EXPECT_TRUE(Load(keys).ok());
+  EXPECT_THAT(ErrorOf(Load({"--listen.address=0.0.0.0:7447", "--auth.keys_file=keys.yaml"})),
+              HasSubstr("without TLS;"));
   known.push_back("--listen.metrics_address=0.0.0.0:7448");  // plain HTTP
   EXPECT_THAT(ErrorOf(Load(known)), HasSubstr("listen.metrics_address"));
 }

@@ -422,6 +422,14 @@ TEST_F(ErrorTableTest, TheDiskIsNearlyFull) {
   store->store.reset();
 }
 
+TEST_F(ErrorTableTest, NoKeyThatTheServerKnows) {
+  test::TemporaryFolder folder;
+  config.auth.keys_file = folder.path() / "keys.yaml";
+  std::ofstream(config.auth.keys_file) << "keys:\n";
+  Serve();
+  EXPECT_RPC(GetOverRpc("s"), UNAUTHENTICATED, "CREDENTIALS_INVALID");
+}
+
 TEST_F(ErrorTableTest, TooManyAtOnce) {
   config.limits.max_running_streams = 1;
   config.limits.max_queued_requests = 0;

@@ -1,0 +1,81 @@
+#include "server/rpc/method_access.h"
+
+#include <algorithm>
+
+#include "server/core/resource_id.h"
+#include "server/core/session_names.h"
+
+namespace mneme::server {
+namespace {
+
+const std::vector<MethodAccess>& Table() {
+  constexpr auto kTenant = NameField::Kind::kTenant;
+  static const auto& table = *new std::vector<MethodAccess>{
+      {"CreateSession", Role::kUser, {{"parent", kTenant}}},
+      {"GetSession", Role::kReader, {{"name"}}},
+      {"ListSessions", Role::kReader, {{"parent", kTenant}}},
+      {"UpdateSession", Role::kUser, {{"session.name"}}},
+      {"DeleteSession", Role::kUser, {{"name"}}},
+      {"UndeleteSession", Role::kUser, {{"name"}}},
+      {"ForkSession", Role::kUser, {{"name"}}},
+      {"RewindSession", Role::kUser, {{"name"}, {"snapshot"}}},
+      {"ListSnapshots", Role::kReader, {{"parent"}}},
+      {"ReadTranscript", Role::kReader, {{"name"}}},
+      {"IngestSession", Role::kUser, {{"start.session"}}},
+      {"Generate", Role::kUser, {{"session"}}},
+      {"Complete", Role::kUser, {{"session"}}},
+      {"CancelGeneration", Role::kUser, {{"name"}}},
+      {"Tokenize", Role::kReader, {}},
+      {"Detokenize", Role::kReader, {}},
+      {"Score", Role::kReader, {{"session"}}},
+      {"ListModels", Role::kReader, {}},
+      {"GetModel", Role::kReader, {}},
+  };
+  return table;
+}
+
+// The text of a field, "" if it is not set.
+std::string TextAt(const google::protobuf::Message& message, std::string_view path) {
+  const size_t dot = path.find('.');
+  const auto* field = message.GetDescriptor()->FindFieldByName(std::string(path.substr(0, dot)));
+  const auto& reflection = *message.GetReflection();
+  if (dot == path.npos) return reflection.GetString(message, field);
+  return TextAt(reflection.GetMessage(message, field), path.substr(dot + 1));
+}
+
+// The tenant that a name says; "" if it says none, or has no right form.
+std::string TenantOf(std::string_view name, NameField::Kind kind) {
+  constexpr std::string_view kPrefix = "tenants/";
+  std::string_view tenant;
+  if (name.starts_with(kPrefix)) {
+    tenant = name.substr(kPrefix.size());
+    tenant = tenant.substr(0, tenant.find('/'));
+  } else if (kind == NameField::Kind::kTenant) {
+    tenant = name;
+  }
+  return IsValidId(tenant) ? std::string(tenant) : "";
+}
+
+}  // namespace
+
+const MethodAccess* FindMethodAccess(std::string_view method) {
+  const auto found = std::find_if(Table().begin(), Table().end(), [&](const MethodAccess& access) {
+    return access.method == method;
+  });
+  return found == Table().end() ? nullptr : &*found;
+}
+
+absl::Status CheckTenants(const MethodAccess& access, const Caller& caller,
+                          const google::protobuf::Message& request, CallContext& context) {
+  for (size_t i = 0; i < access.names.size(); ++i) {
+    const NameField& name = access.names[i];
+    const std::string tenant = TenantOf(TextAt(request, name.path), name.kind);
+    if (tenant.empty() || tenant == context.tenant) continue;
+    // What further names say must be of the tenant that the first is of.
+    if (caller.role != Role::kAdmin || i > 0) return OtherTenant(context.tenant);
+    context.tenant = tenant;
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace mneme::server
