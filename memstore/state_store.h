@@ -105,8 +105,9 @@ class StateStore {
   // FAILED_PRECONDITION if a referred chunk is neither stored nor among new_chunks.
   // INVALID_ARGUMENT for malformed keys or mixed realms. Whoever makes a chunk has just hashed it,
   // so that ids are not checked here: GetChunk() does.
-  // RESOURCE_EXHAUSTED if the disk is full, UNAVAILABLE if the store cannot be reached; after
-  // either the transaction happened entirely or not at all. When it returns OK and sync was set, a
+  // RESOURCE_EXHAUSTED if the disk is full, UNAVAILABLE if the store cannot be reached or (with the
+  // payload kNotDurablePayload) would not keep what it acknowledges; after each of them the
+  // transaction happened entirely or not at all. When it returns OK and sync was set, a
   // crash of the machine loses nothing. Of two writers with the same expected version exactly one
   // succeeds.
   virtual absl::Status Commit(const Transaction& transaction) = 0;
@@ -128,6 +129,8 @@ class StateStore {
 };
 
 inline constexpr char kVersionPayload[] = "mneme.memstore/found_version";
+// Of an UNAVAILABLE; empty.
+inline constexpr char kNotDurablePayload[] = "mneme.memstore/not_durable";
 
 // SHA-256, as chunks are named.
 ChunkId HashChunk(std::string_view bytes);
@@ -141,5 +144,24 @@ struct RocksDbOptions {
 };
 // UNAVAILABLE if another process has it open; DATA_LOSS if it cannot be recovered.
 absl::StatusOr<std::unique_ptr<StateStore>> OpenRocksDbStore(const RocksDbOptions& options);
+
+struct PostgresOptions {
+  std::string uri;           // postgresql://user@host/database?sslmode=verify-full
+  int max_connections = 16;  // of this process, made as they are needed
+  // A statement that takes longer is ended by the server. Every wait of the store is bounded by it.
+  absl::Duration statement_timeout = absl::Seconds(30);
+  // A commit with sync waits for at least so many standbys, by the server's settings.
+  int synchronous_standbys = 0;
+};
+// Shared by any number of processes. Makes its tables, or upgrades them. INVALID_ARGUMENT for the
+// URI; UNAVAILABLE if there is no such server, or (kNotDurablePayload) it would not keep what it
+// acknowledges; FAILED_PRECONDITION if a newer version has upgraded the tables, or the role lacks
+// rights. No message holds a password.
+absl::StatusOr<std::unique_ptr<StateStore>> OpenPostgresStore(const PostgresOptions& options);
+
+// By its scheme.
+bool IsPostgresUri(std::string_view text);
+// With **** for passwords, to be shown. Any other text stays as it is.
+std::string MaskPostgresUri(std::string_view uri);
 
 }  // namespace mneme::memstore

@@ -135,6 +135,12 @@ absl::Status ChunkMissing(const ChunkId& id) {
       absl::StrCat("chunk ", ChunkText(id), " is neither stored nor part of the transaction"));
 }
 
+absl::Status NotDurable(std::string_view why) {
+  absl::Status status = absl::UnavailableError(absl::string_view(why.data(), why.size()));
+  status.SetPayload(kNotDurablePayload, absl::Cord());
+  return status;
+}
+
 int64_t ExpiryToNanos(absl::Time time) {
   if (time == absl::InfiniteFuture()) return std::numeric_limits<int64_t>::max();
   if (time == absl::InfinitePast()) return std::numeric_limits<int64_t>::min();

@@ -30,7 +30,8 @@ absl::Status VersionMismatch(const Key& key, int64_t found_version, int64_t expe
 absl::Status RecordNotFound(const Key& key);
 absl::Status ChunkNotFound(const ChunkId& id);
 absl::Status ChunkDamaged(std::string_view realm, const ChunkId& id);
-absl::Status ChunkMissing(const ChunkId& id);  // FAILED_PRECONDITION of a commit
+absl::Status ChunkMissing(const ChunkId& id);   // FAILED_PRECONDITION of a commit
+absl::Status NotDurable(std::string_view why);  // UNAVAILABLE with kNotDurablePayload
 
 // Expiry times are kept in whole nanoseconds since 1970, as int64: INT64_MAX is never. Times beyond
 // the years 1677 to 2262 become InfinitePast and InfiniteFuture.

@@ -32,7 +32,8 @@ const std::vector<std::string> kOurFolders{"engine/",   "memstore/", "server/", 
                                            "proto/",    "deploy/"};
 const std::vector<std::string> kGrpc{"grpc/", "grpcpp/", "grpc++/"};
 const std::vector<std::string> kProtobuf{"google/protobuf/", "google/rpc/", "mneme/v1/"};
-const std::vector<std::string> kStores{"rocksdb/", "hiredis/", "sw/redis++"};
+const std::vector<std::string> kStores{"rocksdb/", "libpq", "postgresql/", "hiredis/",
+                                       "sw/redis++"};
 
 // What the file at `path` may not include as `included`; nullopt if it is allowed. Both relative to
 // the root, as written.
@@ -79,6 +80,10 @@ std::optional<std::string> Forbidden(const std::string& path, const std::string&
     }
     if (StartsWith(included, "rocksdb/") && path.find("rocksdb_") == std::string::npos) {
       return "only rocksdb_* includes RocksDB";
+    }
+    if (AnyPrefix(included, {"libpq", "postgresql/"}) &&
+        path.find("postgres_") == std::string::npos) {
+      return "only postgres_* includes libpq";
     }
     if (StartsWith(included, "hiredis/") && path.find("redis_") == std::string::npos) {
       return "only redis_* includes hiredis";
@@ -171,11 +176,14 @@ TEST(IncludeDirectionTest, RulesCatchWhatTheyShould) {
       {"engine/device/arena.cc", "engine/kernels/ops.h"},
       {"memstore/memory_state_store.cc", "engine/core/mutex.h"},
       {"memstore/state_store.h", "rocksdb/db.h"},
+      {"memstore/validate.cc", "libpq-fe.h"},
       {"memstore/state_store.h", "grpcpp/grpcpp.h"},
       {"server/core/generate.cc", "grpcpp/server_context.h"},
       {"server/core/generate.cc", "mneme/v1/generation.grpc.pb.h"},
       {"server/core/generate.cc", "server/rpc/server.h"},
       {"server/core/generate.cc", "rocksdb/db.h"},
+      {"server/core/session_store.cc", "libpq-fe.h"},
+      {"engine/engine.cc", "libpq-fe.h"},
       {"client/client.cc", "server/core/errors.h"},
       {"client/client.cc", "engine/core/mutex.h"},
   };
@@ -190,6 +198,7 @@ TEST(IncludeDirectionTest, RulesCatchWhatTheyShould) {
       {"engine/kernels/cpu/matmul.cc", "engine/device/host_device.h"},
       {"engine/kernels/cpu/matmul.cc", "engine/core/dtype.h"},
       {"memstore/rocksdb_state_store.cc", "rocksdb/db.h"},
+      {"memstore/postgres_connection.h", "libpq-fe.h"},
       {"server/core/generate.cc", "mneme/v1/generation.pb.h"},
       {"server/core/generate.cc", "engine/engine.h"},
       {"server/rpc/server.cc", "grpcpp/server_builder.h"},

@@ -6,12 +6,15 @@
 #include <gtest/gtest.h>
 #include <rocksdb/env.h>
 
+#include <chrono>
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <random>
 #include <set>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -19,6 +22,8 @@
 #include "memstore/state_store.h"
 #include "tests/memstore/store_testing.h"
 #include "tests/support/fault_file_system.h"
+#include "tests/support/postgres_proxy.h"
+#include "tests/support/postgres_server.h"
 
 namespace mneme::memstore {
 namespace {
@@ -173,23 +178,32 @@ class Driver {
   std::vector<NewChunk> chunks_;
 };
 
-TEST(StateStoreModelTest, MemoryStoreEqualsTheModel) {
+void ExpectEqualToTheModel(StateStore& store, int steps) {
   constexpr uint64_t kSeed = 20240701;
   SCOPED_TRACE(absl::StrCat("seed ", kSeed));
   Driver driver(kSeed);
-  const auto store = CreateMemoryStore();
   Model model;
-  for (int i = 0; i < 5000; ++i) {
+  for (int i = 0; i < steps; ++i) {
     const Transaction transaction = driver.RandomTransaction(model);
-    ASSERT_EQ(store->Commit(transaction).code(), driver.Expected(transaction, model)) << i;
+    ASSERT_EQ(store.Commit(transaction).code(), driver.Expected(transaction, model)) << i;
     if (driver.Expected(transaction, model) == absl::StatusCode::kOk) Apply(transaction, model);
     if (i % 500 == 499) {
       Model found;
-      Driver::ReadAll(*store, &found);
+      Driver::ReadAll(store, &found);
       ASSERT_TRUE(SameModel(found, model)) << i;
-      driver.CheckInside(*store, model);
+      driver.CheckInside(store, model);
     }
   }
+}
+
+TEST(StateStoreModelTest, MemoryStoreEqualsTheModel) {
+  ExpectEqualToTheModel(*CreateMemoryStore(), 5000);
+}
+
+TEST(StateStoreModelTest, PostgresStoreEqualsTheModel) {
+  auto store = OpenPostgresStore({.uri = mneme::test::PostgresServer::Shared().NewDatabase()});
+  ASSERT_TRUE(store.ok()) << store.status();
+  ExpectEqualToTheModel(**store, 1500);
 }
 
 // A place for a store, which can fail writes and lose power.
@@ -327,6 +341,106 @@ TEST(LogOrderTest, PowerLossBetweenTwoLogsKeepsAPrefix) {
     if (!listed->empty() && listed->size() < kCommits) ++partial;
   }
   EXPECT_GT(partial, 5);  // commits were lost and kept: the logs were cut
+}
+
+// One store over all the faults of its server and of the network between them. Unlike RocksDB's, a
+// commit has the answer that it would have without the fault, unless the server is gone for long.
+TEST(PostgresFaultTest, FaultsChangeNoAnswerAndLoseNothingSynced) {
+  using mneme::test::PostgresProxy;
+  constexpr uint64_t kSeed = 20261129;
+  SCOPED_TRACE(absl::StrCat("seed ", kSeed));
+  Driver driver(kSeed);
+  mneme::test::PostgresServer& server = mneme::test::PostgresServer::Shared();
+  const std::string uri = server.NewDatabase();
+  PostgresProxy proxy(server.socket());
+  const std::string database = uri.substr(uri.rfind('/', uri.find('?')) + 1);
+  auto opened = OpenPostgresStore(
+      {.uri = proxy.Uri(database.substr(0, database.find('?'))), .max_connections = 3});
+  ASSERT_TRUE(opened.ok()) << opened.status();
+  StateStore& store = **opened;
+
+  Model model;
+  std::vector<Model> possible = {model};  // what a crash may leave: see CrashTest
+  int committed = 0, kills = 0, kills_in_mid_commit = 0, cuts = 0, losses = 0;
+  const auto check = [&](int step) {
+    Model found;
+    Driver::ReadAll(store, &found);
+    bool known = false;
+    for (const Model& candidate : possible) known = known || SameModel(found, candidate);
+    ASSERT_TRUE(known) << "step " << step << ": not one of the " << possible.size()
+                       << " states that the server may hold";
+    driver.CheckInside(store, found);
+    if (!SameModel(found, model)) ++losses;
+    model = found;
+    possible = {model};
+  };
+  for (int step = 0; step < 160; ++step) {
+    const Transaction transaction = driver.RandomTransaction(model);
+    const absl::StatusCode expected = driver.Expected(transaction, model);
+    std::optional<std::chrono::microseconds> kill_after;
+    switch (driver.Pick(70)) {
+      case 0:
+        server.Kill();
+        ASSERT_TRUE(server.Run().ok());
+        ++kills;
+        check(step);
+        if (HasFatalFailure()) return;
+        continue;
+      case 1:
+        // Everything before is durable, so that what is left to know is this commit alone.
+        ASSERT_TRUE(store.Probe().ok());
+        kill_after = std::chrono::microseconds(driver.Pick(3000));
+        break;
+      case 2:
+        proxy.Reset();
+        ++cuts;
+        break;
+      case 3:
+      case 4:
+        // Either the end of the writes, or COMMIT itself, or the answer to them is lost.
+        proxy.FailAt(
+            driver.Pick(2) ? "COMMIT" : "mneme_next_token",
+            driver.Pick(2) ? PostgresProxy::Fault::kLost : PostgresProxy::Fault::kNoAnswer);
+        ++cuts;
+        break;
+      default:
+        break;
+    }
+    absl::Status status;
+    if (kill_after) {
+      // The server ends with the thread that started it: so this one does.
+      std::thread committer([&] { status = store.Commit(transaction); });
+      std::this_thread::sleep_for(*kill_after);
+      server.Kill();
+      const absl::Status up = server.Run();
+      committer.join();
+      ASSERT_TRUE(up.ok()) << up;
+      ++kills_in_mid_commit;
+      Model applied = model;
+      if (expected == absl::StatusCode::kOk) Apply(transaction, applied);
+      const bool unreachable = absl::IsUnavailable(status);  // in the middle of the restart
+      ASSERT_TRUE(unreachable || status.code() == expected) << "step " << step << ": " << status;
+      possible = status.ok() && transaction.sync ? std::vector<Model>{applied}
+                                                 : std::vector<Model>{model, applied};
+      check(step);
+      if (HasFatalFailure()) return;
+      continue;
+    }
+    status = store.Commit(transaction);
+    ASSERT_EQ(status.code(), expected) << "step " << step << ": " << status;
+    if (status.ok()) {
+      ++committed;
+      Apply(transaction, model);
+      if (transaction.sync) possible.clear();
+      possible.push_back(model);
+    }
+  }
+  check(160);
+  EXPECT_GT(committed, 80);
+  EXPECT_GT(kills, 0);
+  EXPECT_GT(kills_in_mid_commit, 0);
+  EXPECT_GT(cuts, 3);
+  EXPECT_GT(losses, 0);  // commits without sync were lost: the kills are not mere restarts
 }
 
 INSTANTIATE_TEST_SUITE_P(Seeds, CrashTest, ::testing::Values(1, 2, 3));

@@ -15,6 +15,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "tests/memstore/store_testing.h"
+#include "tests/support/postgres_server.h"
 
 namespace mneme::memstore {
 namespace {
@@ -31,9 +32,16 @@ class StateStoreTest : public ::testing::TestWithParam<std::string> {
       store_ = CreateMemoryStore();
       return;
     }
-    RocksDbOptions options;
-    options.path = directory_.path();
-    auto store = OpenRocksDbStore(options);
+    absl::StatusOr<std::unique_ptr<StateStore>> store;
+    if (GetParam() == "rocksdb") {
+      RocksDbOptions options;
+      options.path = directory_.path();
+      store = OpenRocksDbStore(options);
+    } else {
+      PostgresOptions options;
+      options.uri = mneme::test::PostgresServer::Shared().NewDatabase();
+      store = OpenPostgresStore(options);
+    }
     ASSERT_TRUE(store.ok()) << store.status();
     store_ = *std::move(store);
   }
@@ -379,7 +387,7 @@ TEST(HashChunkTest, IsSha256) {  // FIPS 180-2, appendix B.1
   EXPECT_EQ(id[31], 0xad);
 }
 
-INSTANTIATE_TEST_SUITE_P(Stores, StateStoreTest, ::testing::Values("memory", "rocksdb"),
+INSTANTIATE_TEST_SUITE_P(Stores, StateStoreTest, ::testing::Values("memory", "rocksdb", "postgres"),
                          [](const auto& info) { return info.param; });
 
 }  // namespace
