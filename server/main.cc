@@ -36,6 +36,13 @@ int Fail(ExitCode code, const absl::Status& status) {
 
 absl::StatusOr<std::unique_ptr<memstore::StateStore>> OpenStore(const Config::Store& store) {
   if (store.kind == "memory") return memstore::CreateMemoryStore();
+  if (store.kind == "postgres") {
+    return memstore::OpenPostgresStore(
+        {.uri = store.path,
+         .max_connections = static_cast<int>(store.postgres.pool_size),
+         .statement_timeout = absl::Milliseconds(store.postgres.statement_timeout_ms),
+         .synchronous_standbys = static_cast<int>(store.postgres.synchronous_standbys)});
+  }
   return memstore::OpenRocksDbStore({.path = store.path});
 }
 
@@ -48,7 +55,7 @@ struct Inputs {
 ExitCode ExitCodeOfCore(const absl::Status& status) {
   const std::string why = ReasonOf(status);
   if (why == reason::kStoreUnavailable || why == reason::kStoreFull ||
-      status.code() == absl::StatusCode::kUnavailable ||
+      why == reason::kStoreNotDurable || status.code() == absl::StatusCode::kUnavailable ||
       status.code() == absl::StatusCode::kDataLoss) {
     return kExitStore;
   }
@@ -84,8 +91,9 @@ void PrintPlaces(const Config& config, ServerCore& core) {
   const auto count = [&](Metrics::Stored state) {
     return static_cast<int64_t>(metrics.sessions_stored(state).Value());
   };
-  const std::string place = config.store.kind == "memory"
-                                ? "memory alone"
+  const std::string place = config.store.kind == "memory" ? "memory alone"
+                            : config.store.kind == "postgres"
+                                ? memstore::MaskPostgresUri(config.store.path)
                                 : std::filesystem::absolute(config.store.path).string();
   const int threads =
       config.engine.threads > 0 ? config.engine.threads : engine::AvailableProcessors();
@@ -164,7 +172,9 @@ int Run(const Inputs& inputs) {
 
   std::cout << engine::DescribeMachine() << std::endl;
   auto store = OpenStore(config.store);
-  if (!store.ok()) return Fail(kExitStore, store.status());
+  if (!store.ok()) {
+    return Fail(absl::IsInvalidArgument(store.status()) ? kExitUsage : kExitStore, store.status());
+  }
   auto core = ServerCore::Create(config, *std::move(store));
   if (!core.ok()) return Fail(ExitCodeOfCore(core.status()), core.status());
   PrintModels(**core);

@@ -54,6 +54,9 @@ std::string HintFor(const client::Error& error, const std::string& server) {
        "address that the certificate has"},
       {"TLS_REFUSED",
        "show a certificate of an authority that the server knows: --tls-cert FILE --tls-key FILE"},
+      {"STORE_NOT_DURABLE",
+       "the server's database could lose what it writes now, so nothing is written; whoever runs "
+       "it must look at its standbys"},
       {"STREAM_RESET",
        "a proxy on the way may limit how much or how long one call may send (nginx: "
        "client_max_body_size 0, and its timeouts)"},

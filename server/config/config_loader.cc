@@ -17,6 +17,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "engine/core/status_macros.h"
+#include "memstore/state_store.h"
 #include "server/config/foreign_variables.h"
 #include "server/config/settings.h"
 #include "server/core/resource_id.h"
@@ -29,6 +30,9 @@ constexpr char kExamples[] = R"(EXAMPLES
     mneme-server --model smollm2=SmolLM2-135M-Instruct.Q4_1.gguf
   Keep them in ./data of the working directory instead:
     mneme-server --model smollm2=SmolLM2-135M-Instruct.Q4_1.gguf --store.path data
+  In a PostgreSQL database, which several servers may share:
+    mneme-server --model smollm2=SmolLM2-135M-Instruct.Q4_1.gguf \
+                 --store.path 'postgresql://mneme@db.example/mneme?sslmode=verify-full'
   Two models, two threads, a 2,048 token window, any free port:
     mneme-server --model a=a.gguf --model b=b.gguf --engine.threads=2 \
                  --engine.window_tokens=2048 --listen.address=127.0.0.1:0
@@ -341,6 +345,18 @@ absl::Status CheckCombinations(const Config& config, std::vector<std::string>* w
     }
   }
   if (config.listen.address.empty()) return Usage("listen.address must not be empty");
+  const bool uri = memstore::IsPostgresUri(config.store.path);
+  if (config.store.kind == "postgres" && !uri) {
+    return Usage(
+        "store.kind is postgres, but store.path is no URI: give --store.path "
+        "postgresql://USER@HOST/DATABASE");
+  }
+  if (config.store.kind == "rocksdb" && uri) {
+    return Usage(
+        "store.path is the URI of a PostgreSQL database, but store.kind is rocksdb; leave "
+        "store.kind "
+        "out, or make it postgres");
+  }
   if (config.store.kind == "rocksdb" && config.store.path.empty()) {
     return Usage(
         "no place for sessions: neither XDG_STATE_HOME nor HOME is an absolute path; give "
@@ -405,6 +421,7 @@ std::string PrintConfig(const Config& config, const std::map<std::string, std::s
   std::string section;
   for (const Setting& setting : Settings()) {
     std::string value = setting.get(config);
+    if (setting.key == "store.path") value = memstore::MaskPostgresUri(value);
     const bool may_be_empty =
         setting.kind == Setting::Kind::kText || setting.kind == Setting::Kind::kNumbers;
     if (may_be_empty) value = quoted(value);
@@ -487,7 +504,11 @@ absl::StatusOr<LoadedConfig> LoadConfig(const std::vector<std::string>& argument
     }
   }
   if (loaded.config.replica.name.empty()) loaded.config.replica.name = HostName();
-  if (loaded.config.store.path.empty()) {
+  if (origins["store.kind"] == "default" && memstore::IsPostgresUri(loaded.config.store.path)) {
+    loaded.config.store.kind = "postgres";
+    origins["store.kind"] = "store.path";
+  }
+  if (loaded.config.store.path.empty() && loaded.config.store.kind != "postgres") {
     loaded.config.store.path = DefaultStorePath(environment);
     if (loaded.config.store.kind == "rocksdb" && std::filesystem::exists("data/CURRENT")) {
       loaded.warnings.push_back(absl::StrCat(

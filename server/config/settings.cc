@@ -245,11 +245,22 @@ std::vector<Setting> MakeSettings() {
                   MNEME_FIELD(auth.keys_file)),
 
       TextSetting("store.kind", "where sessions live", MNEME_FIELD(store.kind),
-                  {"rocksdb", "memory"}),
+                  {"rocksdb", "postgres", "memory"}),
       TextSetting("store.path",
                   "directory of the rocksdb store, made if absent; empty = mneme/store in "
-                  "$XDG_STATE_HOME or ~/.local/state",
+                  "$XDG_STATE_HOME or ~/.local/state; or postgresql://USER@HOST/DATABASE, which "
+                  "makes store.kind postgres",
                   MNEME_FIELD(store.path)),
+      IntegerSetting("store.postgres.pool_size", "connections to PostgreSQL at most", 1, 1000,
+                     MNEME_FIELD(store.postgres.pool_size)),
+      DurationSetting("store.postgres.statement_timeout",
+                      "a statement that takes longer is ended; every wait for PostgreSQL is "
+                      "bounded by it",
+                      absl::Milliseconds(100), MNEME_FIELD(store.postgres.statement_timeout_ms)),
+      IntegerSetting("store.postgres.synchronous_standbys",
+                     "a turn is durable once so many standbys have it too; PostgreSQL's "
+                     "synchronous_standby_names must ask for as many",
+                     0, 64, MNEME_FIELD(store.postgres.synchronous_standbys)),
 
       BytesSetting("limits.max_request_bytes", "largest request message", 64 << 10, 1 << 30,
                    MNEME_FIELD(limits.max_request_bytes)),

@@ -47,8 +47,14 @@ struct Config {
   } auth;
 
   struct Store {
-    std::string kind = "rocksdb";  // rocksdb | memory
-    std::string path;              // of rocksdb; "" until LoadConfig has found the default
+    std::string kind = "rocksdb";  // rocksdb | postgres | memory
+    // Directory of rocksdb, URI of postgres; "" until LoadConfig has found the default.
+    std::string path;
+    struct Postgres {
+      int64_t pool_size = 16;
+      int64_t statement_timeout_ms = 30000;
+      int64_t synchronous_standbys = 0;
+    } postgres;
   } store;
 
   struct Limits {

@@ -50,6 +50,7 @@ inline constexpr char kOverloaded[] = "OVERLOADED";
 inline constexpr char kDraining[] = "DRAINING";
 inline constexpr char kStoreUnavailable[] = "STORE_UNAVAILABLE";
 inline constexpr char kStoreFull[] = "STORE_FULL";
+inline constexpr char kStoreNotDurable[] = "STORE_NOT_DURABLE";
 inline constexpr char kDeadlineExceeded[] = "DEADLINE_EXCEEDED";
 inline constexpr char kCancelled[] = "CANCELLED";
 inline constexpr char kStateCorrupt[] = "STATE_CORRUPT";
@@ -95,6 +96,7 @@ inline constexpr ReasonCode kReasonCodes[] = {
     {reason::kDraining, absl::StatusCode::kUnavailable},
     {reason::kStoreUnavailable, absl::StatusCode::kUnavailable},
     {reason::kStoreFull, absl::StatusCode::kUnavailable},
+    {reason::kStoreNotDurable, absl::StatusCode::kUnavailable},
     {reason::kDeadlineExceeded, absl::StatusCode::kDeadlineExceeded},
     {reason::kCancelled, absl::StatusCode::kCancelled},
     {reason::kStateCorrupt, absl::StatusCode::kDataLoss},

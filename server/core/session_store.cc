@@ -99,6 +99,12 @@ absl::Status SessionStore::Map(const absl::Status& status, const char* op) const
   metrics_.CountStoreError(op);
   switch (status.code()) {
     case absl::StatusCode::kUnavailable:
+      if (status.GetPayload(memstore::kNotDurablePayload).has_value()) {
+        return WithRetry(Error(absl::StatusCode::kUnavailable, reason::kStoreNotDurable,
+                               "the session store cannot promise to keep what is written; repeat "
+                               "the call later"),
+                         absl::Seconds(5));
+      }
       return WithRetry(Error(absl::StatusCode::kUnavailable, reason::kStoreUnavailable,
                              "the session store cannot be reached; repeat the call later"),
                        absl::Seconds(1));

@@ -28,17 +28,18 @@ std::string AfterPrefix(const std::string& text, const std::string& prefix) {
 }  // namespace
 
 std::vector<std::string> ServerProcess::Command(const Options& options) {
-  std::vector<std::string> command = {options.binary,
-                                      "--model",
-                                      options.model,
-                                      "--store.path",
-                                      options.folder / "store",
-                                      "--listen.address",
-                                      options.address,
-                                      "--listen.metrics_address",
-                                      options.metrics_address,
-                                      "--engine.threads",
-                                      "1"};
+  std::vector<std::string> command = {
+      options.binary,
+      "--model",
+      options.model,
+      "--store.path",
+      options.store.empty() ? (options.folder / "store").string() : options.store,
+      "--listen.address",
+      options.address,
+      "--listen.metrics_address",
+      options.metrics_address,
+      "--engine.threads",
+      "1"};
   command.insert(command.end(), options.flags.begin(), options.flags.end());
   return command;
 }

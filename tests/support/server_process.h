@@ -21,7 +21,8 @@ class ServerProcess {
   struct Options {
     std::string binary;              // of mneme-server
     std::string model;               // NAME=PATH
-    std::filesystem::path folder;    // the store goes to <folder>/store, logs beside it
+    std::filesystem::path folder;    // logs go here
+    std::string store;               // its path or URI; "" = <folder>/store
     std::vector<std::string> flags;  // further ones
     std::string address = "127.0.0.1:0";
     std::string metrics_address = "127.0.0.1:0";

@@ -275,6 +275,40 @@ TEST_F(ConfigLoaderTest, PrintConfigShowsOriginsAndIsAConfigFile) {
   EXPECT_EQ(again->config.models[0].path, "m.gguf");
 }
 
+TEST_F(ConfigLoaderTest, AUriMakesTheStorePostgres) {
+  const std::string uri = "postgresql://ada:s3cret@db/mneme?sslmode=verify-full";
+  auto loaded = Load({"--store.path", uri, "--store.postgres.pool_size=8"},
+                     {"MNEME_STORE_POSTGRES_STATEMENT_TIMEOUT=3s"});
+  ASSERT_TRUE(loaded.ok()) << loaded.status();
+  EXPECT_EQ(loaded->config.store.kind, "postgres");
+  EXPECT_EQ(loaded->config.store.path, uri);
+  EXPECT_EQ(loaded->config.store.postgres.pool_size, 8);
+  EXPECT_EQ(loaded->config.store.postgres.statement_timeout_ms, 3000);
+  EXPECT_TRUE(Load({"--store.path", uri, "--store.kind=postgres"}).ok());
+
+  // Nested in a file, or with dots; a file may say the rest and a variable the password.
+  for (const char* text : {"store:\n  postgres:\n    synchronous_standbys: 2\n",
+                           "store: {postgres.synchronous_standbys: 2}\n"}) {
+    loaded = Load({"--config", WriteFile(text)}, {"MNEME_STORE_PATH=" + uri});
+    ASSERT_TRUE(loaded.ok()) << loaded.status();
+    EXPECT_EQ(loaded->config.store.postgres.synchronous_standbys, 2);
+    EXPECT_EQ(loaded->config.store.kind, "postgres");
+  }
+  EXPECT_THAT(ErrorOf(Load({"--config", WriteFile("store: {postgres: {pool: 2}}\n")})),
+              HasSubstr("store.postgres.pool"));
+
+  EXPECT_THAT(ErrorOf(Load({"--store.path", uri, "--store.kind=rocksdb"})),
+              HasSubstr("store.kind is rocksdb"));
+  EXPECT_THAT(ErrorOf(Load({"--store.path=data", "--store.kind=postgres"})), HasSubstr("no URI"));
+  EXPECT_THAT(ErrorOf(Load({"--store.kind=postgres"})), HasSubstr("no URI"));
+
+  auto printed = Load({"--store.path", uri, "--print-config"});
+  ASSERT_TRUE(printed.ok()) << printed.status();
+  EXPECT_THAT(printed->output, HasSubstr("postgresql://ada:****@db/mneme?sslmode=verify-full"));
+  EXPECT_THAT(printed->output, testing::Not(HasSubstr("s3cret")));
+  EXPECT_THAT(printed->output, testing::ContainsRegex("  kind: \"postgres\" +# store.path"));
+}
+
 TEST_F(ConfigLoaderTest, HelpNamesEverySettingAndTeaches) {
   auto help = LoadConfig({"--help"}, {});
   ASSERT_TRUE(help.ok()) << help.status();

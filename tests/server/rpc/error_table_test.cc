@@ -358,6 +358,12 @@ TEST_F(ErrorTableTest, TheStoreIsGone) {
   ASSERT_TRUE(CreateOverRpc("s").ok());
   store->fault = [](const std::string&) { return absl::UnavailableError("unplugged"); };
   EXPECT_RPC(GetOverRpc(Name("s")), UNAVAILABLE, "STORE_UNAVAILABLE");
+  store->fault = [](const std::string&) {
+    absl::Status status = absl::UnavailableError("no standby");
+    status.SetPayload(memstore::kNotDurablePayload, absl::Cord());
+    return status;
+  };
+  EXPECT_RPC(GetOverRpc(Name("s")), UNAVAILABLE, "STORE_NOT_DURABLE");
   store->fault = [](const std::string&) { return absl::InternalError("unheard of"); };
   EXPECT_RPC(GetOverRpc(Name("s")), INTERNAL, "INTERNAL");
   store->fault = nullptr;
