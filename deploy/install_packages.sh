@@ -30,8 +30,8 @@ quickstart=(python3 python3-pip bible-kjv bible-kjv-text procps)
 # tested on a PostgreSQL server, which needs setpriv (util-linux) to give up root's rights; openssl
 # makes certificates; train/recall.py asks the server from Python; the trainer's check needs PyTorch;
 # clang checks formatting, locks and the sources that read files, and builds the fuzzers; a Go client
-# is generated and built.
-test=("${quickstart[@]}" openssl clang clang-format clang-tidy spin prometheus haproxy nginx
+# is generated and built; pip fetches the schemas that deploy/'s manifests are held to (python3-venv).
+test=("${quickstart[@]}" python3-venv openssl clang clang-format clang-tidy spin prometheus haproxy nginx
   postgresql util-linux python3-grpcio python3-protobuf python3-numpy python3-torch libopenblas0-pthread
   golang-go golang-google-grpc-dev golang-google-protobuf-dev golang-github-golang-protobuf-1-5-dev protoc-gen-go protoc-gen-go-grpc)
 runtime=(

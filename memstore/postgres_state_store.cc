@@ -69,6 +69,8 @@ class PostgresStateStore : public StateStore {
     return lease.ok() ? lease->member().durability : lease.status();
   }
 
+  bool shared() const override { return true; }
+
   absl::StatusOr<Record> Get(const Key& key) const override {
     if (absl::Status status = ValidateKey(key); !status.ok()) return status;
     const absl::StatusOr<PgRows> rows = Read(kGet, PgParams().Bytes(key.realm).Bytes(key.name));

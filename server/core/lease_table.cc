@@ -22,6 +22,9 @@ constexpr char kPrefix[] = "leases/";
 // that is made anew counts its versions from the beginning.
 constexpr absl::Duration kKept = absl::Hours(24);
 
+// Of "NAME/PROCESS".
+std::string NameOf(const std::string& owner) { return owner.substr(0, owner.rfind('/')); }
+
 }  // namespace
 
 LeaseTable::LeaseTable(memstore::StateStore& store, Options options, Metrics& metrics)
@@ -66,7 +69,7 @@ absl::StatusOr<LeaseTable::Lease> LeaseTable::Take(const SessionName& name, Call
     const storage::StoredLease& last = found->lease;
     if (HeldElsewhere(last)) {
       absl::Status taken = absl::AbortedError("another server has the lease");
-      taken.SetPayload(kOwnerPayload, absl::Cord(last.owner()));
+      taken.SetPayload(kOwnerPayload, absl::Cord(NameOf(last.owner())));
       return taken;
     }
     auto held = std::make_shared<Held>();
@@ -91,7 +94,7 @@ absl::StatusOr<LeaseTable::Lease> LeaseTable::Take(const SessionName& name, Call
 
 std::string LeaseTable::OwnerElsewhere(const SessionName& name) const {
   const auto found = Read(name);
-  return found.ok() && HeldElsewhere(found->lease) ? found->lease.owner() : "";
+  return found.ok() && HeldElsewhere(found->lease) ? NameOf(found->lease.owner()) : "";
 }
 
 int64_t LeaseTable::Lease::epoch() const { return held_ == nullptr ? 0 : held_->epoch; }

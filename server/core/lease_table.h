@@ -33,7 +33,7 @@ class LeaseTable {
 
  public:
   struct Options {
-    std::string owner;  // this process; no other has the same
+    std::string owner;  // NAME/PROCESS: for people, and what no other has
     absl::Duration ttl = absl::Seconds(15);
     absl::Duration renew_every = absl::Seconds(5);
   };
@@ -72,10 +72,10 @@ class LeaseTable {
   };
 
   // For who has the session to himself within this server. `holder` must outlive the lease.
-  // ABORTED, without a reason, and the owner in kOwnerPayload while another server has it; else an
-  // error of the store.
+  // ABORTED, without a reason, and the owner's name in kOwnerPayload while another server has it;
+  // else an error of the store.
   absl::StatusOr<Lease> Take(const SessionName& name, CallContext& holder);
-  // The other server that has it; "" if none has.
+  // The name of the other server that has it; "" if none has.
   std::string OwnerElsewhere(const SessionName& name) const;
 
   static memstore::Key KeyOf(const SessionName& name);

@@ -7,11 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "absl/strings/str_cat.h"
-#include "client/client.h"
-#include "tests/support/http_get.h"
-#include "tests/support/postgres_server.h"
-#include "tests/support/server_process.h"
+#include "tests/e2e/postgres_test_base.h"
 
 namespace mneme::test {
 namespace {
@@ -19,52 +15,7 @@ namespace {
 using ::testing::HasSubstr;
 using ::testing::Not;
 
-class PostgresTest : public ::testing::Test {
- protected:
-  ServerProcess::Options Options(const std::string& uri) {
-    return {.binary = MNEME_SERVER_BINARY,
-            .model = absl::StrCat("tiny=", MNEME_TINY_MODEL),
-            .folder = folder_.path(),
-            .store = uri,
-            .flags = {"--drain.pre_stop_delay", "0s"}};
-  }
-  std::unique_ptr<ServerProcess> Start(const std::string& uri) {
-    auto server = ServerProcess::Start(Options(uri));
-    EXPECT_TRUE(server.ok()) << server.status();
-    return server.ok() ? *std::move(server) : nullptr;
-  }
-  static client::Client Connect(const ServerProcess& server) {
-    auto client =
-        client::Client::Connect({.server = server.address(), .work_timeout = absl::Seconds(120)});
-    EXPECT_TRUE(client.ok()) << client.status();
-    return *client;
-  }
-  static void Create(client::Client& client, const std::string& id) {
-    v1::CreateSessionRequest request;
-    request.set_session_id(id);
-    const auto created = client.CreateSession(request);
-    ASSERT_TRUE(created.ok()) << created.status();
-  }
-  // The tokens of a turn.
-  static std::vector<int32_t> Turn(client::Client& client, const std::string& session,
-                                   const std::string& text) {
-    v1::GenerateRequest request;
-    request.set_session(session);
-    request.set_text(text);
-    request.set_max_output_tokens(12);
-    request.set_ignore_eos(true);
-    request.mutable_sampling()->set_seed(11);
-    const auto result = client.Complete(request);
-    EXPECT_TRUE(result.ok()) << result.status();
-    if (!result.ok()) return {};
-    EXPECT_TRUE(result->final().committed());
-    EXPECT_EQ(result->final().usage().recomputed_tokens(), 0);
-    return {result->token_ids().begin(), result->token_ids().end()};
-  }
-
-  TemporaryFolder folder_;
-  PostgresServer& database_ = PostgresServer::Shared();
-};
+using PostgresTest = PostgresTestBase;
 
 TEST_F(PostgresTest, ASessionGoesOnAfterKill9) {
   const std::string uri = database_.NewDatabase();
@@ -95,25 +46,6 @@ TEST_F(PostgresTest, ASessionGoesOnAfterKill9) {
     EXPECT_EQ(Turn(client, "s", texts[generation]), expected[generation]);
     EXPECT_THAT(server->Out(),
                 HasSubstr("sessions: 2, damaged: 0, deleted: 0, kept in postgresql:"));
-  }
-}
-
-// Two servers at once, with a session of each other's.
-TEST_F(PostgresTest, ServersShareTheirSessions) {
-  const std::string uri = database_.NewDatabase();
-  const TemporaryFolder other_folder;
-  auto a = Start(uri);
-  ServerProcess::Options options = Options(uri);
-  options.folder = other_folder.path();
-  auto b = ServerProcess::Start(options);
-  ASSERT_TRUE(a != nullptr && b.ok()) << b.status();
-  auto client_a = Connect(*a), client_b = Connect(**b);
-  Create(client_a, "alone");
-  Create(client_a, "shared");
-  for (int turn = 0; turn < 4; ++turn) {
-    const std::string text = absl::StrCat("turn ", turn);
-    EXPECT_EQ(Turn(turn % 2 == 0 ? client_a : client_b, "shared", text),
-              Turn(client_a, "alone", text));
   }
 }
 
