@@ -104,6 +104,7 @@ class NoSigpipe {
 // What a TLS handshake with the peer comes to.
 struct Handshake {
   bool connected = false;
+  bool silent = false;  // no answer in time: nothing is known
   bool answered_with_tls = false;
   std::string wrong_with_server;  // "" if nothing is
   std::string refused_by_server;  // its alert
@@ -139,7 +140,9 @@ Handshake TryHandshake(const HostAndPort& peer, const TlsOptions& options) {
   SSL_set_alpn_protos(ssl.get(), kHttp2, sizeof(kHttp2));
   ERR_clear_error();
 
-  const bool done = SSL_connect(ssl.get()) == 1;
+  const int returned = SSL_connect(ssl.get());
+  const bool done = returned == 1;
+  result.silent = SSL_get_error(ssl.get(), returned) == SSL_ERROR_WANT_READ;
   const unsigned long error = ERR_peek_error();
   // An alert, or a certificate to look at, comes from somebody who speaks TLS.
   const bool alert = ERR_GET_LIB(error) == ERR_LIB_SSL && ERR_GET_REASON(error) > 1000;
@@ -210,7 +213,7 @@ absl::Status ExplainNoConnection(const std::string& target, bool tls, const TlsO
   const auto peer = HostAndPortOf(target);
   if (!peer) return absl::OkStatus();
   const Handshake handshake = TryHandshake(*peer, options);
-  if (!handshake.connected) return absl::OkStatus();
+  if (!handshake.connected || handshake.silent) return absl::OkStatus();
   if (!tls) {
     if (!handshake.answered_with_tls) return absl::OkStatus();
     return Unavailable("TLS_EXPECTED", absl::StrCat("the server at ", target, " speaks TLS alone"));

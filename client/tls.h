@@ -23,7 +23,7 @@ absl::StatusOr<std::shared_ptr<grpc::ChannelCredentials>> TlsCredentials(const T
 //   TLS_SERVER_UNKNOWN its certificate is of no authority that is trusted, expired, or of other
 //   names TLS_REFUSED        the server does not accept this client's certificate, or wants one
 //
-// OK if there is nothing to be said about it: nobody listens, or all is well.
+// OK if there is nothing to be said about it: nobody listens, or answers in time, or all is well.
 absl::Status ExplainNoConnection(const std::string& target, bool tls, const TlsOptions& options);
 
 }  // namespace mneme::client

@@ -1,5 +1,7 @@
 // What the client library says when TLS and its server do not agree. The server is gRPC's own, or
 // openssl's where gRPC's would not start.
+#include "client/tls.h"
+
 #include <gmock/gmock.h>
 #include <grpcpp/grpcpp.h>
 #include <gtest/gtest.h>
@@ -12,6 +14,7 @@
 #include <string>
 #include <thread>
 
+#include "absl/strings/str_cat.h"
 #include "client/client.h"
 #include "mneme/v1/models.grpc.pb.h"
 #include "tests/support/certificates.h"
@@ -134,6 +137,23 @@ TEST_F(TlsTest, TlsToAPlainTextServerIsSaid) {
 }
 
 // Whoever hangs up in the middle must not end the program by a signal.
+TEST_F(TlsTest, APeerThatSaysNothingMaySpeakTls) {
+  const int listener = socket(AF_INET, SOCK_STREAM, 0);
+  sockaddr_in address = {};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t size = sizeof(address);
+  ASSERT_EQ(bind(listener, reinterpret_cast<sockaddr*>(&address), size), 0);
+  ASSERT_EQ(listen(listener, 100), 0);  // connections wait there, and nobody takes them
+  ASSERT_EQ(getsockname(listener, reinterpret_cast<sockaddr*>(&address), &size), 0);
+  const std::string target = absl::StrCat("127.0.0.1:", ntohs(address.sin_port));
+  for (const bool tls : {true, false}) {
+    const absl::Status status = ExplainNoConnection(target, tls, {});
+    EXPECT_TRUE(status.ok()) << status;
+  }
+  close(listener);
+}
+
 TEST_F(TlsTest, APeerThatHangsUpIsSurvived) {
   const int listener = socket(AF_INET, SOCK_STREAM, 0);
   sockaddr_in address = {};
