@@ -22,11 +22,10 @@ build=${1:-build-release}
 server=$build/server/mneme-server cli=$build/client/mneme
 [[ -x $server && -x $cli ]] || { echo "$0: $build has no mneme-server and mneme: build them first (README.md)" >&2; exit 1; }
 postgres=$(ls -d /usr/lib/postgresql/*/bin 2>/dev/null | sort -V | tail -1)
-for program in "$postgres/postgres" haproxy prometheus; do
-  command -v "$program" >/dev/null || PATH=$PATH:/usr/sbin command -v "$program" >/dev/null ||
-    { echo "$0: ${program##*/} is missing: deploy/install_packages.sh test" >&2; exit 1; }
-done
 PATH=$PATH:/usr/sbin
+for program in "$postgres/postgres" haproxy prometheus; do
+  command -v "$program" >/dev/null || { echo "$0: ${program##*/} is missing: deploy/install_packages.sh test" >&2; exit 1; }
+done
 
 folder=$(mktemp -d /tmp/mneme-cluster.XXXXXX)
 chmod 755 "$folder"
@@ -37,7 +36,7 @@ free_port() { python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1
 
 declare -A pids
 finish() {
-  touch "$folder/stop"
+  touch "$folder/stop-talking"
   for name in "${!pids[@]}"; do kill -KILL "${pids[$name]}" 2>/dev/null || true; done
   for data in primary standby; do as_postgres "$postgres/pg_ctl" -D "$folder/$data" -m immediate stop >/dev/null 2>&1 || true; done
   wait 2>/dev/null || true

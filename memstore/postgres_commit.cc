@@ -16,14 +16,10 @@ namespace {
 // order (work_mem), and to a temporary file if they are more. All go in one round trip anyhow.
 constexpr size_t kBytesPerStatement = 2 << 20;
 
-std::string_view View(const ChunkId& id) {
-  return {reinterpret_cast<const char*>(id.data()), id.size()};
-}
-
 std::string Concatenate(const std::vector<ChunkId>& ids) {
   std::string out;
   out.reserve(ids.size() * sizeof(ChunkId));
-  for (const ChunkId& id : ids) out += View(id);
+  for (const ChunkId& id : ids) out += PgBytes(id);
   return out;
 }
 
@@ -134,10 +130,10 @@ size_t PgCommit::QueueChunks(PgConnection& connection, const Amounts& amounts,
   std::vector<std::optional<int64_t>> known_amounts, added_amounts;
   for (const auto& [id, amount] : amounts) {
     if (amount == 0) continue;  // an old record of this transaction refers to it, so it exists
-    all.push_back(View(id));
+    all.push_back(PgBytes(id));
     if (amount > 0 && offered_.contains(id)) continue;
-    if (amount > 0) referred.push_back(View(id));
-    known.push_back(View(id));
+    if (amount > 0) referred.push_back(PgBytes(id));
+    known.push_back(PgBytes(id));
     known_amounts.push_back(amount);
   }
   if (!all.empty()) {
@@ -164,7 +160,7 @@ size_t PgCommit::QueueChunks(PgConnection& connection, const Amounts& amounts,
     if (amount <= 0 || offered == offered_.end()) continue;
     const std::string& content = *offered->second;
     if (statement_bytes + content.size() > kBytesPerStatement) flush();
-    added.push_back(View(id));
+    added.push_back(PgBytes(id));
     added_amounts.push_back(amount);
     bytes.push_back(content);
     size_bytes += content.size();

@@ -14,6 +14,10 @@
 
 namespace mneme::memstore {
 
+// An id as it is stored.
+inline std::string_view PgBytes(const ChunkId& id) {
+  return {reinterpret_cast<const char*>(id.data()), id.size()};
+}
 // A record's chunks as they are stored; nullopt if that is no list of ids.
 std::optional<std::vector<ChunkId>> PgChunkIds(std::string_view bytes);
 

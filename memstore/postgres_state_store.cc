@@ -42,10 +42,6 @@ absl::StatusOr<std::string> RandomBytes() {
   return token;
 }
 
-std::string_view View(const ChunkId& id) {
-  return {reinterpret_cast<const char*>(id.data()), id.size()};
-}
-
 // Of kGet and kList.
 absl::StatusOr<Record> ToRecord(const Key& key, const PgRows& rows, int row) {
   std::optional<std::vector<ChunkId>> chunks = PgChunkIds(rows.Bytes(row, 3));
@@ -81,7 +77,7 @@ class PostgresStateStore : public StateStore {
 
   absl::StatusOr<std::string> GetChunk(std::string_view realm, const ChunkId& id) const override {
     if (absl::Status status = ValidateRealm(realm); !status.ok()) return status;
-    const absl::StatusOr<PgRows> rows = Read(kGetChunk, PgParams().Bytes(realm).Bytes(View(id)));
+    const absl::StatusOr<PgRows> rows = Read(kGetChunk, PgParams().Bytes(realm).Bytes(PgBytes(id)));
     if (!rows.ok()) return rows.status();
     if (rows->size() == 0) return ChunkNotFound(id);
     const std::string_view bytes = rows->Bytes(0, 0);

@@ -354,8 +354,7 @@ absl::Status CheckCombinations(const Config& config, std::vector<std::string>* w
   if (config.store.kind == "rocksdb" && uri) {
     return Usage(
         "store.path is the URI of a PostgreSQL database, but store.kind is rocksdb; leave "
-        "store.kind "
-        "out, or make it postgres");
+        "store.kind out, or make it postgres");
   }
   if (config.store.kind == "rocksdb" && config.store.path.empty()) {
     return Usage(

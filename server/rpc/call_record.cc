@@ -6,9 +6,11 @@
 #include <cctype>
 #include <nlohmann/json.hpp>
 #include <random>
+#include <utility>
 
 #include "absl/strings/str_format.h"
 #include "engine/core/status_macros.h"
+#include "server/core/errors.h"
 #include "server/core/resource_id.h"
 #include "server/core/session_names.h"
 #include "server/rpc/message_bytes.h"
@@ -75,6 +77,14 @@ CallRecord::CallRecord(RpcEnvironment& env, const char* method,
   context->AddTrailingMetadata("x-served-by", env_.served_by);
 }
 
+absl::Status CallRecord::Submit(WorkerPool& pool, std::function<void()> run) const {
+  if (!admission_.status.ok()) return admission_.status;
+  if (pool.Submit(std::move(run))) return absl::OkStatus();  // `this` may be gone
+  return WithRetry(Error(absl::StatusCode::kUnavailable, reason::kQueueFull,
+                         "the server has as many calls as it can hold; try again later"),
+                   absl::Seconds(1));
+}
+
 absl::Status CallRecord::Parse(const grpc::ByteBuffer& bytes, google::protobuf::Message* request) {
   MNEME_RETURN_IF_ERROR(ParseMessage(bytes, request));
   if (access_ == nullptr || context_.caller == nullptr) return absl::OkStatus();
@@ -109,7 +119,7 @@ grpc::Status CallRecord::Finish(const absl::Status& status) {
   nlohmann::json line{{"event", "call"}, {"method", method_},
                       {"code", code},    {"request_id", context_.request_id},
                       {"peer", peer_},   {"duration_ms", seconds * 1e3}};
-  if (admitted().ok() || admission_.caller != nullptr) line["tenant"] = context_.tenant;
+  if (admission_.status.ok() || admission_.caller != nullptr) line["tenant"] = context_.tenant;
   if (admission_.caller != nullptr) line["key"] = admission_.caller->id;
   if (!credentials_.identities.empty()) line["certificate"] = credentials_.identities;
   if (!admission_.cause.empty()) line["cause"] = admission_.cause;

@@ -6,6 +6,7 @@
 #include <grpcpp/support/byte_buffer.h>
 
 #include <chrono>
+#include <functional>
 #include <string>
 #include <string_view>
 
@@ -27,8 +28,10 @@ class CallRecord {
 
   CallContext& context() { return context_; }
 
-  // If it is not OK, nothing of the call may happen but Finish with it.
-  const absl::Status& admitted() const { return admission_.status; }
+  // Runs the call on a thread of `pool`: OK, and then `run` alone may touch the call. Otherwise
+  // nothing of it may happen but Finish with this status: whoever calls may not, or the pool is
+  // full.
+  absl::Status Submit(WorkerPool& pool, std::function<void()> run) const;
   // The only way to a request: INVALID_ARGUMENT as ParseMessage, ACCESS_DENIED if it has names of a
   // tenant that is not the caller's.
   absl::Status Parse(const grpc::ByteBuffer& bytes, google::protobuf::Message* request);

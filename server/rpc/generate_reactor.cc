@@ -9,7 +9,6 @@
 #include "engine/core/status_macros.h"
 #include "server/core/errors.h"
 #include "server/rpc/message_bytes.h"
-#include "server/rpc/unary_call.h"
 
 namespace mneme::server {
 namespace {
@@ -23,8 +22,7 @@ GenerateReactor* GenerateReactor::Start(RpcEnvironment& env, grpc::CallbackServe
                                         const grpc::ByteBuffer* request) {
   auto* reactor = new GenerateReactor(env, context, request);
   ++env.running_turns;
-  absl::Status status = reactor->record_.admitted();
-  if (status.ok() && !env.turns.Submit([reactor] { reactor->Run(); })) status = NoWorkerLeft();
+  const absl::Status status = reactor->record_.Submit(env.turns, [reactor] { reactor->Run(); });
   if (!status.ok()) {
     reactor->Finish(reactor->record_.Finish(status));
     --env.running_turns;

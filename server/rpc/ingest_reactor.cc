@@ -9,7 +9,6 @@
 #include "server/core/cancel_status.h"
 #include "server/core/errors.h"
 #include "server/rpc/message_bytes.h"
-#include "server/rpc/unary_call.h"
 
 namespace mneme::server {
 namespace {
@@ -25,8 +24,7 @@ absl::Status FrameError(std::string_view field, std::string expected) {
 IngestReactor* IngestReactor::Start(RpcEnvironment& env, grpc::CallbackServerContext* context) {
   auto* reactor = new IngestReactor(env, context);
   ++env.running_turns;
-  absl::Status status = reactor->record_.admitted();
-  if (status.ok() && !env.turns.Submit([reactor] { reactor->Run(); })) status = NoWorkerLeft();
+  const absl::Status status = reactor->record_.Submit(env.turns, [reactor] { reactor->Run(); });
   if (!status.ok()) {
     reactor->Finish(reactor->record_.Finish(status));
     --env.running_turns;

@@ -17,9 +17,6 @@
 
 namespace mneme::server {
 
-// The status of a call that finds its pool full.
-absl::Status NoWorkerLeft();
-
 template <typename Request, typename Response>
 class UnaryCall final : public grpc::ServerUnaryReactor {
  public:
@@ -34,11 +31,8 @@ class UnaryCall final : public grpc::ServerUnaryReactor {
     auto* call = new UnaryCall(env, method, is_turn, context, bytes, response, std::move(handler));
     WorkerPool& pool = is_turn ? env.turns : env.lookups;
     if (is_turn) ++env.running_turns;
-    if (!call->record_.admitted().ok()) {
-      call->Answer(call->record_.admitted());
-    } else if (!pool.Submit([call] { call->Run(); })) {
-      call->Answer(NoWorkerLeft());
-    }
+    const absl::Status status = call->record_.Submit(pool, [call] { call->Run(); });
+    if (!status.ok()) call->Answer(status);
     return call;
   }
 

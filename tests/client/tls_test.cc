@@ -14,7 +14,6 @@
 #include <string>
 #include <thread>
 
-#include "absl/strings/str_cat.h"
 #include "client/client.h"
 #include "mneme/v1/models.grpc.pb.h"
 #include "tests/support/certificates.h"
@@ -53,6 +52,19 @@ class TlsTest : public testing::Test {
     options.pem_root_certs = ReadFile(authority_.certificate());
     options.pem_key_cert_pairs = {{ReadFile(files.key), ReadFile(files.certificate)}};
     StartServer(grpc::SslServerCredentials(options));
+  }
+  // A socket of TCP alone, at port_; the caller's to close.
+  int Listen() {
+    const int listener = socket(AF_INET, SOCK_STREAM, 0);
+    sockaddr_in address = {};
+    address.sin_family = AF_INET;
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    socklen_t size = sizeof(address);
+    EXPECT_EQ(bind(listener, reinterpret_cast<sockaddr*>(&address), size), 0);
+    EXPECT_EQ(listen(listener, 100), 0);
+    EXPECT_EQ(getsockname(listener, reinterpret_cast<sockaddr*>(&address), &size), 0);
+    port_ = ntohs(address.sin_port);
+    return listener;
   }
   std::string At(const std::string& scheme, const std::string& host = "127.0.0.1") const {
     return scheme + host + ":" + std::to_string(port_);
@@ -136,34 +148,18 @@ TEST_F(TlsTest, TlsToAPlainTextServerIsSaid) {
   ExpectReason(Connect(At("https://")), "TLS_NOT_SPOKEN", "does not speak TLS");
 }
 
-// Whoever hangs up in the middle must not end the program by a signal.
 TEST_F(TlsTest, APeerThatSaysNothingMaySpeakTls) {
-  const int listener = socket(AF_INET, SOCK_STREAM, 0);
-  sockaddr_in address = {};
-  address.sin_family = AF_INET;
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  socklen_t size = sizeof(address);
-  ASSERT_EQ(bind(listener, reinterpret_cast<sockaddr*>(&address), size), 0);
-  ASSERT_EQ(listen(listener, 100), 0);  // connections wait there, and nobody takes them
-  ASSERT_EQ(getsockname(listener, reinterpret_cast<sockaddr*>(&address), &size), 0);
-  const std::string target = absl::StrCat("127.0.0.1:", ntohs(address.sin_port));
+  const int listener = Listen();  // connections wait there, and nobody takes them
   for (const bool tls : {true, false}) {
-    const absl::Status status = ExplainNoConnection(target, tls, {});
+    const absl::Status status = ExplainNoConnection(At(""), tls, {});
     EXPECT_TRUE(status.ok()) << status;
   }
   close(listener);
 }
 
+// Whoever hangs up in the middle must not end the program by a signal.
 TEST_F(TlsTest, APeerThatHangsUpIsSurvived) {
-  const int listener = socket(AF_INET, SOCK_STREAM, 0);
-  sockaddr_in address = {};
-  address.sin_family = AF_INET;
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  socklen_t size = sizeof(address);
-  ASSERT_EQ(bind(listener, reinterpret_cast<sockaddr*>(&address), size), 0);
-  ASSERT_EQ(listen(listener, 100), 0);
-  ASSERT_EQ(getsockname(listener, reinterpret_cast<sockaddr*>(&address), &size), 0);
-  port_ = ntohs(address.sin_port);
+  const int listener = Listen();
   std::thread server([&] {
     for (int fd; (fd = accept(listener, nullptr, nullptr)) >= 0;) {
       char byte = 0;

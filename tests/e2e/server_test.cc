@@ -8,54 +8,19 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
-#include "client/client.h"
+#include "tests/e2e/server_test_base.h"
 #include "tests/support/http_get.h"
-#include "tests/support/server_process.h"
 
 namespace mneme::test {
 namespace {
 
-class ServerTest : public ::testing::Test {
+class ServerTest : public ServerTestBase {
  protected:
-  ServerProcess::Options Options(std::vector<std::string> flags = {}) {
-    flags.insert(flags.begin(), {"--drain.pre_stop_delay", "0s"});
-    return {.binary = MNEME_SERVER_BINARY,
-            .model = absl::StrCat("tiny=", MNEME_TINY_MODEL),
-            .folder = folder_.path(),
-            .flags = std::move(flags)};
-  }
   // A server that is expected to leave by itself.
   ChildProcess::Result RunServer(const ServerProcess::Options& options) {
     return ChildProcess::Run(
         {.command = ServerProcess::Command(options), .folder = folder_.path(), .name = "short"});
   }
-  std::unique_ptr<ServerProcess> Start(const ServerProcess::Options& options) {
-    auto server = ServerProcess::Start(options);
-    EXPECT_TRUE(server.ok()) << server.status();
-    return server.ok() ? *std::move(server) : nullptr;
-  }
-  static client::Client Connect(const ServerProcess& server) {
-    auto client =
-        client::Client::Connect({.server = server.address(), .work_timeout = absl::Seconds(120)});
-    EXPECT_TRUE(client.ok()) << client.status();
-    return *client;
-  }
-  static void Create(client::Client& client, const std::string& id) {
-    v1::CreateSessionRequest request;
-    request.set_session_id(id);
-    ASSERT_TRUE(client.CreateSession(request).ok());
-  }
-  static v1::GenerateRequest Turn(const std::string& session, const std::string& text, int tokens) {
-    v1::GenerateRequest request;
-    request.set_session(session);
-    request.set_text(text);
-    request.set_max_output_tokens(tokens);
-    request.set_ignore_eos(true);
-    request.mutable_sampling()->set_seed(11);
-    return request;
-  }
-
-  TemporaryFolder folder_;
 };
 
 TEST_F(ServerTest, ExitCodesTellWhatWasWrong) {
@@ -163,7 +128,7 @@ TEST_F(ServerTest, ADrainEndsARunningTurnWithFinalAndKeepsIt) {
   ASSERT_NE(server, nullptr);
   auto client = Connect(*server);
   Create(client, "s");
-  auto stream = client.Generate(Turn("s", "The lighthouse", 65536));
+  auto stream = client.Generate(Request("s", "The lighthouse", 65536));
   ASSERT_TRUE(stream.ok());
   v1::GenerateResponse event;
   std::vector<int32_t> output;
@@ -198,7 +163,7 @@ TEST_F(ServerTest, ARestartChangesNoToken) {
     ASSERT_NE(server, nullptr);
     auto client = Connect(*server);
     Create(client, id);
-    ASSERT_TRUE(client.Complete(Turn(id, "The visitor went to the light", 300)).ok());
+    ASSERT_TRUE(client.Complete(Request(id, "The visitor went to the light", 300)).ok());
     if (restart) {
       server->Signal(SIGTERM);
       ASSERT_EQ(server->Wait().code, 0);
@@ -206,7 +171,7 @@ TEST_F(ServerTest, ARestartChangesNoToken) {
       ASSERT_NE(server, nullptr);
       client = Connect(*server);
     }
-    auto turn = client.Complete(Turn(id, " and then", 300));
+    auto turn = client.Complete(Request(id, " and then", 300));
     ASSERT_TRUE(turn.ok()) << turn.status();
     EXPECT_EQ(turn->final().usage().recomputed_tokens(), 0);
     (restart ? with : without).assign(turn->token_ids().begin(), turn->token_ids().end());
@@ -222,8 +187,8 @@ TEST_F(ServerTest, PromtoolLikesTheMetrics) {
   ASSERT_NE(server, nullptr);
   auto client = Connect(*server);
   Create(client, "s");
-  ASSERT_TRUE(client.Complete(Turn("s", "The", 20)).ok());
-  ASSERT_TRUE(client.Complete(Turn("", "The", 5)).ok());
+  ASSERT_TRUE(client.Complete(Request("s", "The", 20)).ok());
+  ASSERT_TRUE(client.Complete(Request("", "The", 5)).ok());
   EXPECT_FALSE(client.GetSession("nobody").ok());
   const std::string metrics = HttpGet(server->metrics_address(), "/metrics").body;
   EXPECT_EQ(SampleIn(metrics, "mneme_output_tokens_total{model=\"tiny\"}"), 25) << metrics;
@@ -245,7 +210,7 @@ TEST_F(ServerTest, DamageOnDiskIsReportedAndNeverRead) {
     auto client = Connect(*server);
     for (const char* id : {"a", "b"}) {
       Create(client, id);
-      ASSERT_TRUE(client.Complete(Turn(id, absl::StrCat(id, " lighthouse"), 100)).ok());
+      ASSERT_TRUE(client.Complete(Request(id, absl::StrCat(id, " lighthouse"), 100)).ok());
     }
     server->Signal(SIGTERM);
     ASSERT_EQ(server->Wait().code, 0);
@@ -263,7 +228,7 @@ TEST_F(ServerTest, DamageOnDiskIsReportedAndNeverRead) {
     }
     auto client = Connect(**server);
     for (const char* id : {"a", "b"}) {
-      auto turn = client.Complete(Turn(id, " and", 20));
+      auto turn = client.Complete(Request(id, " and", 20));
       if (turn.ok()) {
         answers[id] = std::vector<int32_t>(turn->token_ids().begin(), turn->token_ids().end());
       } else {
