@@ -1,72 +1,26 @@
 // SnapshotManifest <-> bytes. Layout: docs/state_format.md, "Manifest".
 
-#include <bit>
 #include <cstring>
-#include <type_traits>
 
 #include "absl/strings/str_cat.h"
 #include "engine/core/status_macros.h"
 #include "engine/state/crc32c.h"
+#include "engine/state/little_endian.h"
 #include "engine/state/snapshot.h"
 
 namespace mneme::engine {
 namespace {
 
+constexpr char kWhat[] = "snapshot manifest";
 constexpr char kMagic[8] = {'M', 'N', 'E', 'M', 'S', 'N', 'A', 'P'};
 constexpr size_t kMaxManifestBytes = 64 << 20;
-constexpr size_t kMaxNameBytes = 256;
 constexpr size_t kChunkEntryBytes = 64;
 
-static_assert(std::endian::native == std::endian::little, "formats are little-endian");
-
-template <typename T>
-void Append(std::string& out, T value) {
-  static_assert(std::is_integral_v<T>);
-  out.append(reinterpret_cast<const char*>(&value), sizeof(value));
-}
-
-void AppendName(std::string& out, const std::string& name) {
-  Append(out, static_cast<uint16_t>(name.size()));
-  out += name;
-}
-
 absl::Status Corrupt(std::string_view field, std::string_view expected) {
-  return absl::InvalidArgumentError(
-      absl::StrCat("snapshot manifest: ", absl::string_view(field.data(), field.size()), ": ",
-                   absl::string_view(expected.data(), expected.size())));
+  return LittleEndianCursor(kWhat, "").Corrupt(field, expected);
 }
 
-// Reads fixed-size values from the front; the first failure sticks.
-class Cursor {
- public:
-  explicit Cursor(std::string_view bytes) : rest_(bytes) {}
-
-  template <typename T>
-  absl::StatusOr<T> Read(std::string_view field) {
-    if (rest_.size() < sizeof(T)) return Corrupt(field, "ends inside this field");
-    T value;
-    std::memcpy(&value, rest_.data(), sizeof(T));
-    rest_.remove_prefix(sizeof(T));
-    return value;
-  }
-  absl::StatusOr<std::string> Bytes(size_t count, std::string_view field) {
-    if (rest_.size() < count) return Corrupt(field, "ends inside this field");
-    std::string value(rest_.substr(0, count));
-    rest_.remove_prefix(count);
-    return value;
-  }
-  absl::StatusOr<std::string> Name(std::string_view field) {
-    MNEME_ASSIGN_OR_RETURN(const uint16_t size, Read<uint16_t>(field));
-    if (size > kMaxNameBytes) return Corrupt(field, "longer than 256 bytes");
-    return Bytes(size, field);
-  }
-  size_t remaining() const { return rest_.size(); }
-
- private:
-  std::string_view rest_;
-};
-
-absl::StatusOr<SnapshotChunk> ReadChunk(Cursor& cursor) {
+absl::StatusOr<SnapshotChunk> ReadChunk(LittleEndianCursor& cursor) {
   SnapshotChunk chunk;
   MNEME_ASSIGN_OR_RETURN(const uint8_t kind, cursor.Read<uint8_t>("chunk kind"));
   if (kind < 1 || kind > 3) return Corrupt("chunk kind", "must be 1, 2 or 3");
@@ -91,35 +45,35 @@ absl::StatusOr<SnapshotChunk> ReadChunk(Cursor& cursor) {
 
 std::string SnapshotManifest::Serialize() const {
   std::string out(kMagic, sizeof(kMagic));
-  Append(out, format_version);
-  Append(out, uint32_t{0});  // total size, filled in below
+  AppendLittle(out, format_version);
+  AppendLittle(out, uint32_t{0});  // total size, filled in below
   out += identity.model_fingerprint;
   out += schema_hash;
-  Append(out, position);
-  Append(out, hidden_size);
+  AppendLittle(out, position);
+  AppendLittle(out, hidden_size);
   AppendName(out, identity.architecture);
   AppendName(out, identity.numerics_id);
-  Append(out, static_cast<uint32_t>(chunks.size()));
+  AppendLittle(out, static_cast<uint32_t>(chunks.size()));
   for (const SnapshotChunk& chunk : chunks) {
-    Append(out, static_cast<uint8_t>(chunk.kind));
-    Append(out, chunk.ring_class);
-    Append(out, uint16_t{0});
-    Append(out, chunk.size_bytes);
-    Append(out, chunk.crc32c);
-    Append(out, uint32_t{0});
-    Append(out, chunk.first);
-    Append(out, chunk.end);
+    AppendLittle(out, static_cast<uint8_t>(chunk.kind));
+    AppendLittle(out, chunk.ring_class);
+    AppendLittle(out, uint16_t{0});
+    AppendLittle(out, chunk.size_bytes);
+    AppendLittle(out, chunk.crc32c);
+    AppendLittle(out, uint32_t{0});
+    AppendLittle(out, chunk.first);
+    AppendLittle(out, chunk.end);
     out.append(reinterpret_cast<const char*>(chunk.hash.data()), chunk.hash.size());
   }
   const auto total = static_cast<uint32_t>(out.size() + sizeof(uint32_t));
   std::memcpy(out.data() + 12, &total, sizeof(total));
-  Append(out, Crc32c(out));
+  AppendLittle(out, Crc32c(out));
   return out;
 }
 
 absl::StatusOr<SnapshotManifest> SnapshotManifest::Parse(std::string_view bytes) {
   if (bytes.size() > kMaxManifestBytes) return Corrupt("size", "larger than 64 MiB");
-  Cursor cursor(bytes);
+  LittleEndianCursor cursor(kWhat, bytes);
   MNEME_ASSIGN_OR_RETURN(const std::string magic, cursor.Bytes(sizeof(kMagic), "magic"));
   if (std::memcmp(magic.data(), kMagic, sizeof(kMagic)) != 0) {
     return Corrupt("magic", "expected \"MNEMSNAP\": this is not a snapshot");

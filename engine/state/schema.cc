@@ -6,12 +6,34 @@
 
 #include "absl/strings/str_cat.h"
 #include "engine/core/aligned_buffer.h"
+#include "engine/state/schema_text.h"
 
 namespace mneme::engine {
 
+std::string SchemaText(const std::vector<StateTensor>& tensors) {
+  std::string text = "mneme-state-1\n";
+  for (const StateTensor& tensor : tensors) {
+    const std::string_view dtype = Traits(tensor.dtype).name;
+    absl::StrAppend(&text, tensor.layer, " ", tensor.name, " ",
+                    absl::string_view(dtype.data(), dtype.size()));
+    for (int64_t dim : tensor.shape) absl::StrAppend(&text, " ", dim);
+    if (tensor.kind == StateKind::kRing) {
+      absl::StrAppend(&text, " ring ", tensor.sinks, "+", tensor.window);
+    }
+    if (tensor.kind == StateKind::kPaged) text += " paged";
+    text += '\n';
+  }
+  return text;
+}
+
+std::string SchemaHash(std::string_view text) {
+  std::string hash(SHA256_DIGEST_LENGTH, '\0');
+  SHA256(reinterpret_cast<const uint8_t*>(text.data()), text.size(),
+         reinterpret_cast<uint8_t*>(hash.data()));
+  return hash;
+}
+
 StateSchema::StateSchema(std::vector<StateTensor> tensors) : tensors_(std::move(tensors)) {
-  // The canonical description that is hashed; docs/state_format.md shows one.
-  std::string description = "mneme-state-1\n";
   for (StateTensor& tensor : tensors_) {
     int64_t elements = 1;
     for (int64_t dim : tensor.shape) elements *= dim;
@@ -22,20 +44,8 @@ StateSchema::StateSchema(std::vector<StateTensor> tensors) : tensors_(std::move(
     tensor.offset_bytes = end;
     end += (bytes + kBlockAlignment - 1) / kBlockAlignment * kBlockAlignment;
     if (paged) position_limit_ = tensor.rows();
-
-    const std::string_view dtype = Traits(tensor.dtype).name;
-    absl::StrAppend(&description, tensor.layer, " ", tensor.name, " ",
-                    absl::string_view(dtype.data(), dtype.size()));
-    for (int64_t dim : tensor.shape) absl::StrAppend(&description, " ", dim);
-    if (tensor.kind == StateKind::kRing) {
-      absl::StrAppend(&description, " ring ", tensor.sinks, "+", tensor.window);
-    }
-    if (paged) description += " paged";
-    description += '\n';
   }
-  hash_.resize(SHA256_DIGEST_LENGTH);
-  SHA256(reinterpret_cast<const uint8_t*>(description.data()), description.size(),
-         reinterpret_cast<uint8_t*>(hash_.data()));
+  hash_ = SchemaHash(SchemaText(tensors_));
 }
 
 const StateTensor* StateSchema::Find(int32_t layer, std::string_view name) const {

@@ -90,7 +90,9 @@ using ChunkReader = std::function<absl::StatusOr<std::string>(const ChunkHash&)>
 // Fills a new state of the pool from the manifest's chunks. Rows that the snapshot does not hold
 // are zero. Checks format and identity (FAILED_PRECONDITION "model fingerprint ..."), schema hash,
 // chunk grid, sizes, checksums and that every float is finite (INVALID_ARGUMENT, naming chunk and
-// field) before anything is returned. numerics_id may differ.
+// field; with the payload kNotFinitePayload if that is what is wrong) before anything is returned.
+// numerics_id may differ.
+inline constexpr char kNotFinitePayload[] = "mneme.engine/not_finite";  // empty
 absl::StatusOr<State> DecodeSnapshot(const StatePool& states, const SnapshotIdentity& expected,
                                      const SnapshotManifest& manifest,
                                      const ChunkReader& read_chunk);

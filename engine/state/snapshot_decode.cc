@@ -2,6 +2,7 @@
 #include <cstring>
 #include <utility>
 
+#include "absl/strings/cord.h"
 #include "absl/strings/str_cat.h"
 #include "engine/core/status_macros.h"
 #include "engine/state/crc32c.h"
@@ -23,6 +24,12 @@ std::string Describe(const SnapshotChunk& chunk) {
                      : chunk.kind == Kind::kRing ? "ring"
                                                  : "hidden";
   return absl::StrCat("snapshot chunk ", kind, " [", chunk.first, ", ", chunk.end, ")");
+}
+
+absl::Status NotFinite(const std::string& what) {
+  absl::Status status = absl::InvalidArgumentError(absl::StrCat(what, " is not finite"));
+  status.SetPayload(kNotFinitePayload, absl::Cord());
+  return status;
 }
 
 class Decoder {
@@ -57,8 +64,8 @@ class Decoder {
     size_t at = 0;
     for (const StateTensor* tensor : layout_.fixed) {
       if (!AllFinite(all.data() + at, tensor->size_bytes, tensor->dtype)) {
-        return absl::InvalidArgumentError(absl::StrCat(
-            "snapshot tensor ", tensor->name, " of layer ", tensor->layer, " is not finite"));
+        return NotFinite(
+            absl::StrCat("snapshot tensor ", tensor->name, " of layer ", tensor->layer));
       }
       Write(out_.block, tensor->offset_bytes, all.data() + at, tensor->size_bytes);
       at += tensor->size_bytes;
@@ -71,7 +78,7 @@ class Decoder {
     const size_t count = manifest_.position == 0 ? 0 : manifest_.hidden_size;
     MNEME_RETURN_IF_ERROR(Pieces(Kind::kHidden, count * sizeof(float), all));
     if (!AllFinite(all.data(), all.size(), DType::kF32)) {
-      return absl::InvalidArgumentError("snapshot's hidden row is not finite");
+      return NotFinite("snapshot's hidden row");
     }
     out_.hidden.resize(count);
     if (count > 0) std::memcpy(out_.hidden.data(), all.data(), all.size());
@@ -136,9 +143,8 @@ class Decoder {
     for (const StateTensor* tensor : ring.tensors) {
       const size_t row_bytes = tensor->row_bytes();
       if (!AllFinite(from, count * row_bytes, tensor->dtype)) {
-        return absl::InvalidArgumentError(absl::StrCat(Describe(chunk), ": tensor ", tensor->name,
-                                                       " of layer ", tensor->layer,
-                                                       " is not finite"));
+        return NotFinite(
+            absl::StrCat(Describe(chunk), ": tensor ", tensor->name, " of layer ", tensor->layer));
       }
       for (int64_t position = chunk.first; position < chunk.end; ++position, from += row_bytes) {
         // An older piece may hold rows that have left the window since; their place is taken.
