@@ -300,4 +300,21 @@ absl::StatusOr<v1::IngestProgress> Client::IngestFile(const std::string& path,
   return Ingest(file, ingest);
 }
 
+absl::StatusOr<ExportProgress> Client::ExportSession(std::ostream& out,
+                                                     const ExportOptions& options) const {
+  ExportOptions full = options;
+  if (auto s = ExpandPoint(this->options(), &full.session); !s.ok()) return s;
+  if (auto s = AwaitServer(CallOptions{}); !s.ok()) return s;
+  return RunExport(channel_, out, full);
+}
+
+absl::StatusOr<v1::ImportSessionResponse> Client::ImportSession(
+    std::istream& in, const ImportOptions& options) const {
+  ImportOptions full = options;
+  if (auto s = ExpandParent(this->options(), full.start.mutable_parent()); !s.ok()) return s;
+  if (auto s = ExpandModel(full.start.mutable_session()->mutable_model()); !s.ok()) return s;
+  if (auto s = AwaitServer(CallOptions{}); !s.ok()) return s;
+  return RunImport(channel_, in, full);
+}
+
 }  // namespace mneme::client

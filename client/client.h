@@ -30,6 +30,7 @@
 #include "client/ingest.h"
 #include "client/names.h"
 #include "client/options.h"
+#include "client/session_file.h"
 #include "mneme/v1/generation.pb.h"
 #include "mneme/v1/models.pb.h"
 #include "mneme/v1/sessions.pb.h"
@@ -101,6 +102,12 @@ class Client {
   absl::StatusOr<v1::IngestProgress> Ingest(std::istream& text, const IngestOptions& options) const;
   absl::StatusOr<v1::IngestProgress> IngestFile(const std::string& path,
                                                 const IngestOptions& options) const;
+
+  // Sessions as files: session_file.h.
+  absl::StatusOr<ExportProgress> ExportSession(std::ostream& out,
+                                               const ExportOptions& options) const;
+  absl::StatusOr<v1::ImportSessionResponse> ImportSession(std::istream& in,
+                                                          const ImportOptions& options) const;
 
  private:
   explicit Client(std::shared_ptr<const Channel> channel) : channel_(std::move(channel)) {}

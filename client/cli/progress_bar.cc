@@ -41,9 +41,13 @@ std::string ProgressLine(int64_t done_bytes, int64_t total_bytes, int64_t tokens
   std::vector<Part> parts = {
       {known ? absl::StrCat(HumanBytes(done_bytes), " of ", HumanBytes(total_bytes))
              : HumanBytes(done_bytes),
-       5},
-      {absl::StrCat(HumanCount(tokens), " tokens"), 2},
-      {absl::StrCat(HumanRate(tokens_per_second), " tok/s"), 4}};
+       5}};
+  if (tokens >= 0) {
+    parts.push_back({absl::StrCat(HumanCount(tokens), " tokens"), 2});
+    parts.push_back({absl::StrCat(HumanRate(tokens_per_second), " tok/s"), 4});
+  } else {
+    parts.push_back({absl::StrCat(HumanBytes(static_cast<int64_t>(bytes_per_second)), "/s"), 4});
+  }
   if (known && bytes_per_second > 0 && done_bytes < total_bytes) {
     const double left = static_cast<double>(total_bytes - done_bytes) / bytes_per_second;
     parts.push_back({absl::StrCat("ETA ", Clock(left)), 3});

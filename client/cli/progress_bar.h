@@ -12,8 +12,8 @@
 
 namespace mneme::cli {
 
-// The line for `done` of `total` bytes (total < 0: unknown), `width` columns at most. `state` says
-// how large the session's is; may be empty.
+// The line for `done` of `total` bytes (total < 0: unknown), `width` columns at most. tokens < 0:
+// nothing is read. `state` says how large the session's is; may be empty.
 std::string ProgressLine(int64_t done_bytes, int64_t total_bytes, int64_t tokens,
                          double tokens_per_second, double bytes_per_second, std::string_view state,
                          int width);
@@ -22,7 +22,7 @@ std::string ProgressLine(int64_t done_bytes, int64_t total_bytes, int64_t tokens
 class ProgressBar {
  public:
   explicit ProgressBar(int64_t total_bytes);
-  void Update(int64_t done_bytes, int64_t tokens, int64_t state_bytes);
+  void Update(int64_t done_bytes, int64_t tokens = -1, int64_t state_bytes = 0);
   void Message(const std::string& text);  // a line of its own above the bar
   void Finish();                          // leaves the last state of the bar
 

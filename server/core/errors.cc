@@ -64,7 +64,7 @@ std::string ReasonOf(const absl::Status& status) {
 }
 
 void FieldErrors::Add(std::string_view field, std::string expected, std::string_view reason) {
-  violations_.push_back({std::string(field), std::move(expected), std::string(reason)});
+  violations_.push_back({prefix_ + std::string(field), std::move(expected), std::string(reason)});
 }
 
 absl::Status FieldErrors::ToStatus() const {

@@ -9,6 +9,7 @@
 #include <map>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -39,6 +40,8 @@ inline constexpr char kLeaseLost[] = "LEASE_LOST";
 inline constexpr char kVersionMismatch[] = "VERSION_MISMATCH";
 inline constexpr char kModelNotLoaded[] = "MODEL_NOT_LOADED";
 inline constexpr char kModelMismatch[] = "MODEL_MISMATCH";
+inline constexpr char kFormatTooOld[] = "FORMAT_TOO_OLD";
+inline constexpr char kFormatTooNew[] = "FORMAT_TOO_NEW";
 inline constexpr char kSessionDeleted[] = "SESSION_DELETED";
 inline constexpr char kSessionDamaged[] = "SESSION_DAMAGED";
 inline constexpr char kPositionNotRestorable[] = "POSITION_NOT_RESTORABLE";
@@ -59,7 +62,8 @@ inline constexpr char kBackendFailed[] = "BACKEND_FAILED";
 inline constexpr char kInternal[] = "INTERNAL";
 }  // namespace reason
 
-// Every reason, with the code that it comes with.
+// Every reason, with the code that it comes with; two of them where it depends on whose fault it
+// is.
 struct ReasonCode {
   std::string_view reason;
   absl::StatusCode code;
@@ -85,6 +89,8 @@ inline constexpr ReasonCode kReasonCodes[] = {
     {reason::kVersionMismatch, absl::StatusCode::kAborted},
     {reason::kModelNotLoaded, absl::StatusCode::kFailedPrecondition},
     {reason::kModelMismatch, absl::StatusCode::kFailedPrecondition},
+    {reason::kFormatTooOld, absl::StatusCode::kFailedPrecondition},
+    {reason::kFormatTooNew, absl::StatusCode::kFailedPrecondition},
     {reason::kSessionDeleted, absl::StatusCode::kFailedPrecondition},
     {reason::kSessionDamaged, absl::StatusCode::kFailedPrecondition},
     {reason::kPositionNotRestorable, absl::StatusCode::kFailedPrecondition},
@@ -99,8 +105,10 @@ inline constexpr ReasonCode kReasonCodes[] = {
     {reason::kStoreNotDurable, absl::StatusCode::kUnavailable},
     {reason::kDeadlineExceeded, absl::StatusCode::kDeadlineExceeded},
     {reason::kCancelled, absl::StatusCode::kCancelled},
-    {reason::kStateCorrupt, absl::StatusCode::kDataLoss},
+    {reason::kStateCorrupt, absl::StatusCode::kDataLoss},         // in the store
+    {reason::kStateCorrupt, absl::StatusCode::kInvalidArgument},  // in a file
     {reason::kStateNotFinite, absl::StatusCode::kInternal},
+    {reason::kStateNotFinite, absl::StatusCode::kInvalidArgument},  // in a file
     {reason::kBackendFailed, absl::StatusCode::kInternal},
     {reason::kInternal, absl::StatusCode::kInternal},
 };
@@ -121,6 +129,8 @@ std::string ReasonOf(const absl::Status& status);
 // Collects every bad field of a request, so that a caller sees all at once.
 class FieldErrors {
  public:
+  // `prefix` goes before every field's path: "start.".
+  explicit FieldErrors(std::string prefix = "") : prefix_(std::move(prefix)) {}
   // `field` is a proto path ("sampling.top_p"); `expected` reads after it: "must be in (0, 1],
   // is 1.5".
   void Add(std::string_view field, std::string expected,
@@ -133,6 +143,7 @@ class FieldErrors {
   struct Violation {
     std::string field, description, reason;
   };
+  const std::string prefix_;
   std::vector<Violation> violations_;
 };
 

@@ -8,6 +8,7 @@
 #include "server/core/resource_id.h"
 #include "server/core/session_names.h"
 #include "server/core/sessions.h"
+#include "server/core/snapshots.h"
 #include "server/core/state_io.h"
 #include "server/core/transcript.h"
 #include "server/core/utf8_stream.h"
@@ -259,22 +260,8 @@ absl::StatusOr<v1::ForkSessionResponse> ForkSession(Parts& parts, CallContext& c
       data.set_last_used_time_us(now);
       data.set_parent(name.str());
       data.set_parent_version(point.version());
-      if (data.snapshot_at_turn_end() && data.snapshot_max_count() > 0 &&
-          point.position_tokens() > 0) {
-        // The child can come back to where it began.
-        storage::StoredSnapshot start;
-        *start.mutable_point() = point;
-        start.set_create_time_us(now);
-        start.set_automatic(true);
-        storage::SnapshotRef& ref = *data.add_snapshots();
-        ref.set_id(absl::StrCat("v", point.version()));
-        ref.set_record_version(1);
-        ref.set_version(point.version());
-        ref.set_position_tokens(point.position_tokens());
-        ref.set_automatic(true);
-        snapshots.push_back(SessionStore::SnapshotPut(
-            parts.sessions->SnapshotKey({child.name, ref.id()}), 0, start));
-      }
+      // The child can come back to where it began.
+      if (point.position_tokens() > 0) AddAutomaticSnapshot(parts, child, now, snapshots);
       children.push_back(std::move(child));
     }
     const absl::Status created = parts.sessions->Create(children, snapshots);

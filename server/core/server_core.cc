@@ -11,6 +11,7 @@
 #include "server/core/ingest.h"
 #include "server/core/parts.h"
 #include "server/core/read_transcript.h"
+#include "server/core/session_export.h"
 #include "server/core/session_names.h"
 #include "server/core/sessions.h"
 #include "server/core/tokens.h"
@@ -151,6 +152,14 @@ class ServerCoreImpl final : public ServerCore {
   absl::StatusOr<std::unique_ptr<Ingest>> StartIngest(
       CallContext& context, const v1::IngestRequest::Start& start) override {
     return Count(server::StartIngest(parts_, context, start));
+  }
+  absl::Status ExportSession(CallContext& context, const v1::ExportSessionRequest& request,
+                             ExportSink& sink) override {
+    return Count(server::ExportSession(parts_, context, request, sink));
+  }
+  absl::StatusOr<std::unique_ptr<Import>> StartImport(
+      CallContext& context, const v1::ImportSessionRequest::Start& start) override {
+    return Count(server::StartImport(parts_, context, start));
   }
 
   absl::Status Generate(CallContext& context, const v1::GenerateRequest& request,

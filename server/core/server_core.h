@@ -7,6 +7,7 @@
 #pragma once
 
 #include <memory>
+#include <string_view>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -48,6 +49,25 @@ class Ingest {
   virtual CallContext::Clock::time_point commit_due() const = 0;
 };
 
+// Receives an exported session in order, on the thread of the call.
+class ExportSink {
+ public:
+  virtual ~ExportSink() = default;
+  // May block while the client is slow. False: as TurnSink.
+  virtual bool Send(v1::ExportSessionResponse response) = 0;
+};
+
+// One running ImportSession. One caller at a time; after an error nothing more may be done with it.
+// Destroyed before Finish it leaves nothing behind.
+class Import {
+ public:
+  virtual ~Import() = default;
+  // The file's next bytes, at most 1 MiB.
+  virtual absl::Status Write(std::string_view data) = 0;
+  // After the last ones: makes the session. Once.
+  virtual absl::StatusOr<v1::ImportSessionResponse> Finish() = 0;
+};
+
 class ServerCore {
  public:
   // Loads every model and takes over the store. Errors name model or field.
@@ -83,6 +103,11 @@ class ServerCore {
   // Holds the session's writer until the object is destroyed. `context` must outlive it.
   virtual absl::StatusOr<std::unique_ptr<Ingest>> StartIngest(CallContext& context,
                                                               const v1::IngestRequest::Start&) = 0;
+  virtual absl::Status ExportSession(CallContext&, const v1::ExportSessionRequest&,
+                                     ExportSink&) = 0;
+  // `context` must outlive the object.
+  virtual absl::StatusOr<std::unique_ptr<Import>> StartImport(
+      CallContext& context, const v1::ImportSessionRequest::Start&) = 0;
 
   // Generation. Sends Started, Progress, Delta... and, when the result is OK, Final last.
   virtual absl::Status Generate(CallContext&, const v1::GenerateRequest&, TurnSink&) = 0;

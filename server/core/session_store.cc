@@ -16,6 +16,9 @@ namespace mneme::server {
 namespace {
 
 constexpr char kSessionPrefix[] = "sessions/";
+constexpr char kPinPrefix[] = "pins/";
+// How long a pin that nobody has removed stays.
+constexpr absl::Duration kPinned = absl::Hours(2);
 
 memstore::Key SessionKey(const SessionName& name) {
   return {name.tenant, absl::StrCat(kSessionPrefix, name.session)};
@@ -255,6 +258,35 @@ absl::StatusOr<std::string> SessionStore::ReadChunk(const std::string& tenant,
   return Map(bytes.status(), "get_chunk");
 }
 
+absl::StatusOr<SessionStore::Pin> SessionStore::PinChunks(const SessionName& name,
+                                                          std::vector<memstore::ChunkId> chunks) {
+  Pin pin;
+  if (chunks.empty()) return pin;
+  pin.put_ = {.key = {name.tenant, absl::StrCat(kPinPrefix, name.session, "/", MakeUid())},
+              .chunks = std::move(chunks),
+              .expire_time = absl::Now() + kPinned};
+  const absl::Status status = store_->Commit({.puts = {pin.put_}, .sync = false});
+  if (absl::IsFailedPrecondition(status)) return status;
+  if (status.ok()) {
+    pin.store_ = store_.get();
+    ++pin.put_.expected_version;
+  }
+  return pin;
+}
+
+void SessionStore::Pin::Renew() {
+  const absl::Time now = absl::Now();
+  if (store_ == nullptr || put_.expire_time - now > kPinned / 2) return;
+  put_.expire_time = now + kPinned;
+  if (store_->Commit({.puts = {put_}, .sync = false}).ok()) ++put_.expected_version;
+}
+
+SessionStore::Pin::~Pin() {
+  if (store_ == nullptr) return;
+  // What cannot be removed now is when it expires.
+  store_->Commit({.deletes = {{put_.key, put_.expected_version}}, .sync = false}).IgnoreError();
+}
+
 absl::StatusOr<SessionRecord> SessionStore::Update(const SessionName& name, const ChangeFn& change,
                                                    std::vector<memstore::NewChunk> new_chunks,
                                                    LeaseTable::Lease& lease, bool last_write) {
@@ -286,9 +318,10 @@ absl::StatusOr<SessionRecord> SessionStore::Update(const SessionName& name, cons
 }
 
 absl::Status SessionStore::Create(const std::vector<SessionRecord>& records,
-                                  const std::vector<memstore::Put>& extra) {
+                                  const std::vector<memstore::Put>& extra,
+                                  std::vector<memstore::NewChunk> new_chunks) {
+  memstore::Transaction transaction{.new_chunks = std::move(new_chunks)};
   for (int attempt = 0;; ++attempt) {
-    memstore::Transaction transaction;
     transaction.puts = extra;
     for (const SessionRecord& record : records) transaction.puts.push_back(SessionPut(record));
     const absl::Status status = store_->Commit(transaction);
@@ -374,7 +407,7 @@ absl::StatusOr<std::vector<SessionName>> SessionStore::Due(absl::Time now, int l
   for (const memstore::Key& key : *keys) {
     if (key.name.starts_with(kSessionPrefix)) {
       out.push_back({key.realm, key.name.substr(sizeof(kSessionPrefix) - 1)});
-    } else if (LeaseTable::IsLease(key)) {
+    } else if (LeaseTable::IsLease(key) || key.name.starts_with(kPinPrefix)) {
       auto record = store_->Get(key);
       if (record.ok() && record->expire_time <= now) {
         // Whoever has taken it since keeps it.

@@ -7,6 +7,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -61,6 +62,26 @@ class SessionStore {
   absl::StatusOr<std::string> ReadChunk(const std::string& tenant,
                                         const memstore::ChunkId& id) const;
 
+  // Keeps chunks in the store for who reads them one after the other, whatever becomes of the
+  // session that they are of; as long as it lives, and is renewed at least once an hour.
+  class Pin {
+   public:
+    Pin() = default;
+    Pin(Pin&& other) noexcept : store_(std::exchange(other.store_, nullptr)), put_(other.put_) {}
+    Pin& operator=(Pin&&) = delete;
+    ~Pin();
+    // Cheap: writes only when it is time. Best effort.
+    void Renew();
+
+   private:
+    friend class SessionStore;
+    memstore::StateStore* store_ = nullptr;
+    memstore::Put put_;  // the next
+  };
+  // FAILED_PRECONDITION (no reason) if a chunk is gone: read the session again. A store that takes
+  // no writes gives an empty pin, which keeps nothing.
+  absl::StatusOr<Pin> PinChunks(const SessionName& name, std::vector<memstore::ChunkId> chunks);
+
   // What one atomic change writes beside the session's own record.
   struct Change {
     std::vector<memstore::Put> puts;
@@ -84,7 +105,8 @@ class SessionStore {
   // that is taken, also by a deleted session. FAILED_PRECONDITION (no reason) if a chunk they refer
   // to is gone: read again.
   absl::Status Create(const std::vector<SessionRecord>& records,
-                      const std::vector<memstore::Put>& extra);
+                      const std::vector<memstore::Put>& extra,
+                      std::vector<memstore::NewChunk> new_chunks = {});
   // Removes a session that is due to be purged: record, snapshots and, unless shared, chunks. OK if
   // it is gone already, or not due.
   absl::Status Purge(const SessionName& name);
@@ -94,7 +116,8 @@ class SessionStore {
   // Like LeaseTable::Take, with the store's errors mapped.
   absl::StatusOr<LeaseTable::Lease> TakeLease(const SessionName& name, CallContext& holder);
 
-  // Up to `limit` names whose expiry or purge is due. Removes leases that nobody has used for long.
+  // Up to `limit` names whose expiry or purge is due. Removes leases and pins that nobody has used
+  // for long.
   absl::StatusOr<std::vector<SessionName>> Due(absl::Time now, int limit);
 
   // Sets mneme_sessions{tier="store"} by what is there; Update, Create and Purge keep it up. Once,

@@ -87,15 +87,11 @@ absl::StatusOr<v1::Session> ToProto(Parts& parts, const SessionRecord& record) {
   return out;
 }
 
-absl::StatusOr<v1::Session> CreateSession(Parts& parts, CallContext& context,
-                                          const v1::CreateSessionRequest& request) {
-  MNEME_RETURN_IF_ERROR(CheckNotDraining(parts));
-  MNEME_RETURN_IF_ERROR(CheckTenantName(request.parent(), "parent", context.tenant));
-  FieldErrors errors;
-  if (!request.session_id().empty() && !IsValidId(request.session_id())) {
+SessionRecord NewRecord(const CallContext& context, const std::string& session_id,
+                        const v1::Session& session, FieldErrors& errors) {
+  if (!session_id.empty() && !IsValidId(session_id)) {
     errors.Add("session_id", "must match ^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$");
   }
-  const v1::Session& session = request.session();
   SessionRecord record;
   storage::StoredSession& data = record.data;
   SetDisplayName(session, data, errors);
@@ -106,30 +102,45 @@ absl::StatusOr<v1::Session> CreateSession(Parts& parts, CallContext& context,
   if (!v1::Session::Transcript_IsValid(session.transcript())) {
     errors.Add("session.transcript", "is not one of the values of Transcript");
   }
-  MNEME_RETURN_IF_ERROR(errors.ToStatus());
-  MNEME_ASSIGN_OR_RETURN(const Model* model,
-                         parts.models->Find(context, session.model(), "session.model"));
-
-  record.name = {context.tenant,
-                 request.session_id().empty() ? MakeSessionId() : request.session_id()};
+  record.name = {context.tenant, session_id.empty() ? MakeSessionId() : session_id};
   data.set_uid(MakeUid());
-  data.set_model(model->name);
-  data.set_model_fingerprint(model->engine->model_fingerprint());
-  *data.mutable_checkpoint() = CheckpointInfoOf(model->info);
   data.set_no_transcript(session.transcript() == v1::Session::NONE);
   const int64_t now = NowMicros();
   data.set_create_time_us(now);
   data.set_update_time_us(now);
   data.set_last_used_time_us(now);
   data.mutable_head()->set_last_token(-1);
+  return record;
+}
+
+void SetModel(const Model& model, storage::StoredSession& data) {
+  data.set_model(model.name);
+  data.set_model_fingerprint(model.engine->model_fingerprint());
+  *data.mutable_checkpoint() = CheckpointInfoOf(model.info);
+}
+
+absl::Status CheckNameIsFree(Parts& parts, const SessionName& name) {
+  auto taken = parts.sessions->Get(name);
+  if (taken.ok()) {
+    return WithResource(Error(absl::StatusCode::kAlreadyExists, reason::kSessionExists,
+                              "a session with this id exists; choose another id"),
+                        "mneme.v1.Session", name.str());
+  }
+  return absl::IsNotFound(taken.status()) ? absl::OkStatus() : taken.status();
+}
+
+absl::StatusOr<v1::Session> CreateSession(Parts& parts, CallContext& context,
+                                          const v1::CreateSessionRequest& request) {
+  MNEME_RETURN_IF_ERROR(CheckNotDraining(parts));
+  MNEME_RETURN_IF_ERROR(CheckTenantName(request.parent(), "parent", context.tenant));
+  FieldErrors errors;
+  SessionRecord record = NewRecord(context, request.session_id(), request.session(), errors);
+  MNEME_RETURN_IF_ERROR(errors.ToStatus());
+  MNEME_ASSIGN_OR_RETURN(const Model* model,
+                         parts.models->Find(context, request.session().model(), "session.model"));
+  SetModel(*model, record.data);
   if (request.validate_only()) {
-    auto taken = parts.sessions->Get(record.name);
-    if (taken.ok()) {
-      return WithResource(Error(absl::StatusCode::kAlreadyExists, reason::kSessionExists,
-                                "a session with this id exists; choose another id"),
-                          "mneme.v1.Session", record.name.str());
-    }
-    if (!absl::IsNotFound(taken.status())) return taken.status();
+    MNEME_RETURN_IF_ERROR(CheckNameIsFree(parts, record.name));
     return ToProto(parts, record);
   }
   MNEME_RETURN_IF_ERROR(parts.sessions->Create({record}, {}));

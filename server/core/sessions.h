@@ -3,12 +3,22 @@
 
 #include "absl/status/statusor.h"
 #include "mneme/v1/sessions.pb.h"
+#include "server/core/errors.h"
 #include "server/core/parts.h"
 
 namespace mneme::server {
 
 // As clients see it. `stored_bytes` reads the session's snapshot records.
 absl::StatusOr<v1::Session> ToProto(Parts& parts, const SessionRecord& record);
+
+// A session that is to be made, as a request describes it: everything but its model and its head.
+// What is wrong is reported to `errors`.
+SessionRecord NewRecord(const CallContext& context, const std::string& session_id,
+                        const v1::Session& session, FieldErrors& errors);
+// It is of this model.
+void SetModel(const Model& model, storage::StoredSession& data);
+// ALREADY_EXISTS SESSION_EXISTS, as it would be if `name` were created now.
+absl::Status CheckNameIsFree(Parts& parts, const SessionName& name);
 
 absl::StatusOr<v1::Session> CreateSession(Parts& parts, CallContext& context,
                                           const v1::CreateSessionRequest& request);

@@ -85,6 +85,8 @@ class StateCache {
   void Drop(const std::string& key);
   bool Contains(const std::string& key, int64_t version) const;
 
+  // What Acquire is asked for must fit in.
+  int64_t budget_bytes() const { return budget_bytes_; }
   TierMetrics& tier() { return tier_; }
   int64_t running() const;
   int64_t waiting() const;

@@ -9,6 +9,7 @@
 #include "server/core/cancel_status.h"
 #include "server/core/errors.h"
 #include "server/core/model_mismatch.h"
+#include "server/core/snapshots.h"
 #include "server/core/transcript.h"
 #include "server/core/utf8_stream.h"
 
@@ -24,24 +25,6 @@ double Since(Clock::time_point start) {
 absl::Status Corrupt() {
   return Error(absl::StatusCode::kDataLoss, reason::kStateCorrupt,
                "the stored state failed its checks; rewind to a good snapshot");
-}
-
-absl::Status OutOfMemory() {
-  return WithRetry(Error(absl::StatusCode::kUnavailable, reason::kOverloaded,
-                         "there is no memory for another state; repeat the call later"),
-                   absl::Seconds(1));
-}
-
-void MarkDamaged(Parts& parts, const SessionRecord& seen) {
-  // Best effort: if it cannot be written, the next turn finds the damage again.
-  (void)parts.sessions->Update(seen.name, [&](SessionRecord& record, SessionStore::Change&) {
-    if (record.data.uid() != seen.data.uid() ||
-        record.data.head().version() != seen.data.head().version()) {
-      return absl::AbortedError("changed");
-    }
-    record.data.set_damaged(true);
-    return absl::OkStatus();
-  });
 }
 
 class ReadSequence final : public Sequence {
@@ -110,6 +93,24 @@ class ReadSequence final : public Sequence {
 };
 
 }  // namespace
+
+absl::Status OutOfMemory() {
+  return WithRetry(Error(absl::StatusCode::kUnavailable, reason::kOverloaded,
+                         "there is no memory for another state; repeat the call later"),
+                   absl::Seconds(1));
+}
+
+void MarkDamaged(Parts& parts, const SessionRecord& seen) {
+  // Best effort: if it cannot be written, the next turn finds the damage again.
+  (void)parts.sessions->Update(seen.name, [&](SessionRecord& record, SessionStore::Change&) {
+    if (record.data.uid() != seen.data.uid() ||
+        record.data.head().version() != seen.data.head().version()) {
+      return absl::AbortedError("changed");
+    }
+    record.data.set_damaged(true);
+    return absl::OkStatus();
+  });
+}
 
 absl::StatusOr<LoadedState> RestorePoint(Parts& parts, const Model& model,
                                          const std::string& tenant, const storage::Point& point) {
@@ -278,18 +279,7 @@ absl::StatusOr<CommitResult> CommitHead(Parts& parts, const Model& model, const 
     if (!options.turn_end || !data.snapshot_at_turn_end() || data.snapshot_max_count() == 0) {
       return absl::OkStatus();
     }
-    storage::StoredSnapshot snapshot;
-    *snapshot.mutable_point() = head;
-    snapshot.set_create_time_us(now);
-    snapshot.set_automatic(true);
-    storage::SnapshotRef& ref = *data.add_snapshots();
-    ref.set_id(absl::StrCat("v", head.version()));
-    ref.set_record_version(1);
-    ref.set_version(head.version());
-    ref.set_position_tokens(head.position_tokens());
-    ref.set_automatic(true);
-    change.puts.push_back(SessionStore::SnapshotPut(
-        parts.sessions->SnapshotKey({base.name, ref.id()}), 0, snapshot, manifest.get()));
+    AddAutomaticSnapshot(parts, record, now, change.puts, manifest.get());
     int automatic = 0;
     for (const auto& s : data.snapshots()) automatic += s.automatic();
     for (int i = 0; i < data.snapshots_size() && automatic > data.snapshot_max_count();) {

@@ -15,6 +15,11 @@ namespace mneme::server {
 absl::StatusOr<LoadedState> RestorePoint(Parts& parts, const Model& model,
                                          const std::string& tenant, const storage::Point& point);
 
+// UNAVAILABLE OVERLOADED: there is no memory for another state.
+absl::Status OutOfMemory();
+// Its head, as `seen`, cannot be read. Best effort: what cannot be written is found again.
+void MarkDamaged(Parts& parts, const SessionRecord& seen);
+
 // Which state in memory is that of the session's head.
 StateCache::Identity IdentityOf(const SessionRecord& record);
 

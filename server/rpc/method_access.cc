@@ -22,6 +22,8 @@ const std::vector<MethodAccess>& Table() {
       {"ListSnapshots", Role::kReader, {{"parent"}}},
       {"ReadTranscript", Role::kReader, {{"name"}}},
       {"IngestSession", Role::kUser, {{"start.session"}}},
+      {"ExportSession", Role::kReader, {{"name"}}},
+      {"ImportSession", Role::kUser, {{"start.parent", kTenant}}},
       {"Generate", Role::kUser, {{"session"}}},
       {"Complete", Role::kUser, {{"session"}}},
       {"CancelGeneration", Role::kUser, {{"name"}}},

@@ -2,6 +2,8 @@
 
 #include <string>
 
+#include "server/rpc/export_reactor.h"
+#include "server/rpc/import_reactor.h"
 #include "server/rpc/ingest_reactor.h"
 #include "server/rpc/unary_call.h"
 
@@ -90,6 +92,16 @@ grpc::ServerUnaryReactor* SessionsService::ReadTranscript(grpc::CallbackServerCo
 grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* SessionsService::IngestSession(
     grpc::CallbackServerContext* context) {
   return IngestReactor::Start(env_, context);
+}
+
+grpc::ServerWriteReactor<grpc::ByteBuffer>* SessionsService::ExportSession(
+    grpc::CallbackServerContext* context, const grpc::ByteBuffer* request) {
+  return ExportReactor::Start(env_, context, request);
+}
+
+grpc::ServerReadReactor<grpc::ByteBuffer>* SessionsService::ImportSession(
+    grpc::CallbackServerContext* context, grpc::ByteBuffer* response) {
+  return ImportReactor::Start(env_, context, response);
 }
 
 }  // namespace mneme::server

@@ -17,7 +17,9 @@ using RawSessions = v1::Sessions::WithRawCallbackMethod_CreateSession<
                             v1::Sessions::WithRawCallbackMethod_ListSnapshots<
                                 v1::Sessions::WithRawCallbackMethod_ReadTranscript<
                                     v1::Sessions::WithRawCallbackMethod_IngestSession<
-                                        v1::Sessions::Service>>>>>>>>>>>;
+                                        v1::Sessions::WithRawCallbackMethod_ExportSession<
+                                            v1::Sessions::WithRawCallbackMethod_ImportSession<
+                                                v1::Sessions::Service>>>>>>>>>>>>>;
 
 class SessionsService final : public RawSessions {
  public:
@@ -45,6 +47,10 @@ class SessionsService final : public RawSessions {
                                            grpc::ByteBuffer*) override;
   grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* IngestSession(
       grpc::CallbackServerContext*) override;
+  grpc::ServerWriteReactor<grpc::ByteBuffer>* ExportSession(grpc::CallbackServerContext*,
+                                                            const grpc::ByteBuffer*) override;
+  grpc::ServerReadReactor<grpc::ByteBuffer>* ImportSession(grpc::CallbackServerContext*,
+                                                           grpc::ByteBuffer*) override;
 
  private:
   RpcEnvironment& env_;

@@ -26,6 +26,8 @@ TEST_F(CliTest, HelpOfEverySubcommandTeachesWithAnExample) {
                                                           {"chat"},
                                                           {"generate"},
                                                           {"ingest"},
+                                                          {"export"},
+                                                          {"import"},
                                                           {"models"},
                                                           {"models", "list"},
                                                           {"models", "get"},

@@ -11,6 +11,7 @@
 #include <sstream>
 
 #include "memstore/rocksdb_state_store.h"
+#include "tests/server/core/session_file_testing.h"
 #include "tests/server/rpc/served_core.h"
 #include "tests/support/child_process.h"
 #include "tests/support/failing_new.h"
@@ -166,6 +167,68 @@ class ErrorTableTest : public ServedCoreTest {
     return stream->Finish();
   }
 };
+
+// What is wrong with the file of a session.
+TEST_F(ErrorTableTest, FilesThatCannotBeImported) {
+  Serve();
+  ASSERT_TRUE(CreateOverRpc("s").ok());
+  ASSERT_TRUE(Turn(Request("s", "some text", 3)).ok());
+  std::string file;
+  {
+    grpc::ClientContext context;
+    v1::ExportSessionRequest request;
+    request.set_name("s");
+    auto stream = sessions_->ExportSession(&context, request);
+    v1::ExportSessionResponse piece;
+    while (stream->Read(&piece)) file += piece.data();
+    ASSERT_TRUE(stream->Finish().ok());
+  }
+  const auto import = [&](const std::string& bytes) {
+    grpc::ClientContext context;
+    v1::ImportSessionResponse response;
+    auto stream = sessions_->ImportSession(&context, &response);
+    v1::ImportSessionRequest frame;
+    frame.mutable_start()->set_session_id("imported");
+    stream->Write(frame);
+    frame.set_data(bytes);
+    stream->Write(frame);
+    stream->WritesDone();
+    return stream->Finish();
+  };
+  EXPECT_RPC(import(file.substr(0, file.size() / 2)), INVALID_ARGUMENT, "STATE_CORRUPT");
+  std::string other = file;
+  other[8] = 2;
+  Details format = EXPECT_RPC(import(other), FAILED_PRECONDITION, "FORMAT_TOO_NEW");
+  EXPECT_EQ(format.info.metadata().at("file_format"), "2");
+  other[8] = 0;
+  format = EXPECT_RPC(import(other), FAILED_PRECONDITION, "FORMAT_TOO_OLD");
+  EXPECT_EQ(format.info.metadata().at("server_format"), "1");
+  FileInParts poisoned = FileInParts::Of(file);
+  poisoned.EditStateChunk(engine::SnapshotChunk::Kind::kHidden, [](std::string& bytes) {
+    bytes.replace(0, 4, std::string("\x00\x00\xc0\x7f", 4));
+  });
+  EXPECT_RPC(import(poisoned.File()), INVALID_ARGUMENT, "STATE_NOT_FINITE");
+  EXPECT_RPC(GetOverRpc("imported"), NOT_FOUND, "SESSION_NOT_FOUND");
+  EXPECT_TRUE(import(file).ok());
+  EXPECT_RPC(import(file), ALREADY_EXISTS, "SESSION_EXISTS");
+  EXPECT_TRUE(DeleteOverRpc("imported").ok());
+  config.models = {{"tiny", std::string(MNEME_TINY_DIR) + "/tiny-llama-f32.gguf"}};
+  config.sessions.undelete_window_ms = 0;
+  Serve();
+  v1::DeleteSessionRequest purge;
+  purge.set_name("imported");
+  purge.set_purge(true);
+  EXPECT_TRUE(Call(*sessions_, &v1::Sessions::Stub::DeleteSession, purge).ok());
+  const Details model = EXPECT_RPC(import(file), FAILED_PRECONDITION, "MODEL_MISMATCH");
+  EXPECT_EQ(model.info.metadata().at("session_fingerprint").size(), 64u);
+  EXPECT_EQ(model.info.metadata().at("model_fingerprint").size(), 64u);
+
+  grpc::ClientContext context;
+  v1::ImportSessionResponse response;
+  auto stream = sessions_->ImportSession(&context, &response);
+  stream->WritesDone();
+  EXPECT_FIELDS(stream->Finish(), "FIELD_REQUIRED", "start");
+}
 
 TEST_F(ErrorTableTest, MalformedFields) {
   Serve();

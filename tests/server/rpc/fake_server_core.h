@@ -31,6 +31,15 @@ class FakeServerCore : public ServerCore {
       start_ingest = [](CallContext&, const v1::IngestRequest::Start&) {
         return absl::UnimplementedError("set start_ingest");
       };
+  Replaceable<absl::Status(CallContext&, const v1::ExportSessionRequest&, ExportSink&)>
+      export_session = [](CallContext&, const v1::ExportSessionRequest&, ExportSink&) {
+        return absl::UnimplementedError("set export_session");
+      };
+  Replaceable<absl::StatusOr<std::unique_ptr<Import>>(CallContext&,
+                                                      const v1::ImportSessionRequest::Start&)>
+      start_import = [](CallContext&, const v1::ImportSessionRequest::Start&) {
+        return absl::UnimplementedError("set start_import");
+      };
   Replaceable<absl::Status()> check_store = [] { return absl::OkStatus(); };
   Replaceable<void()> preempt_all = [] {};
   std::atomic<int> generate_calls = 0;
@@ -105,6 +114,14 @@ class FakeServerCore : public ServerCore {
   absl::StatusOr<v1::ReadTranscriptResponse> ReadTranscript(
       CallContext&, const v1::ReadTranscriptRequest&) override {
     return v1::ReadTranscriptResponse();
+  }
+  absl::Status ExportSession(CallContext& context, const v1::ExportSessionRequest& request,
+                             ExportSink& sink) override {
+    return export_session(context, request, sink);
+  }
+  absl::StatusOr<std::unique_ptr<Import>> StartImport(
+      CallContext& context, const v1::ImportSessionRequest::Start& start) override {
+    return start_import(context, start);
   }
   absl::StatusOr<std::unique_ptr<Ingest>> StartIngest(
       CallContext& context, const v1::IngestRequest::Start& start) override {

@@ -121,6 +121,34 @@ TEST_F(ShortNamesTest, EveryRpcTakesThem) {
   EXPECT_TRUE(progress.done());
   called_.insert(v1::IngestRequest::descriptor()->full_name());
 
+  std::string file;
+  for (const char* name : {"s", "s@v1"}) {
+    grpc::ClientContext export_context;
+    v1::ExportSessionRequest request;
+    request.set_name(name);
+    const auto pieces = sessions_->ExportSession(&export_context, request);
+    v1::ExportSessionResponse piece;
+    for (file.clear(); pieces->Read(&piece);) file += piece.data();
+    EXPECT_TRUE(pieces->Finish().ok()) << name;
+    called_.insert(request.GetDescriptor()->full_name());
+  }
+  for (const char* model : {"", "tiny"}) {
+    grpc::ClientContext import_context;
+    v1::ImportSessionResponse imported;
+    const auto import = sessions_->ImportSession(&import_context, &imported);
+    v1::ImportSessionRequest request;  // no parent: the caller's tenant
+    request.mutable_start()->set_session_id(absl::StrCat("imported", model));
+    request.mutable_start()->mutable_session()->set_model(model);
+    import->Write(request);
+    request.set_data(file);
+    import->Write(request);
+    import->WritesDone();
+    EXPECT_TRUE(import->Finish().ok());
+    EXPECT_EQ(imported.session().name(), Name(absl::StrCat("imported", model)));
+    EXPECT_EQ(imported.session().model(), "models/tiny");
+    called_.insert(request.GetDescriptor()->full_name());
+  }
+
   v1::TokenizeRequest tokenize;
   tokenize.set_model("tiny");
   tokenize.set_text("abc");

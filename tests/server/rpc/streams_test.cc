@@ -113,6 +113,53 @@ TEST_F(StreamsTest, AReaderThatNeverReadsEndsAsSlowConsumerWithBoundedMemory) {
   EXPECT_TRUE(generation_->Complete(&other, {}, &response).ok());
 }
 
+TEST_F(StreamsTest, AnExportThatNobodyReadsAndAnImportThatNobodySends) {
+  config_.limits.slow_client_timeout_ms = 300;
+  std::promise<CallContext::Cancel> ended;
+  auto future = ended.get_future();
+  core_.export_session = [&](CallContext& context, const v1::ExportSessionRequest&,
+                             ExportSink& sink) {
+    v1::ExportSessionResponse piece;
+    piece.set_data(std::string(1 << 20, 'x'));
+    int sent = 0;
+    while (sink.Send(piece)) ++sent;
+    EXPECT_LT(sent, 16);  // what connection and queue hold
+    ended.set_value(context.cancelled());
+    return absl::CancelledError("gone");
+  };
+  struct Half final : Import {
+    explicit Half(std::promise<void>& destroyed) : destroyed(destroyed) {}
+    ~Half() override { destroyed.set_value(); }
+    absl::Status Write(std::string_view) override { return absl::OkStatus(); }
+    absl::StatusOr<v1::ImportSessionResponse> Finish() override {
+      return absl::InternalError("the client never ended its file");
+    }
+    std::promise<void>& destroyed;
+  };
+  std::promise<void> destroyed;
+  core_.start_import = [&](CallContext&, const v1::ImportSessionRequest::Start&)
+      -> absl::StatusOr<std::unique_ptr<Import>> { return std::make_unique<Half>(destroyed); };
+  StartServer();
+  grpc::ClientContext context;
+  auto exported = sessions_->ExportSession(&context, {});
+  EXPECT_EQ(future.get(), CallContext::Cancel::kSlowConsumer);
+  v1::ExportSessionResponse piece;
+  while (exported->Read(&piece)) {
+  }
+  EXPECT_EQ(ReasonIn(exported->Finish()), "SLOW_CONSUMER");
+
+  grpc::ClientContext import_context;
+  v1::ImportSessionResponse response;
+  auto imported = sessions_->ImportSession(&import_context, &response);
+  v1::ImportSessionRequest frame;
+  frame.mutable_start();
+  imported->Write(frame);
+  frame.set_data("MNEM");
+  imported->Write(frame);
+  destroyed.get_future().wait();
+  EXPECT_EQ(ReasonIn(imported->Finish()), "SLOW_CONSUMER");
+}
+
 TEST_F(StreamsTest, ASlowReaderThatWakesUpInTimeGetsTheDetails) {
   config_.limits.slow_client_timeout_ms = 2000;
   std::promise<void> ended;

@@ -25,9 +25,10 @@ using google::protobuf::MethodDescriptor;
 using testing::UnorderedElementsAreArray;
 
 // Of requests, string fields that look like names and are none: what a session is, not which.
-const std::set<std::string> kNoNames = {"CreateSession session.name",
-                                        "CreateSession session.parent",
-                                        "UpdateSession session.parent", "GetModel name"};
+const std::set<std::string> kNoNames = {
+    "CreateSession session.name",         "CreateSession session.parent",
+    "UpdateSession session.parent",       "ImportSession start.session.name",
+    "ImportSession start.session.parent", "GetModel name"};
 
 std::vector<const MethodDescriptor*> AllMethods() {
   std::vector<const MethodDescriptor*> methods;
@@ -193,9 +194,9 @@ TEST_F(TenantsTest, WithoutAKeyNothingIsRead) {
 
 TEST_F(TenantsTest, AReaderChangesNothing) {
   ServeWithKeys();
-  const std::set<std::string> kReads = {"GetSession",     "ListSessions", "ListSnapshots",
-                                        "ReadTranscript", "Tokenize",     "Detokenize",
-                                        "Score",          "ListModels",   "GetModel"};
+  const std::set<std::string> kReads = {
+      "GetSession", "ListSessions", "ListSnapshots", "ReadTranscript", "Tokenize",
+      "Detokenize", "Score",        "ListModels",    "GetModel",       "ExportSession"};
   for (const MethodDescriptor* method : AllMethods()) {
     const bool denied =
         CallWith("look", *method, "").error_code() == grpc::StatusCode::PERMISSION_DENIED;
@@ -268,7 +269,8 @@ TEST_F(TenantsTest, AKeyForSomeModelsHasNoOthers) {
       {"Complete", "text: 'a' session: 's'"},
       {"Generate", "text: 'a' session: 's'"},
       {"RewindSession", "name: 's' position_tokens: 0"},
-      {"IngestSession", "start { session: 's' ingest_id: 'i' }"}};
+      {"IngestSession", "start { session: 's' ingest_id: 'i' }"},
+      {"ImportSession", "start { session { model: 'models/tiny' } }"}};
   for (const auto& [name, text] : uses) {
     for (const MethodDescriptor* method : AllMethods()) {
       if (method->name() != name) continue;

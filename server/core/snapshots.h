@@ -1,0 +1,23 @@
+// Kept points of sessions.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "server/core/parts.h"
+
+namespace mneme::server {
+
+// Keeps the head of `record`, which has no snapshot `id`, as one; `puts` gets its record.
+// `manifest`: the head's, if it is at hand.
+void AddSnapshot(Parts& parts, SessionRecord& record, const std::string& id, bool automatic,
+                 int64_t now_us, std::vector<memstore::Put>& puts,
+                 const engine::SnapshotManifest* manifest = nullptr);
+
+// What snapshot_policy keeps by itself at the end of a turn, or of the session's beginning: the
+// head as v{version}. Nothing if the policy is off.
+void AddAutomaticSnapshot(Parts& parts, SessionRecord& record, int64_t now_us,
+                          std::vector<memstore::Put>& puts,
+                          const engine::SnapshotManifest* manifest = nullptr);
+
+}  // namespace mneme::server
