@@ -210,6 +210,38 @@ absl::StatusOr<v1::RewindSessionResponse> Client::RewindSession(v1::RewindSessio
       *channel_->sessions, &v1::Sessions::Stub::RewindSession, request);
 }
 
+absl::StatusOr<v1::Snapshot> Client::CreateSnapshot(v1::CreateSnapshotRequest request,
+                                                    const CallOptions& call) const {
+  if (auto s = ExpandSession(options(), request.mutable_parent()); !s.ok()) return s;
+  // An id can be taken only once.
+  return Call<v1::Snapshot>(*channel_, call, options().timeout,
+                            request.snapshot_id().empty() ? Repeat::kNever : Repeat::kGuarded,
+                            request.parent(), *channel_->sessions,
+                            &v1::Sessions::Stub::CreateSnapshot, request);
+}
+
+absl::StatusOr<v1::Snapshot> Client::GetSnapshot(std::string_view name,
+                                                 const CallOptions& call) const {
+  auto full = SnapshotName(options().tenant, name);
+  if (!full.ok()) return full.status();
+  v1::GetSnapshotRequest request;
+  request.set_name(*full);
+  return Call<v1::Snapshot>(*channel_, call, options().timeout, Repeat::kByChannel,
+                            SessionOf(*full), *channel_->sessions, &v1::Sessions::Stub::GetSnapshot,
+                            request);
+}
+
+absl::StatusOr<v1::Snapshot> Client::DeleteSnapshot(std::string_view name,
+                                                    const CallOptions& call) const {
+  auto full = SnapshotName(options().tenant, name);
+  if (!full.ok()) return full.status();
+  v1::DeleteSnapshotRequest request;
+  request.set_name(*full);
+  // A second attempt could delete one made anew in between.
+  return Call<v1::Snapshot>(*channel_, call, options().timeout, Repeat::kNever, SessionOf(*full),
+                            *channel_->sessions, &v1::Sessions::Stub::DeleteSnapshot, request);
+}
+
 absl::StatusOr<v1::ListSnapshotsResponse> Client::ListSnapshots(v1::ListSnapshotsRequest request,
                                                                 const CallOptions& call) const {
   if (auto s = ExpandSession(options(), request.mutable_parent()); !s.ok()) return s;

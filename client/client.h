@@ -76,6 +76,13 @@ class Client {
   // request.snapshot may be an id of a snapshot of request.name.
   absl::StatusOr<v1::RewindSessionResponse> RewindSession(v1::RewindSessionRequest request,
                                                           const CallOptions& call = {}) const;
+  absl::StatusOr<v1::Snapshot> CreateSnapshot(v1::CreateSnapshotRequest request,
+                                              const CallOptions& call = {}) const;
+  // Names as "session@snapshot", or in full.
+  absl::StatusOr<v1::Snapshot> GetSnapshot(std::string_view name,
+                                           const CallOptions& call = {}) const;
+  absl::StatusOr<v1::Snapshot> DeleteSnapshot(std::string_view name,
+                                              const CallOptions& call = {}) const;
   absl::StatusOr<v1::ListSnapshotsResponse> ListSnapshots(v1::ListSnapshotsRequest request,
                                                           const CallOptions& call = {}) const;
   // request.name: a session or a snapshot.

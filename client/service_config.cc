@@ -9,11 +9,17 @@ namespace mneme::client {
 std::string ServiceConfigJson(bool health_check) {
   // Generate and Complete are absent on purpose: on a session they are writes.
   constexpr const char* kReads[][2] = {
-      {"Sessions", "GetSession"},    {"Sessions", "ListSessions"},
-      {"Sessions", "ListSnapshots"}, {"Sessions", "ReadTranscript"},
-      {"Models", "ListModels"},      {"Models", "GetModel"},
-      {"Generation", "Tokenize"},    {"Generation", "Detokenize"},
-      {"Generation", "Score"},       {"Generation", "CancelGeneration"},  // idempotent
+      {"Sessions", "GetSession"},
+      {"Sessions", "ListSessions"},
+      {"Sessions", "ListSnapshots"},
+      {"Sessions", "ReadTranscript"},
+      {"Sessions", "GetSnapshot"},
+      {"Models", "ListModels"},
+      {"Models", "GetModel"},
+      {"Generation", "Tokenize"},
+      {"Generation", "Detokenize"},
+      {"Generation", "Score"},
+      {"Generation", "CancelGeneration"},  // idempotent
   };
   std::string names;
   for (const auto& read : kReads) {

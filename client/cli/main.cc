@@ -77,6 +77,7 @@ int main(int argc, char** argv) {
   mneme::cli::AddGenerate(app, context);
   mneme::cli::AddIngest(app, context);
   mneme::cli::AddSessions(app, context);
+  mneme::cli::AddSnapshots(app, context);
   mneme::cli::AddExport(app, context);
   mneme::cli::AddImport(app, context);
   mneme::cli::AddModels(app, context);

@@ -8,6 +8,7 @@
 #include "client/cli/context.h"
 #include "client/cli/json.h"
 #include "client/cli/output.h"
+#include "client/cli/snapshots.h"
 #include "client/cli/transcript.h"
 
 namespace mneme::cli {
@@ -295,35 +296,6 @@ int Delete(client::Client& client, const Context& context, const DeleteFlags& fl
   return worst;
 }
 
-int Snapshots(client::Client& client, const Context& context, const std::string& name) {
-  v1::ListSnapshotsRequest request;
-  request.set_parent(name);
-  request.set_page_size(1000);
-  v1::ListSnapshotsResponse all;
-  do {
-    auto page = client.ListSnapshots(request);
-    if (!page.ok()) return context.Fail(page.status());
-    all.mutable_snapshots()->MergeFrom(page->snapshots());
-    request.set_page_token(page->next_page_token());
-  } while (!request.page_token().empty());
-  if (context.json()) {
-    std::cout << Dump(ToJson(all)) << "\n";
-    return kOk;
-  }
-  Table table({"SNAPSHOT", "VERSION", "POSITION", "STORED", "KIND", "AGE"});
-  for (const auto& s : all.snapshots()) {
-    if (context.names_only()) {
-      std::cout << s.name() << "\n";
-      continue;
-    }
-    table.Add({std::string(client::IdOf(s.name())), absl::StrCat(s.version()),
-               HumanCount(s.position_tokens()), HumanBytes(s.stored_bytes()),
-               s.automatic() ? "automatic" : "kept", Age(s.create_time())});
-  }
-  if (!context.names_only()) table.Print(std::cout);
-  return kOk;
-}
-
 }  // namespace
 
 void AddSessions(CLI::App& app, Context& context) {
@@ -451,7 +423,7 @@ void AddSessions(CLI::App& app, Context& context) {
       "\nExample:\n  mneme sessions snapshots diary\n"
       "  mneme sessions fork diary@v12 from-there");
   OnRun(snapshots, context,
-        [&context, snapshots_name](auto& c) { return Snapshots(c, context, *snapshots_name); });
+        [&context, snapshots_name](auto& c) { return ListSnapshots(c, context, *snapshots_name); });
   // Last, because CLI11 lets later subcommands inherit it.
   command->footer(R"(
 A session is a named, durable owner of one state: what the model has read so far. A SESSION is given

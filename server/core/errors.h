@@ -35,6 +35,7 @@ inline constexpr char kSnapshotNotFound[] = "SNAPSHOT_NOT_FOUND";
 inline constexpr char kModelNotFound[] = "MODEL_NOT_FOUND";
 inline constexpr char kGenerationNotFound[] = "GENERATION_NOT_FOUND";
 inline constexpr char kSessionExists[] = "SESSION_EXISTS";
+inline constexpr char kSnapshotExists[] = "SNAPSHOT_EXISTS";
 inline constexpr char kSessionBusy[] = "SESSION_BUSY";
 inline constexpr char kLeaseLost[] = "LEASE_LOST";
 inline constexpr char kVersionMismatch[] = "VERSION_MISMATCH";
@@ -84,6 +85,7 @@ inline constexpr ReasonCode kReasonCodes[] = {
     {reason::kModelNotFound, absl::StatusCode::kNotFound},
     {reason::kGenerationNotFound, absl::StatusCode::kNotFound},
     {reason::kSessionExists, absl::StatusCode::kAlreadyExists},
+    {reason::kSnapshotExists, absl::StatusCode::kAlreadyExists},
     {reason::kSessionBusy, absl::StatusCode::kAborted},
     {reason::kLeaseLost, absl::StatusCode::kAborted},
     {reason::kVersionMismatch, absl::StatusCode::kAborted},

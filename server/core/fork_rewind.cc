@@ -6,6 +6,7 @@
 #include "engine/core/status_macros.h"
 #include "server/core/errors.h"
 #include "server/core/resource_id.h"
+#include "server/core/session_fields.h"
 #include "server/core/session_names.h"
 #include "server/core/sessions.h"
 #include "server/core/snapshots.h"
@@ -17,14 +18,6 @@ namespace mneme::server {
 namespace {
 
 constexpr int kMaxChildren = 64;
-constexpr char kBeforeRewind[] = "before-rewind";
-
-void CheckExpectedVersion(int64_t expected, FieldErrors& errors) {
-  if (expected < 0) {
-    errors.Add("expected_version", absl::StrCat("must not be negative, is ", expected),
-               reason::kFieldOutOfRange);
-  }
-}
 
 absl::Status NotRestorable(const char* why) {
   return Error(absl::StatusCode::kFailedPrecondition, reason::kPositionNotRestorable, why);

@@ -14,6 +14,7 @@
 #include "server/core/session_export.h"
 #include "server/core/session_names.h"
 #include "server/core/sessions.h"
+#include "server/core/snapshots.h"
 #include "server/core/tokens.h"
 
 namespace mneme::server {
@@ -140,6 +141,18 @@ class ServerCoreImpl final : public ServerCore {
   absl::StatusOr<v1::RewindSessionResponse> RewindSession(
       CallContext& context, const v1::RewindSessionRequest& request) override {
     return Count(server::RewindSession(parts_, context, request));
+  }
+  absl::StatusOr<v1::Snapshot> CreateSnapshot(CallContext& context,
+                                              const v1::CreateSnapshotRequest& request) override {
+    return Count(server::CreateSnapshot(parts_, context, request));
+  }
+  absl::StatusOr<v1::Snapshot> GetSnapshot(CallContext& context,
+                                           const v1::GetSnapshotRequest& request) override {
+    return Count(server::GetSnapshot(parts_, context, request));
+  }
+  absl::StatusOr<v1::Snapshot> DeleteSnapshot(CallContext& context,
+                                              const v1::DeleteSnapshotRequest& request) override {
+    return Count(server::DeleteSnapshot(parts_, context, request));
   }
   absl::StatusOr<v1::ListSnapshotsResponse> ListSnapshots(
       CallContext& context, const v1::ListSnapshotsRequest& request) override {

@@ -96,6 +96,11 @@ class ServerCore {
                                                               const v1::ForkSessionRequest&) = 0;
   virtual absl::StatusOr<v1::RewindSessionResponse> RewindSession(
       CallContext&, const v1::RewindSessionRequest&) = 0;
+  virtual absl::StatusOr<v1::Snapshot> CreateSnapshot(CallContext&,
+                                                      const v1::CreateSnapshotRequest&) = 0;
+  virtual absl::StatusOr<v1::Snapshot> GetSnapshot(CallContext&, const v1::GetSnapshotRequest&) = 0;
+  virtual absl::StatusOr<v1::Snapshot> DeleteSnapshot(CallContext&,
+                                                      const v1::DeleteSnapshotRequest&) = 0;
   virtual absl::StatusOr<v1::ListSnapshotsResponse> ListSnapshots(
       CallContext&, const v1::ListSnapshotsRequest&) = 0;
   virtual absl::StatusOr<v1::ReadTranscriptResponse> ReadTranscript(

@@ -27,6 +27,13 @@ int64_t SpanMicros(const google::protobuf::Duration& d, const char* field, Field
 
 }  // namespace
 
+void CheckExpectedVersion(int64_t expected, FieldErrors& errors) {
+  if (expected < 0) {
+    errors.Add("expected_version", absl::StrCat("must not be negative, is ", expected),
+               reason::kFieldOutOfRange);
+  }
+}
+
 void SetTimestamp(int64_t micros, google::protobuf::Timestamp* out) {
   out->set_seconds(micros / 1'000'000);
   out->set_nanos(static_cast<int32_t>(micros % 1'000'000 * 1000));

@@ -15,6 +15,9 @@ void SetSnapshotPolicy(const v1::Session& session, storage::StoredSession& out,
 void SetExpiration(const v1::Session& session, storage::StoredSession& out, FieldErrors& errors);
 void SetIdleTtl(const v1::Session& session, storage::StoredSession& out, FieldErrors& errors);
 
+// That of a request: not negative.
+void CheckExpectedVersion(int64_t expected, FieldErrors& errors);
+
 void SetTimestamp(int64_t micros, google::protobuf::Timestamp* out);
 
 }  // namespace mneme::server

@@ -69,14 +69,20 @@ absl::Status OtherTenant(std::string_view tenant) {
                {{"tenant", std::string(tenant)}});
 }
 
-std::string MakeSessionId() {
+namespace {
+
+std::string MakeId(std::string prefix) {
   static constexpr char kLetters[] = "abcdefghijklmnopqrstuvwxyz234567";
   std::array<uint8_t, 20> random;
   RandomBytes(random.data(), random.size());
-  std::string id = "s-";
-  for (uint8_t r : random) id += kLetters[r & 31];
-  return id;
+  for (uint8_t r : random) prefix += kLetters[r & 31];
+  return prefix;
 }
+
+}  // namespace
+
+std::string MakeSessionId() { return MakeId("s-"); }
+std::string MakeSnapshotId() { return MakeId("c-"); }
 
 std::string MakeUid() {
   std::array<uint8_t, 16> r;

@@ -18,6 +18,8 @@ namespace mneme::server {
 
 // "s-" and 20 random base32 letters.
 std::string MakeSessionId();
+// "c-" and the same.
+std::string MakeSnapshotId();
 // A random UUID (version 4).
 std::string MakeUid();
 uint64_t RandomU64();

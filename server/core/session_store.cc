@@ -360,7 +360,7 @@ absl::Status SessionStore::Purge(const SessionName& name) {
     memstore::Transaction transaction;
     transaction.deletes.push_back({SessionKey(name), found->version});
     memstore::ListOptions options{.realm = name.tenant, .prefix = SnapshotPrefix(name)};
-    auto listed = store_->List(options);  // at most 64 automatic ones and before-rewind
+    auto listed = store_->List(options);  // at most 64 automatic ones and 256 others
     if (!listed.ok()) return Map(listed.status(), "list");
     for (const auto& item : *listed) {
       transaction.deletes.push_back({{name.tenant, item.name}, item.record.version});

@@ -299,55 +299,6 @@ absl::StatusOr<v1::Session> UndeleteSession(Parts& parts, CallContext& context,
                    }));
 }
 
-absl::StatusOr<v1::ListSnapshotsResponse> ListSnapshots(Parts& parts, CallContext& context,
-                                                        const v1::ListSnapshotsRequest& request) {
-  MNEME_ASSIGN_OR_RETURN(const SessionName name,
-                         ParseSessionName(request.parent(), "parent", context.tenant));
-  MNEME_ASSIGN_OR_RETURN(const int page_size, PageSize(request.page_size()));
-  const std::string scope = absl::StrCat("snapshots ", name.str());
-  std::string after;
-  if (!request.page_token().empty()) {
-    MNEME_ASSIGN_OR_RETURN(after, ReadPageToken(scope, request.page_token()));
-  }
-  MNEME_ASSIGN_OR_RETURN(const SessionRecord record, parts.sessions->Get(name));
-  std::vector<storage::SnapshotRef> refs(record.data.snapshots().begin(),
-                                         record.data.snapshots().end());
-  // Newest first; before-rewind stands at the version it kept, which may be kept twice.
-  const auto order = [](const storage::SnapshotRef& r) {
-    return absl::StrCat(absl::Dec(INT64_MAX - r.version(), absl::kZeroPad20), r.id());
-  };
-  std::sort(refs.begin(), refs.end(),
-            [&](const auto& a, const auto& b) { return order(a) < order(b); });
-  v1::ListSnapshotsResponse response;
-  std::string last;
-  for (const storage::SnapshotRef& ref : refs) {
-    if (order(ref) <= after) continue;
-    if (response.snapshots_size() == page_size) {
-      response.set_next_page_token(MakePageToken(scope, last));
-      break;
-    }
-    const SnapshotName snapshot_name{name, ref.id()};
-    auto stored = parts.sessions->GetSnapshot(snapshot_name);
-    if (absl::IsNotFound(stored.status())) continue;  // pruned since
-    if (!stored.ok()) return stored.status();
-    v1::Snapshot& out = *response.add_snapshots();
-    out.set_name(snapshot_name.str());
-    out.set_version(ref.version());
-    out.set_position_tokens(ref.position_tokens());
-    out.set_automatic(ref.automatic());
-    SetTimestamp(stored->create_time_us(), out.mutable_create_time());
-    int64_t bytes = 0;
-    const storage::Point& point = stored->point();
-    if (auto manifest = engine::SnapshotManifest::Parse(point.manifest()); manifest.ok()) {
-      for (const auto& chunk : manifest->chunks) bytes += chunk.size_bytes;
-    }
-    for (const auto& chunk : point.transcript()) bytes += ChunkBytes(chunk);
-    out.set_stored_bytes(bytes);
-    last = order(ref);
-  }
-  return response;
-}
-
 int SweepSessions(Parts& parts, int limit) {
   const absl::Time now = absl::Now();
   auto due = parts.sessions->Due(now, limit);

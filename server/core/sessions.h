@@ -1,4 +1,4 @@
-// Create, Get, List, Update, Delete, Undelete, ListSnapshots: sessions without a forward pass.
+// Create, Get, List, Update, Delete, Undelete: sessions without a forward pass.
 #pragma once
 
 #include "absl/status/statusor.h"
@@ -32,8 +32,6 @@ absl::StatusOr<v1::Session> DeleteSession(Parts& parts, CallContext& context,
                                           const v1::DeleteSessionRequest& request);
 absl::StatusOr<v1::Session> UndeleteSession(Parts& parts, CallContext& context,
                                             const v1::UndeleteSessionRequest& request);
-absl::StatusOr<v1::ListSnapshotsResponse> ListSnapshots(Parts& parts, CallContext& context,
-                                                        const v1::ListSnapshotsRequest& request);
 
 // fork_rewind.cc
 absl::StatusOr<v1::ForkSessionResponse> ForkSession(Parts& parts, CallContext& context,

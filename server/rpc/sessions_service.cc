@@ -73,6 +73,30 @@ grpc::ServerUnaryReactor* SessionsService::RewindSession(grpc::CallbackServerCon
       [](const v1::RewindSessionRequest& r) -> std::string { return r.name(); }, /*is_turn=*/true);
 }
 
+grpc::ServerUnaryReactor* SessionsService::CreateSnapshot(grpc::CallbackServerContext* context,
+                                                          const grpc::ByteBuffer* request,
+                                                          grpc::ByteBuffer* response) {
+  return StartUnary<v1::CreateSnapshotRequest>(
+      env_, "CreateSnapshot", &ServerCore::CreateSnapshot, context, request, response,
+      [](const v1::CreateSnapshotRequest& r) -> std::string { return r.parent(); });
+}
+
+grpc::ServerUnaryReactor* SessionsService::GetSnapshot(grpc::CallbackServerContext* context,
+                                                       const grpc::ByteBuffer* request,
+                                                       grpc::ByteBuffer* response) {
+  return StartUnary<v1::GetSnapshotRequest>(
+      env_, "GetSnapshot", &ServerCore::GetSnapshot, context, request, response,
+      [](const v1::GetSnapshotRequest& r) -> std::string { return r.name(); });
+}
+
+grpc::ServerUnaryReactor* SessionsService::DeleteSnapshot(grpc::CallbackServerContext* context,
+                                                          const grpc::ByteBuffer* request,
+                                                          grpc::ByteBuffer* response) {
+  return StartUnary<v1::DeleteSnapshotRequest>(
+      env_, "DeleteSnapshot", &ServerCore::DeleteSnapshot, context, request, response,
+      [](const v1::DeleteSnapshotRequest& r) -> std::string { return r.name(); });
+}
+
 grpc::ServerUnaryReactor* SessionsService::ListSnapshots(grpc::CallbackServerContext* context,
                                                          const grpc::ByteBuffer* request,
                                                          grpc::ByteBuffer* response) {

@@ -7,6 +7,9 @@
 namespace mneme::server {
 
 // Every method takes bytes: message_bytes.h says why.
+using RawSnapshots = v1::Sessions::WithRawCallbackMethod_CreateSnapshot<
+    v1::Sessions::WithRawCallbackMethod_GetSnapshot<
+        v1::Sessions::WithRawCallbackMethod_DeleteSnapshot<v1::Sessions::Service>>>;
 using RawSessions = v1::Sessions::WithRawCallbackMethod_CreateSession<
     v1::Sessions::WithRawCallbackMethod_GetSession<v1::Sessions::WithRawCallbackMethod_ListSessions<
         v1::Sessions::WithRawCallbackMethod_UpdateSession<
@@ -19,7 +22,7 @@ using RawSessions = v1::Sessions::WithRawCallbackMethod_CreateSession<
                                     v1::Sessions::WithRawCallbackMethod_IngestSession<
                                         v1::Sessions::WithRawCallbackMethod_ExportSession<
                                             v1::Sessions::WithRawCallbackMethod_ImportSession<
-                                                v1::Sessions::Service>>>>>>>>>>>>>;
+                                                RawSnapshots>>>>>>>>>>>>>;
 
 class SessionsService final : public RawSessions {
  public:
@@ -41,6 +44,12 @@ class SessionsService final : public RawSessions {
                                         grpc::ByteBuffer*) override;
   grpc::ServerUnaryReactor* RewindSession(grpc::CallbackServerContext*, const grpc::ByteBuffer*,
                                           grpc::ByteBuffer*) override;
+  grpc::ServerUnaryReactor* CreateSnapshot(grpc::CallbackServerContext*, const grpc::ByteBuffer*,
+                                           grpc::ByteBuffer*) override;
+  grpc::ServerUnaryReactor* GetSnapshot(grpc::CallbackServerContext*, const grpc::ByteBuffer*,
+                                        grpc::ByteBuffer*) override;
+  grpc::ServerUnaryReactor* DeleteSnapshot(grpc::CallbackServerContext*, const grpc::ByteBuffer*,
+                                           grpc::ByteBuffer*) override;
   grpc::ServerUnaryReactor* ListSnapshots(grpc::CallbackServerContext*, const grpc::ByteBuffer*,
                                           grpc::ByteBuffer*) override;
   grpc::ServerUnaryReactor* ReadTranscript(grpc::CallbackServerContext*, const grpc::ByteBuffer*,

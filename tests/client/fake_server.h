@@ -51,6 +51,9 @@ struct FakeSessions : v1::Sessions::Service {
   FAKE_UNARY(UndeleteSession, UndeleteSessionRequest, Session)
   FAKE_UNARY(ForkSession, ForkSessionRequest, ForkSessionResponse)
   FAKE_UNARY(RewindSession, RewindSessionRequest, RewindSessionResponse)
+  FAKE_UNARY(CreateSnapshot, CreateSnapshotRequest, Snapshot)
+  FAKE_UNARY(GetSnapshot, GetSnapshotRequest, Snapshot)
+  FAKE_UNARY(DeleteSnapshot, DeleteSnapshotRequest, Snapshot)
   FAKE_UNARY(ListSnapshots, ListSnapshotsRequest, ListSnapshotsResponse)
   FAKE_UNARY(ReadTranscript, ReadTranscriptRequest, ReadTranscriptResponse)
 

@@ -45,7 +45,12 @@ TEST_F(CliTest, HelpOfEverySubcommandTeachesWithAnExample) {
                                                           {"sessions", "rewind"},
                                                           {"sessions", "delete"},
                                                           {"sessions", "undelete"},
-                                                          {"sessions", "snapshots"}};
+                                                          {"sessions", "snapshots"},
+                                                          {"snapshots"},
+                                                          {"snapshots", "create"},
+                                                          {"snapshots", "list"},
+                                                          {"snapshots", "get"},
+                                                          {"snapshots", "delete"}};
   for (std::vector<std::string> args : commands) {
     std::string example = "\n  mneme ";
     for (const std::string& word : args) example += word + " ";
@@ -167,6 +172,17 @@ TEST_F(CliTest, SessionsThroughTheirWholeLife) {
       OutJson({"sessions", "rewind", "life", "--to-position", std::to_string(position)});
   EXPECT_EQ(replayed["session"]["position_tokens"], position);
   EXPECT_EQ(replayed["recomputed_tokens"], 1);
+
+  // A point that is kept.
+  EXPECT_EQ(OutJson({"snapshots", "create", "life", "good"})["automatic"], false);
+  EXPECT_EQ(Error({"snapshots", "create", "life", "good"}, 4)["reason"], "SNAPSHOT_EXISTS");
+  EXPECT_EQ(OutJson({"snapshots", "get", "life@good"})["position_tokens"], position);
+  EXPECT_NE(Out({"snapshots", "list", "life"}).find("good"), std::string::npos);
+  EXPECT_EQ(
+      OutJson({"sessions", "fork", "life@good", "from-good"})["sessions"][0]["position_tokens"],
+      position);
+  EXPECT_EQ(Out({"snapshots", "delete", "life@good"}), "good deleted\n");
+  EXPECT_EQ(Error({"snapshots", "get", "life@good"}, 3)["reason"], "SNAPSHOT_NOT_FOUND");
 
   // Deleted, refused, brought back.
   const Json deleted = OutJson({"sessions", "delete", "life", "branch-a"});

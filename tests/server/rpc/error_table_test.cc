@@ -343,6 +343,13 @@ TEST_F(ErrorTableTest, NamesThatAreNotThereOrTaken) {
              "GENERATION_NOT_FOUND");
   const Details taken = EXPECT_RPC(CreateOverRpc("s"), ALREADY_EXISTS, "SESSION_EXISTS");
   EXPECT_EQ(taken.resource->resource_name(), Name("s"));
+  v1::CreateSnapshotRequest keep;
+  keep.set_parent("s");
+  keep.set_snapshot_id("kept");
+  ASSERT_TRUE(Call(*sessions_, &v1::Sessions::Stub::CreateSnapshot, keep).ok());
+  const Details kept = EXPECT_RPC(Call(*sessions_, &v1::Sessions::Stub::CreateSnapshot, keep),
+                                  ALREADY_EXISTS, "SNAPSHOT_EXISTS");
+  EXPECT_EQ(kept.resource->resource_name(), Name("s") + "/snapshots/kept");
 }
 
 TEST_F(ErrorTableTest, Conflicts) {

@@ -107,6 +107,17 @@ class FakeServerCore : public ServerCore {
       CallContext&, const v1::RewindSessionRequest&) override {
     return v1::RewindSessionResponse();
   }
+  absl::StatusOr<v1::Snapshot> CreateSnapshot(CallContext&,
+                                              const v1::CreateSnapshotRequest&) override {
+    return v1::Snapshot();
+  }
+  absl::StatusOr<v1::Snapshot> GetSnapshot(CallContext&, const v1::GetSnapshotRequest&) override {
+    return v1::Snapshot();
+  }
+  absl::StatusOr<v1::Snapshot> DeleteSnapshot(CallContext&,
+                                              const v1::DeleteSnapshotRequest&) override {
+    return v1::Snapshot();
+  }
   absl::StatusOr<v1::ListSnapshotsResponse> ListSnapshots(
       CallContext&, const v1::ListSnapshotsRequest&) override {
     return v1::ListSnapshotsResponse();

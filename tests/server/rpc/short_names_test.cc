@@ -149,6 +149,19 @@ TEST_F(ShortNamesTest, EveryRpcTakesThem) {
     called_.insert(request.GetDescriptor()->full_name());
   }
 
+  v1::CreateSnapshotRequest keep;
+  keep.set_parent("s");
+  keep.set_snapshot_id("kept");
+  EXPECT_EQ(Must(*sessions_, &Sessions::CreateSnapshot, keep).name(),
+            Name("s") + "/snapshots/kept");
+  v1::GetSnapshotRequest one;
+  one.set_name("s@kept");
+  EXPECT_EQ(Must(*sessions_, &Sessions::GetSnapshot, one).name(), Name("s") + "/snapshots/kept");
+  v1::DeleteSnapshotRequest drop;
+  drop.set_name("s/snapshots/kept");
+  EXPECT_EQ(Must(*sessions_, &Sessions::DeleteSnapshot, drop).name(),
+            Name("s") + "/snapshots/kept");
+
   v1::TokenizeRequest tokenize;
   tokenize.set_model("tiny");
   tokenize.set_text("abc");

@@ -195,8 +195,8 @@ TEST_F(TenantsTest, WithoutAKeyNothingIsRead) {
 TEST_F(TenantsTest, AReaderChangesNothing) {
   ServeWithKeys();
   const std::set<std::string> kReads = {
-      "GetSession", "ListSessions", "ListSnapshots", "ReadTranscript", "Tokenize",
-      "Detokenize", "Score",        "ListModels",    "GetModel",       "ExportSession"};
+      "GetSession", "ListSessions", "ListSnapshots", "ReadTranscript", "Tokenize",   "Detokenize",
+      "Score",      "ListModels",   "GetModel",      "ExportSession",  "GetSnapshot"};
   for (const MethodDescriptor* method : AllMethods()) {
     const bool denied =
         CallWith("look", *method, "").error_code() == grpc::StatusCode::PERMISSION_DENIED;
