@@ -174,6 +174,18 @@ absl::StatusOr<v1::Session> Client::DeleteSession(v1::DeleteSessionRequest reque
                            request);
 }
 
+absl::StatusOr<v1::BatchDeleteSessionsResponse> Client::BatchDeleteSessions(
+    v1::BatchDeleteSessionsRequest request, const CallOptions& call) const {
+  if (auto s = ExpandParent(options(), request.mutable_parent()); !s.ok()) return s;
+  for (std::string& name : *request.mutable_names()) {
+    if (auto s = ExpandSession(options(), &name); !s.ok()) return s;
+  }
+  return Call<v1::BatchDeleteSessionsResponse>(
+      *channel_, call, options().work_timeout,
+      request.validate_only() ? Repeat::kGuarded : Repeat::kNever, "", *channel_->sessions,
+      &v1::Sessions::Stub::BatchDeleteSessions, request);
+}
+
 absl::StatusOr<v1::Session> Client::UndeleteSession(std::string_view name,
                                                     const CallOptions& call) const {
   auto full = SessionName(options().tenant, name);

@@ -68,6 +68,9 @@ class Client {
                                             const CallOptions& call = {}) const;
   absl::StatusOr<v1::Session> DeleteSession(v1::DeleteSessionRequest request,
                                             const CallOptions& call = {}) const;
+  // Sessions that are given by name are checked before the first one is deleted.
+  absl::StatusOr<v1::BatchDeleteSessionsResponse> BatchDeleteSessions(
+      v1::BatchDeleteSessionsRequest request, const CallOptions& call = {}) const;
   absl::StatusOr<v1::Session> UndeleteSession(std::string_view name,
                                               const CallOptions& call = {}) const;
   // request.name: a session or a snapshot.

@@ -258,39 +258,101 @@ int Show(client::Client& client, const Context& context, const ShowFlags& flags)
 
 struct DeleteFlags {
   std::vector<std::string> names;
-  std::string etag;
-  bool force = false, purge = false;
+  std::string etag, filter;
+  bool force = false, purge = false, dry_run = false;
 };
 
-int Delete(client::Client& client, const Context& context, const DeleteFlags& flags) {
-  int worst = kOk;  // the first failure; the others are still tried
-  v1::ListSessionsResponse deleted;
-  for (const std::string& name : flags.names) {
-    v1::DeleteSessionRequest request;
-    request.set_name(name);
-    request.set_etag(flags.etag);
+// One session: its etag may be asked for.
+absl::StatusOr<v1::BatchDeleteSessionsResponse> DeleteOne(client::Client& client,
+                                                          const DeleteFlags& flags) {
+  v1::DeleteSessionRequest request;
+  request.set_name(flags.names[0]);
+  request.set_etag(flags.etag);
+  request.set_force(flags.force);
+  request.set_purge(flags.purge);
+  auto session = client.DeleteSession(request);
+  if (!session.ok()) return session.status();
+  v1::BatchDeleteSessionsResponse deleted;
+  *deleted.add_sessions() = *std::move(session);
+  return deleted;
+}
+
+// As many calls as it takes; `all` has what those did that succeeded.
+absl::Status DeleteMany(client::Client& client, const DeleteFlags& flags,
+                        v1::BatchDeleteSessionsResponse& all) {
+  constexpr size_t kMost = 1000;  // that a call takes
+  for (size_t at = 0;; at += kMost) {
+    v1::BatchDeleteSessionsRequest request;
+    request.set_filter(flags.filter);
     request.set_force(flags.force);
     request.set_purge(flags.purge);
-    auto session = client.DeleteSession(request);
-    if (!session.ok()) {
-      const int code = context.Fail(session.status());
-      if (worst == kOk) worst = code;
-      continue;
+    request.set_validate_only(flags.dry_run);
+    for (size_t i = at; i < std::min(at + kMost, flags.names.size()); ++i) {
+      request.add_names(flags.names[i]);
     }
-    *deleted.add_sessions() = *session;
+    auto done = client.BatchDeleteSessions(request);
+    if (!done.ok()) return done.status();
+    all.mutable_sessions()->MergeFrom(done->sessions());
+    all.mutable_failures()->MergeFrom(done->failures());
+    all.set_more(done->more());
+    // Those that fail are found again: without any other there is no end.
+    const bool again = flags.filter.empty()
+                           ? at + kMost < flags.names.size()
+                           : done->more() && !flags.dry_run && done->failures().empty();
+    if (!again) return absl::OkStatus();
+  }
+}
+
+int Delete(client::Client& client, const Context& context, const DeleteFlags& flags) {
+  if (flags.names.empty() == flags.filter.empty()) {
+    return context.FailUsage("delete needs names of sessions, or --filter");
+  }
+  const bool one = flags.names.size() == 1 && !flags.dry_run;  // an etag can be asked for
+  if (!one && !flags.etag.empty()) return context.FailUsage("--etag is for one session");
+  v1::BatchDeleteSessionsResponse done;
+  absl::Status status;
+  if (one) {
+    auto deleted = DeleteOne(client, flags);
+    status = deleted.status();
+    if (deleted.ok()) done = *std::move(deleted);
+  } else {
+    status = DeleteMany(client, flags, done);
   }
   if (context.json()) {
-    std::cout << Dump(ToJson(deleted)["sessions"]) << "\n";
+    if (status.ok() || done.sessions_size() > 0) {
+      std::cout << Dump(ToJson(done)["sessions"]) << "\n";
+    }
   } else if (context.names_only()) {
-    PrintSessions(context, deleted.sessions());
+    PrintSessions(context, done.sessions());
   } else {
-    for (const auto& s : deleted.sessions()) {
-      std::cout << context.Short(s.name()) << (flags.purge ? " deleted for good" : " deleted");
-      if (s.has_purge_time() && !flags.purge) {
+    for (const auto& s : done.sessions()) {
+      std::cout << context.Short(s.name())
+                << (flags.dry_run ? " would be deleted"
+                    : flags.purge ? " deleted for good"
+                                  : " deleted");
+      if (s.has_purge_time() && !flags.purge && !flags.dry_run) {
         std::cout << "; can be undeleted for "
                   << HumanSpan(absl::FromUnixSeconds(s.purge_time().seconds()) - absl::Now());
       }
       std::cout << "\n";
+    }
+    if (flags.dry_run && done.more()) std::cout << "and more\n";
+  }
+  if (!status.ok()) return context.Fail(status);
+  int worst = kOk;  // of the first failure
+  for (const auto& failure : done.failures()) {
+    const absl::Status why(static_cast<absl::StatusCode>(failure.code()), failure.message());
+    if (worst == kOk) worst = ExitCodeOf(why);
+    if (context.json()) {
+      std::cerr << Dump(Json{{"error",
+                              {{"code", absl::StatusCodeToString(why.code())},
+                               {"reason", failure.reason()},
+                               {"message", failure.message()},
+                               {"name", failure.name()}}}})
+                << "\n";
+    } else {
+      std::cerr << context.Short(failure.name()) << " is still there: " << failure.reason() << ": "
+                << failure.message() << "\n";
     }
   }
   return worst;
@@ -395,14 +457,21 @@ void AddSessions(CLI::App& app, Context& context) {
 
   auto* remove = command->add_subcommand("delete", "Delete sessions; undelete works for a while");
   auto delete_flags = std::make_shared<DeleteFlags>();
-  remove->add_option("SESSION", delete_flags->names)->required();
+  remove->add_option("SESSION", delete_flags->names,
+                     "All names are checked before the first session is deleted");
+  remove->add_option("--filter", delete_flags->filter,
+                     "Instead of names: all that `sessions list --filter` shows");
+  remove->add_flag("--dry-run", delete_flags->dry_run,
+                   "Say what would be deleted, at most 1000, and delete nothing");
   remove->add_flag("--force", delete_flags->force, "Cancel a running turn first");
   remove->add_flag("--purge", delete_flags->purge,
                    "For good, with snapshots and transcript; the id is free at once. Also of a "
                    "session that is deleted already");
-  remove->add_option("--etag", delete_flags->etag, "Only if the session still has this etag");
+  remove->add_option("--etag", delete_flags->etag,
+                     "Only if the session still has this etag; of one session");
   remove->footer(
       "\nExamples:\n  mneme sessions delete diary-a diary-b --force\n"
+      "  mneme sessions delete --filter 'labels.project = \"atlas\"' --dry-run\n"
       "  mneme sessions delete diary --purge");
   OnRun(remove, context,
         [&context, delete_flags](auto& c) { return Delete(c, context, *delete_flags); });

@@ -130,6 +130,10 @@ class ServerCoreImpl final : public ServerCore {
                                             const v1::DeleteSessionRequest& request) override {
     return Count(server::DeleteSession(parts_, context, request));
   }
+  absl::StatusOr<v1::BatchDeleteSessionsResponse> BatchDeleteSessions(
+      CallContext& context, const v1::BatchDeleteSessionsRequest& request) override {
+    return Count(server::BatchDeleteSessions(parts_, context, request));
+  }
   absl::StatusOr<v1::Session> UndeleteSession(CallContext& context,
                                               const v1::UndeleteSessionRequest& request) override {
     return Count(server::UndeleteSession(parts_, context, request));

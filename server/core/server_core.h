@@ -90,6 +90,8 @@ class ServerCore {
                                                     const v1::UpdateSessionRequest&) = 0;
   virtual absl::StatusOr<v1::Session> DeleteSession(CallContext&,
                                                     const v1::DeleteSessionRequest&) = 0;
+  virtual absl::StatusOr<v1::BatchDeleteSessionsResponse> BatchDeleteSessions(
+      CallContext&, const v1::BatchDeleteSessionsRequest&) = 0;
   virtual absl::StatusOr<v1::Session> UndeleteSession(CallContext&,
                                                       const v1::UndeleteSessionRequest&) = 0;
   virtual absl::StatusOr<v1::ForkSessionResponse> ForkSession(CallContext&,

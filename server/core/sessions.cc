@@ -233,22 +233,19 @@ absl::StatusOr<v1::Session> UpdateSession(Parts& parts, CallContext& context,
                    }));
 }
 
-absl::StatusOr<v1::Session> DeleteSession(Parts& parts, CallContext& context,
-                                          const v1::DeleteSessionRequest& request) {
-  MNEME_RETURN_IF_ERROR(CheckNotDraining(parts));
-  MNEME_ASSIGN_OR_RETURN(const SessionName name,
-                         ParseSessionName(request.name(), "name", context.tenant));
+absl::StatusOr<v1::Session> Delete(Parts& parts, CallContext& context, const SessionName& name,
+                                   const DeleteOptions& options) {
   // What is deleted already can still be purged.
   const auto find = [&] {
-    return request.purge() ? parts.sessions->Get(name) : parts.sessions->GetUsable(name, false);
+    return options.purge ? parts.sessions->Get(name) : parts.sessions->GetUsable(name, false);
   };
   MNEME_ASSIGN_OR_RETURN(const SessionRecord record, find());
-  MNEME_RETURN_IF_ERROR(CheckEtag(parts, request.etag(), record));
+  MNEME_RETURN_IF_ERROR(CheckEtag(parts, options.etag, record));
 
   const std::string key = CacheKey(name);
   const auto give_up = std::min(context.deadline, CallContext::Clock::now() + kForceWait);
   auto writer = TakeWriter(parts, context, name, false);
-  while (!writer.ok() && request.force() && ReasonOf(writer.status()) == reason::kSessionBusy &&
+  while (!writer.ok() && options.force && ReasonOf(writer.status()) == reason::kSessionBusy &&
          CallContext::Clock::now() < give_up) {
     // Whoever waits behind the running turn is cancelled as well when it gets its chance.
     parts.writers.CancelHolder(key);
@@ -258,11 +255,11 @@ absl::StatusOr<v1::Session> DeleteSession(Parts& parts, CallContext& context,
   }
   if (!writer.ok()) return writer.status();
 
-  const int64_t window_us = request.purge() ? 0 : parts.config.sessions.undelete_window_ms * 1000;
+  const int64_t window_us = options.purge ? 0 : parts.config.sessions.undelete_window_ms * 1000;
   const auto mark_deleted = [&](SessionRecord& current, SessionStore::Change&) {
     MNEME_RETURN_IF_ERROR(find().status());
     // What a forced delete cancelled may have been committed: then the etag is an older one.
-    if (!request.force()) MNEME_RETURN_IF_ERROR(CheckEtag(parts, request.etag(), current));
+    if (!options.force) MNEME_RETURN_IF_ERROR(CheckEtag(parts, options.etag, current));
     const int64_t now = NowMicros();
     if (current.data.delete_time_us() == 0) current.data.set_delete_time_us(now);
     // Undelete is refused from purge_time on; the record is purged below or by the sweeper.
@@ -277,6 +274,15 @@ absl::StatusOr<v1::Session> DeleteSession(Parts& parts, CallContext& context,
   MNEME_ASSIGN_OR_RETURN(v1::Session session, ToProto(parts, *deleted));
   if (window_us == 0) MNEME_RETURN_IF_ERROR(parts.sessions->Purge(name));
   return session;
+}
+
+absl::StatusOr<v1::Session> DeleteSession(Parts& parts, CallContext& context,
+                                          const v1::DeleteSessionRequest& request) {
+  MNEME_RETURN_IF_ERROR(CheckNotDraining(parts));
+  MNEME_ASSIGN_OR_RETURN(const SessionName name,
+                         ParseSessionName(request.name(), "name", context.tenant));
+  return Delete(parts, context, name,
+                {.etag = request.etag(), .force = request.force(), .purge = request.purge()});
 }
 
 absl::StatusOr<v1::Session> UndeleteSession(Parts& parts, CallContext& context,

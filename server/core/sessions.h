@@ -28,10 +28,22 @@ absl::StatusOr<v1::ListSessionsResponse> ListSessions(Parts& parts, CallContext&
                                                       const v1::ListSessionsRequest& request);
 absl::StatusOr<v1::Session> UpdateSession(Parts& parts, CallContext& context,
                                           const v1::UpdateSessionRequest& request);
+struct DeleteOptions {
+  std::string etag;
+  bool force = false;
+  bool purge = false;
+};
+// What DeleteSession does.
+absl::StatusOr<v1::Session> Delete(Parts& parts, CallContext& context, const SessionName& name,
+                                   const DeleteOptions& options);
 absl::StatusOr<v1::Session> DeleteSession(Parts& parts, CallContext& context,
                                           const v1::DeleteSessionRequest& request);
 absl::StatusOr<v1::Session> UndeleteSession(Parts& parts, CallContext& context,
                                             const v1::UndeleteSessionRequest& request);
+
+// batch_delete.cc
+absl::StatusOr<v1::BatchDeleteSessionsResponse> BatchDeleteSessions(
+    Parts& parts, CallContext& context, const v1::BatchDeleteSessionsRequest& request);
 
 // fork_rewind.cc
 absl::StatusOr<v1::ForkSessionResponse> ForkSession(Parts& parts, CallContext& context,

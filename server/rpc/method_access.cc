@@ -1,6 +1,9 @@
 #include "server/rpc/method_access.h"
 
+#include <google/protobuf/reflection.h>
+
 #include <algorithm>
+#include <utility>
 
 #include "server/core/resource_id.h"
 #include "server/core/session_names.h"
@@ -16,6 +19,7 @@ const std::vector<MethodAccess>& Table() {
       {"ListSessions", Role::kReader, {{"parent", kTenant}}},
       {"UpdateSession", Role::kUser, {{"session.name"}}},
       {"DeleteSession", Role::kUser, {{"name"}}},
+      {"BatchDeleteSessions", Role::kUser, {{"parent", kTenant}, {"names"}}},
       {"UndeleteSession", Role::kUser, {{"name"}}},
       {"ForkSession", Role::kUser, {{"name"}}},
       {"RewindSession", Role::kUser, {{"name"}, {"snapshot"}}},
@@ -39,13 +43,17 @@ const std::vector<MethodAccess>& Table() {
   return table;
 }
 
-// The text of a field, "" if it is not set.
-std::string TextAt(const google::protobuf::Message& message, std::string_view path) {
+// The texts of a field, one unless it is repeated; "" if it is not set.
+std::vector<std::string> TextsAt(const google::protobuf::Message& message, std::string_view path) {
   const size_t dot = path.find('.');
   const auto* field = message.GetDescriptor()->FindFieldByName(std::string(path.substr(0, dot)));
   const auto& reflection = *message.GetReflection();
-  if (dot == path.npos) return reflection.GetString(message, field);
-  return TextAt(reflection.GetMessage(message, field), path.substr(dot + 1));
+  if (dot != path.npos) {
+    return TextsAt(reflection.GetMessage(message, field), path.substr(dot + 1));
+  }
+  if (!field->is_repeated()) return {reflection.GetString(message, field)};
+  const auto texts = reflection.GetRepeatedFieldRef<std::string>(message, field);
+  return {texts.begin(), texts.end()};
 }
 
 // The tenant that a name says; "" if it says none, or has no right form.
@@ -72,13 +80,17 @@ const MethodAccess* FindMethodAccess(std::string_view method) {
 
 absl::Status CheckTenants(const MethodAccess& access, const Caller& caller,
                           const google::protobuf::Message& request, CallContext& context) {
-  for (size_t i = 0; i < access.names.size(); ++i) {
-    const NameField& name = access.names[i];
-    const std::string tenant = TenantOf(TextAt(request, name.path), name.kind);
-    if (tenant.empty() || tenant == context.tenant) continue;
-    // What further names say must be of the tenant that the first is of.
-    if (caller.role != Role::kAdmin || i > 0) return OtherTenant(context.tenant);
-    context.tenant = tenant;
+  bool first = true;
+  for (const NameField& name : access.names) {
+    for (const std::string& text : TextsAt(request, name.path)) {
+      if (text.empty()) continue;
+      const bool is_first = std::exchange(first, false);
+      const std::string tenant = TenantOf(text, name.kind);
+      if (tenant.empty() || tenant == context.tenant) continue;
+      // What further names say must be of the tenant that the first is of.
+      if (caller.role != Role::kAdmin || !is_first) return OtherTenant(context.tenant);
+      context.tenant = tenant;
+    }
   }
   return absl::OkStatus();
 }

@@ -48,6 +48,16 @@ grpc::ServerUnaryReactor* SessionsService::DeleteSession(grpc::CallbackServerCon
       [](const v1::DeleteSessionRequest& r) -> std::string { return r.name(); });
 }
 
+// As long as a turn: it deletes one session after the other, and waits for turns that it has
+// cancelled.
+grpc::ServerUnaryReactor* SessionsService::BatchDeleteSessions(grpc::CallbackServerContext* context,
+                                                               const grpc::ByteBuffer* request,
+                                                               grpc::ByteBuffer* response) {
+  return StartUnary<v1::BatchDeleteSessionsRequest>(env_, "BatchDeleteSessions",
+                                                    &ServerCore::BatchDeleteSessions, context,
+                                                    request, response, nullptr, /*is_turn=*/true);
+}
+
 grpc::ServerUnaryReactor* SessionsService::UndeleteSession(grpc::CallbackServerContext* context,
                                                            const grpc::ByteBuffer* request,
                                                            grpc::ByteBuffer* response) {

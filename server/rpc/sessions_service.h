@@ -9,7 +9,8 @@ namespace mneme::server {
 // Every method takes bytes: message_bytes.h says why.
 using RawSnapshots = v1::Sessions::WithRawCallbackMethod_CreateSnapshot<
     v1::Sessions::WithRawCallbackMethod_GetSnapshot<
-        v1::Sessions::WithRawCallbackMethod_DeleteSnapshot<v1::Sessions::Service>>>;
+        v1::Sessions::WithRawCallbackMethod_DeleteSnapshot<
+            v1::Sessions::WithRawCallbackMethod_BatchDeleteSessions<v1::Sessions::Service>>>>;
 using RawSessions = v1::Sessions::WithRawCallbackMethod_CreateSession<
     v1::Sessions::WithRawCallbackMethod_GetSession<v1::Sessions::WithRawCallbackMethod_ListSessions<
         v1::Sessions::WithRawCallbackMethod_UpdateSession<
@@ -38,6 +39,9 @@ class SessionsService final : public RawSessions {
                                           grpc::ByteBuffer*) override;
   grpc::ServerUnaryReactor* DeleteSession(grpc::CallbackServerContext*, const grpc::ByteBuffer*,
                                           grpc::ByteBuffer*) override;
+  grpc::ServerUnaryReactor* BatchDeleteSessions(grpc::CallbackServerContext*,
+                                                const grpc::ByteBuffer*,
+                                                grpc::ByteBuffer*) override;
   grpc::ServerUnaryReactor* UndeleteSession(grpc::CallbackServerContext*, const grpc::ByteBuffer*,
                                             grpc::ByteBuffer*) override;
   grpc::ServerUnaryReactor* ForkSession(grpc::CallbackServerContext*, const grpc::ByteBuffer*,

@@ -51,6 +51,7 @@ struct FakeSessions : v1::Sessions::Service {
   FAKE_UNARY(UndeleteSession, UndeleteSessionRequest, Session)
   FAKE_UNARY(ForkSession, ForkSessionRequest, ForkSessionResponse)
   FAKE_UNARY(RewindSession, RewindSessionRequest, RewindSessionResponse)
+  FAKE_UNARY(BatchDeleteSessions, BatchDeleteSessionsRequest, BatchDeleteSessionsResponse)
   FAKE_UNARY(CreateSnapshot, CreateSnapshotRequest, Snapshot)
   FAKE_UNARY(GetSnapshot, GetSnapshotRequest, Snapshot)
   FAKE_UNARY(DeleteSnapshot, DeleteSnapshotRequest, Snapshot)

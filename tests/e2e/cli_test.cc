@@ -198,6 +198,18 @@ TEST_F(CliTest, SessionsThroughTheirWholeLife) {
   // A child outlives its parent.
   Out({"sessions", "delete", "life"});
   EXPECT_EQ(OutLines(Turn({"generate", "-s", "branch-b"}, 2)).back()["final"]["committed"], true);
+  // By a filter, all at once.
+  for (const char* id : {"atlas-a", "atlas-b"}) {
+    OutJson({"sessions", "create", id, "--label", "project=atlas"});
+  }
+  const std::string atlas = "labels.project = \"atlas\"";
+  EXPECT_EQ(Out({"sessions", "delete", "--filter", atlas, "--dry-run"}),
+            "atlas-a would be deleted\natlas-b would be deleted\n");
+  EXPECT_EQ(Error({"sessions", "delete", "atlas-a", "nobody"}, 3)["reason"], "SESSION_NOT_FOUND");
+  EXPECT_EQ(OutJson({"sessions", "delete", "--filter", atlas, "--purge"}).size(), 2u);
+  EXPECT_EQ(Out({"sessions", "list", "--show-deleted", "--filter", atlas, "-o", "name"}), "");
+  EXPECT_EQ(Run({"sessions", "delete"}).code, 2);
+
   // A deleted session's id is taken, until it is deleted for good.
   EXPECT_EQ(Error({"sessions", "create", "life"}, 4)["reason"], "SESSION_EXISTS");
   Out({"sessions", "delete", "life", "--purge"});

@@ -95,6 +95,10 @@ class FakeServerCore : public ServerCore {
                                             const v1::DeleteSessionRequest&) override {
     return v1::Session();
   }
+  absl::StatusOr<v1::BatchDeleteSessionsResponse> BatchDeleteSessions(
+      CallContext&, const v1::BatchDeleteSessionsRequest&) override {
+    return v1::BatchDeleteSessionsResponse();
+  }
   absl::StatusOr<v1::Session> UndeleteSession(CallContext&,
                                               const v1::UndeleteSessionRequest&) override {
     return v1::Session();

@@ -181,6 +181,10 @@ TEST_F(ShortNamesTest, EveryRpcTakesThem) {
   v1::DeleteSessionRequest remove;
   remove.set_name("s");
   EXPECT_EQ(Must(*sessions_, &Sessions::DeleteSession, remove).name(), Name("s"));
+  v1::BatchDeleteSessionsRequest batch;
+  batch.add_names("a");
+  batch.add_names(Name("b"));
+  EXPECT_EQ(Must(*sessions_, &Sessions::BatchDeleteSessions, batch).sessions_size(), 2);
   v1::UndeleteSessionRequest undelete;
   undelete.set_name("s");
   EXPECT_EQ(Must(*sessions_, &Sessions::UndeleteSession, undelete).name(), Name("s"));

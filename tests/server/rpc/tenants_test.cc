@@ -46,8 +46,8 @@ std::vector<const MethodDescriptor*> AllMethods() {
 
 void CollectNames(const google::protobuf::Descriptor& type, const std::string& prefix,
                   std::set<std::string>& paths) {
-  static const std::set<std::string> kNameLike = {"name", "parent", "session", "snapshot",
-                                                  "tenant"};
+  static const std::set<std::string> kNameLike = {"name",    "names",    "parent",
+                                                  "session", "snapshot", "tenant"};
   for (int i = 0; i < type.field_count(); ++i) {
     const FieldDescriptor& field = *type.field(i);
     if (field.type() == FieldDescriptor::TYPE_STRING && kNameLike.contains(field.name())) {
@@ -63,7 +63,9 @@ void SetText(Message& message, const std::string& path, const std::string& text)
   const size_t dot = path.find('.');
   const auto* field = message.GetDescriptor()->FindFieldByName(path.substr(0, dot));
   const auto& reflection = *message.GetReflection();
-  if (dot == path.npos) {
+  if (dot == path.npos && field->is_repeated()) {
+    reflection.AddString(&message, field, text);
+  } else if (dot == path.npos) {
     reflection.SetString(&message, field, text);
   } else {
     SetText(*reflection.MutableMessage(&message, field), path.substr(dot + 1), text);
@@ -242,7 +244,17 @@ TEST_F(TenantsTest, AnAdminWorksInEveryTenant) {
   v1::GetSessionRequest get;
   get.set_name("s");
   EXPECT_EQ(Must("acme-1", *sessions_, &v1::Sessions::Stub::GetSession, get).version(), 1);
+  v1::BatchDeleteSessionsRequest batch;
+  batch.add_names("tenants/acme/sessions/s");
+  batch.set_validate_only(true);
+  EXPECT_EQ(
+      Must("root", *sessions_, &v1::Sessions::Stub::BatchDeleteSessions, batch).sessions_size(), 1);
   // Two names of two tenants are nobody's.
+  batch.add_names("tenants/other/sessions/s");
+  const auto* batch_delete =
+      v1::GetSessionRequest::descriptor()->file()->service(0)->FindMethodByName(
+          "BatchDeleteSessions");
+  EXPECT_EQ(ReasonIn(CallWith("root", *batch_delete, batch.SerializeAsString())), "ACCESS_DENIED");
   v1::RewindSessionRequest rewind;
   rewind.set_name("tenants/acme/sessions/s");
   rewind.set_snapshot("tenants/other/sessions/s/snapshots/v1");
