@@ -43,7 +43,8 @@ Channel::Channel(const Options& o, bool speaks_tls)
       grpc(grpc::CreateCustomChannel(o.server, o.credentials, Arguments(o))),
       sessions(v1::Sessions::NewStub(grpc)),
       generation(v1::Generation::NewStub(grpc)),
-      models(v1::Models::NewStub(grpc)) {}
+      models(v1::Models::NewStub(grpc)),
+      admin(v1::Admin::NewStub(grpc)) {}
 
 absl::Status Channel::AwaitServer(absl::Duration timeout,
                                   const std::function<bool()>& stopped) const {

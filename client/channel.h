@@ -16,6 +16,7 @@
 #include "client/options.h"
 #include "client/request_check.h"
 #include "client/service_config.h"
+#include "mneme/v1/admin.grpc.pb.h"
 #include "mneme/v1/generation.grpc.pb.h"
 #include "mneme/v1/models.grpc.pb.h"
 #include "mneme/v1/sessions.grpc.pb.h"
@@ -45,6 +46,7 @@ struct Channel {
   std::unique_ptr<v1::Sessions::Stub> sessions;
   std::unique_ptr<v1::Generation::Stub> generation;
   std::unique_ptr<v1::Models::Stub> models;
+  std::unique_ptr<v1::Admin::Stub> admin;
 
  private:
   mutable std::atomic<int64_t> last_awaited_ns_{0};  // since the epoch

@@ -344,6 +344,24 @@ absl::StatusOr<v1::IngestProgress> Client::IngestFile(const std::string& path,
   return Ingest(file, ingest);
 }
 
+absl::StatusOr<v1::ServerInfo> Client::GetServerInfo(const CallOptions& call) const {
+  return Call<v1::ServerInfo>(*channel_, call, options().timeout, Repeat::kByChannel, "",
+                              *channel_->admin, &v1::Admin::Stub::GetServerInfo,
+                              v1::GetServerInfoRequest());
+}
+
+absl::StatusOr<v1::Loads> Client::GetLoads(const CallOptions& call) const {
+  return Call<v1::Loads>(*channel_, call, options().timeout, Repeat::kByChannel, "",
+                         *channel_->admin, &v1::Admin::Stub::GetLoads, v1::GetLoadsRequest());
+}
+
+absl::StatusOr<v1::DrainServerResponse> Client::DrainServer(const v1::DrainServerRequest& request,
+                                                            const CallOptions& call) const {
+  // Another server may take the place of one that has left.
+  return Call<v1::DrainServerResponse>(*channel_, call, options().timeout, Repeat::kNever, "",
+                                       *channel_->admin, &v1::Admin::Stub::DrainServer, request);
+}
+
 absl::StatusOr<ExportProgress> Client::ExportSession(std::ostream& out,
                                                      const ExportOptions& options) const {
   ExportOptions full = options;

@@ -31,6 +31,7 @@
 #include "client/names.h"
 #include "client/options.h"
 #include "client/session_file.h"
+#include "mneme/v1/admin.pb.h"
 #include "mneme/v1/generation.pb.h"
 #include "mneme/v1/models.pb.h"
 #include "mneme/v1/sessions.pb.h"
@@ -112,6 +113,13 @@ class Client {
   absl::StatusOr<v1::IngestProgress> Ingest(std::istream& text, const IngestOptions& options) const;
   absl::StatusOr<v1::IngestProgress> IngestFile(const std::string& path,
                                                 const IngestOptions& options) const;
+
+  // Of the one server that answers; for the role admin, or on the server's own machine if it has no
+  // keys.
+  absl::StatusOr<v1::ServerInfo> GetServerInfo(const CallOptions& call = {}) const;
+  absl::StatusOr<v1::Loads> GetLoads(const CallOptions& call = {}) const;
+  absl::StatusOr<v1::DrainServerResponse> DrainServer(const v1::DrainServerRequest& request,
+                                                      const CallOptions& call = {}) const;
 
   // Sessions as files: session_file.h.
   absl::StatusOr<ExportProgress> ExportSession(std::ostream& out,

@@ -14,6 +14,8 @@ std::string ServiceConfigJson(bool health_check) {
       {"Sessions", "ListSnapshots"},
       {"Sessions", "ReadTranscript"},
       {"Sessions", "GetSnapshot"},
+      {"Admin", "GetServerInfo"},
+      {"Admin", "GetLoads"},
       {"Models", "ListModels"},
       {"Models", "GetModel"},
       {"Generation", "Tokenize"},

@@ -179,7 +179,9 @@ int Run(const Inputs& inputs) {
   if (!core.ok()) return Fail(ExitCodeOfCore(core.status()), core.status());
   PrintModels(**core);
   PrintPlaces(config, **core);
-  auto server = RpcServer::Start(config, **core);
+  // DrainServer is a signal that comes by gRPC: everything else about it is the same.
+  auto server = RpcServer::Start(config, **core, {},
+                                 [](bool at_once) { kill(getpid(), at_once ? SIGINT : SIGTERM); });
   if (!server.ok()) return Fail(ExitCodeOfRpc(server.status()), server.status());
   if (!(*server)->metrics_address().empty()) {
     std::cout << "metrics on http://" << (*server)->metrics_address()

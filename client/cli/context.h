@@ -76,6 +76,7 @@ void AddTokenize(CLI::App& app, Context& context);
 void AddScore(CLI::App& app, Context& context);
 void AddBench(CLI::App& app, Context& context);
 void AddKeys(CLI::App& app, Context& context);
+void AddServer(CLI::App& app, Context& context);
 void AddSnapshots(CLI::App& app, Context& context);
 void AddExport(CLI::App& app, Context& context);
 void AddImport(CLI::App& app, Context& context);

@@ -82,6 +82,7 @@ int main(int argc, char** argv) {
   mneme::cli::AddImport(app, context);
   mneme::cli::AddModels(app, context);
   mneme::cli::AddStatus(app, context);
+  mneme::cli::AddServer(app, context);
   mneme::cli::AddTokenize(app, context);
   mneme::cli::AddScore(app, context);
   mneme::cli::AddBench(app, context);

@@ -7,14 +7,13 @@
 #include "engine/core/status_macros.h"
 #include "server/core/cancel_status.h"
 #include "server/core/errors.h"
+#include "server/core/limits.h"
 #include "server/core/session_filter.h"
 #include "server/core/session_names.h"
 #include "server/core/sessions.h"
 
 namespace mneme::server {
 namespace {
-
-constexpr int kMaxSessions = 1000;
 
 // What the call is about: all of it is there, or was a moment ago.
 struct Targets {
@@ -25,11 +24,11 @@ struct Targets {
 absl::StatusOr<Targets> ByName(Parts& parts, CallContext& context,
                                const v1::BatchDeleteSessionsRequest& request) {
   FieldErrors errors;
-  if (request.names_size() > kMaxSessions) {
-    errors.Add(
-        "names",
-        absl::StrCat("must have at most ", kMaxSessions, " entries, has ", request.names_size()),
-        reason::kFieldOutOfRange);
+  if (request.names_size() > kMaxBatchSessions) {
+    errors.Add("names",
+               absl::StrCat("must have at most ", kMaxBatchSessions, " entries, has ",
+                            request.names_size()),
+               reason::kFieldOutOfRange);
     return errors.ToStatus();
   }
   std::vector<SessionName> names;
@@ -65,13 +64,13 @@ absl::StatusOr<Targets> ByFilter(Parts& parts, CallContext& context,
   std::string start_after, last;
   do {
     MNEME_RETURN_IF_ERROR(CancelStatus(context.cancelled()));
-    MNEME_ASSIGN_OR_RETURN(auto records,
-                           parts.sessions->List(context.tenant, start_after, kMaxSessions, last));
+    MNEME_ASSIGN_OR_RETURN(
+        auto records, parts.sessions->List(context.tenant, start_after, kMaxBatchSessions, last));
     for (SessionRecord& record : records) {
       MNEME_ASSIGN_OR_RETURN(const v1::Session session, ToProto(parts, record));
       if (session.state() == v1::Session::DELETED && !request.purge()) continue;
       if (!filter.Matches(session)) continue;
-      if (targets.records.size() == kMaxSessions) {
+      if (targets.records.size() == kMaxBatchSessions) {
         targets.more = true;
         return targets;
       }

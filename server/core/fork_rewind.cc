@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "engine/core/status_macros.h"
 #include "server/core/errors.h"
+#include "server/core/limits.h"
 #include "server/core/resource_id.h"
 #include "server/core/session_fields.h"
 #include "server/core/session_names.h"
@@ -16,8 +17,6 @@
 
 namespace mneme::server {
 namespace {
-
-constexpr int kMaxChildren = 64;
 
 absl::Status NotRestorable(const char* why) {
   return Error(absl::StatusCode::kFailedPrecondition, reason::kPositionNotRestorable, why);
@@ -205,21 +204,22 @@ absl::StatusOr<v1::ForkSessionResponse> ForkSession(Parts& parts, CallContext& c
   FieldErrors errors;
   CheckExpectedVersion(request.expected_version(), errors);
   std::vector<std::string> ids(request.session_ids().begin(), request.session_ids().end());
-  if (request.count() < 0 || request.count() > kMaxChildren) {
-    errors.Add("count", absl::StrCat("must be in [0, ", kMaxChildren, "], is ", request.count()),
+  if (request.count() < 0 || request.count() > kMaxForkChildren) {
+    errors.Add("count",
+               absl::StrCat("must be in [0, ", kMaxForkChildren, "], is ", request.count()),
                reason::kFieldOutOfRange);
   } else if (ids.empty()) {
     for (int i = 0; i < std::max(1, request.count()); ++i) ids.push_back(MakeSessionId());
   } else if (request.count() != 0 && request.count() != request.session_ids_size()) {
     errors.Add("count", "must be absent or the number of session_ids");
   }
-  if (ids.size() > kMaxChildren) {
+  if (ids.size() > kMaxForkChildren) {
     errors.Add("session_ids",
-               absl::StrCat("must have at most ", kMaxChildren, " entries, has ", ids.size()),
+               absl::StrCat("must have at most ", kMaxForkChildren, " entries, has ", ids.size()),
                reason::kFieldOutOfRange);
   }
   std::set<std::string> seen;
-  for (size_t i = 0; i < ids.size() && ids.size() <= kMaxChildren; ++i) {
+  for (size_t i = 0; i < ids.size() && ids.size() <= kMaxForkChildren; ++i) {
     const std::string field = absl::StrCat("session_ids[", i, "]");
     if (!IsValidId(ids[i])) errors.Add(field, "must match ^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$");
     if (!seen.insert(ids[i]).second) errors.Add(field, "is given twice");

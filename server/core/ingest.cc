@@ -11,6 +11,7 @@
 #include "server/core/errors.h"
 #include "server/core/generate_request.h"
 #include "server/core/ingest_text.h"
+#include "server/core/limits.h"
 #include "server/core/session_names.h"
 #include "server/core/state_io.h"
 
@@ -20,7 +21,6 @@ namespace {
 using Clock = CallContext::Clock;
 
 constexpr int64_t kDefaultCommitTokens = 65536;
-constexpr size_t kMaxFrameBytes = 1 << 20;
 constexpr size_t kMaxIngestIdBytes = 64;
 // Read at once, so that the commit interval is looked at often enough.
 constexpr int64_t kReadTokens = 512;

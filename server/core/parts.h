@@ -24,6 +24,7 @@ struct Parts {
   WriterTable writers;
   CallRegistry calls;
   std::atomic<bool> draining{false};
+  const int64_t start_time_us = NowMicros();
 };
 
 // Of WriterTable and StateCache.

@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "engine/core/mutex.h"
 #include "engine/core/status_macros.h"
+#include "server/core/admin.h"
 #include "server/core/generate.h"
 #include "server/core/ingest.h"
 #include "server/core/parts.h"
@@ -198,6 +199,14 @@ class ServerCoreImpl final : public ServerCore {
   absl::StatusOr<v1::ScoreResponse> Score(CallContext& context,
                                           const v1::ScoreRequest& request) override {
     return Count(server::Score(parts_, context, request));
+  }
+
+  absl::StatusOr<v1::ServerInfo> GetServerInfo(CallContext&,
+                                               const v1::GetServerInfoRequest&) override {
+    return server::GetServerInfo(parts_);
+  }
+  absl::StatusOr<v1::Loads> GetLoads(CallContext&, const v1::GetLoadsRequest&) override {
+    return server::GetLoads(parts_);
   }
 
   std::string DeviceDescription() const override { return parts_.models->DeviceDescription(); }

@@ -12,6 +12,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "memstore/state_store.h"
+#include "mneme/v1/admin.pb.h"
 #include "mneme/v1/generation.pb.h"
 #include "mneme/v1/models.pb.h"
 #include "mneme/v1/sessions.pb.h"
@@ -125,6 +126,11 @@ class ServerCore {
   virtual absl::StatusOr<v1::DetokenizeResponse> Detokenize(CallContext&,
                                                             const v1::DetokenizeRequest&) = 0;
   virtual absl::StatusOr<v1::ScoreResponse> Score(CallContext&, const v1::ScoreRequest&) = 0;
+
+  // This server
+  virtual absl::StatusOr<v1::ServerInfo> GetServerInfo(CallContext&,
+                                                       const v1::GetServerInfoRequest&) = 0;
+  virtual absl::StatusOr<v1::Loads> GetLoads(CallContext&, const v1::GetLoadsRequest&) = 0;
 
   // Names of the loaded models ("models/x"), for health.
   virtual std::vector<std::string> ModelNames() const = 0;

@@ -8,6 +8,7 @@
 #include "engine/state/schema_text.h"
 #include "server/core/cancel_status.h"
 #include "server/core/errors.h"
+#include "server/core/limits.h"
 #include "server/core/model_mismatch.h"
 #include "server/core/session_file.h"
 #include "server/core/session_names.h"
@@ -16,7 +17,6 @@
 namespace mneme::server {
 namespace {
 
-constexpr size_t kFrameBytes = 1 << 20;
 // Around header and chunks.
 constexpr int64_t kFrameworkBytes = 16 + 32;
 
@@ -65,10 +65,10 @@ class Frames {
   absl::Status Write(std::string_view bytes) {
     while (!bytes.empty()) {
       std::string& data = *next_.mutable_data();
-      const size_t n = std::min(bytes.size(), kFrameBytes - data.size());
+      const size_t n = std::min(bytes.size(), kMaxFrameBytes - data.size());
       data.append(bytes.substr(0, n));
       bytes.remove_prefix(n);
-      if (data.size() == kFrameBytes) MNEME_RETURN_IF_ERROR(Send());
+      if (data.size() == kMaxFrameBytes) MNEME_RETURN_IF_ERROR(Send());
     }
     return absl::OkStatus();
   }

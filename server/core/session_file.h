@@ -24,7 +24,8 @@
 
 namespace mneme::server {
 
-inline constexpr uint32_t kSessionFileFormat = 1;
+inline constexpr uint32_t kSessionFileFormat = 1;        // that is written
+inline constexpr uint32_t kOldestSessionFileFormat = 1;  // that is read
 inline constexpr size_t kMaxSessionFileHeaderBytes = 16 << 20;
 
 struct SessionFileHeader {

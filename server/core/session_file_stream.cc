@@ -138,7 +138,7 @@ absl::Status SessionFileReader::TakePreamble() {
   const auto version = cursor.Read<uint32_t>("format_version").value();
   const auto flags = cursor.Read<uint32_t>("flags").value();
   if (magic != kMagic) return DamagedFile("it does not begin as an exported session does");
-  if (version != kSessionFileFormat) {
+  if (version < kOldestSessionFileFormat || version > kSessionFileFormat) {
     const bool newer = version > kSessionFileFormat;
     return Error(
         absl::StatusCode::kFailedPrecondition,

@@ -18,6 +18,7 @@
 #include "engine/state/schema_text.h"
 #include "server/core/cancel_status.h"
 #include "server/core/errors.h"
+#include "server/core/limits.h"
 #include "server/core/model_mismatch.h"
 #include "server/core/session_export.h"
 #include "server/core/session_file.h"
@@ -31,7 +32,6 @@
 namespace mneme::server {
 namespace {
 
-constexpr size_t kMaxFrameBytes = 1 << 20;
 constexpr int64_t kMaxPosition = int64_t{1} << 62;
 
 // FAILED_PRECONDITION MODEL_MISMATCH: no model that may be used has the file's checkpoint.

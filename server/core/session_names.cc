@@ -14,6 +14,7 @@
 #include "engine/core/status_macros.h"
 #include "memstore/state_store.h"
 #include "server/core/errors.h"
+#include "server/core/limits.h"
 #include "server/core/resource_id.h"
 
 namespace mneme::server {
@@ -178,7 +179,7 @@ absl::StatusOr<int> PageSize(int32_t requested) {
     return errors.ToStatus();
   }
   if (requested == 0) return 50;
-  return std::min(requested, 1000);
+  return std::min(requested, kMaxPageSize);
 }
 
 }  // namespace mneme::server

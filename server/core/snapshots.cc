@@ -7,6 +7,7 @@
 #include "engine/core/status_macros.h"
 #include "engine/state/snapshot.h"
 #include "server/core/errors.h"
+#include "server/core/limits.h"
 #include "server/core/resource_id.h"
 #include "server/core/session_fields.h"
 #include "server/core/session_names.h"
@@ -14,9 +15,6 @@
 
 namespace mneme::server {
 namespace {
-
-// Of a session, beside its automatic ones: each is a reference in the session's record.
-constexpr int kMaxPinned = 256;
 
 // Ids that the server gives by itself.
 bool IsReserved(std::string_view id) {
@@ -101,7 +99,7 @@ absl::StatusOr<v1::Snapshot> CreateSnapshot(Parts& parts, CallContext& context,
                             "mneme.v1.Snapshot", full.str());
       }
     }
-    if (pinned >= kMaxPinned) {
+    if (pinned >= kMaxKeptSnapshots) {
       FieldErrors many;
       many.Add("parent", absl::StrCat("has ", pinned, " kept snapshots, the most there may be"),
                reason::kFieldOutOfRange);

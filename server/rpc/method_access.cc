@@ -39,6 +39,9 @@ const std::vector<MethodAccess>& Table() {
       {"Score", Role::kReader, {{"session"}}},
       {"ListModels", Role::kReader, {}},
       {"GetModel", Role::kReader, {}},
+      {"GetServerInfo", Role::kAdmin, {}},
+      {"GetLoads", Role::kAdmin, {}},
+      {"DrainServer", Role::kAdmin, {}},
   };
   return table;
 }

@@ -51,7 +51,8 @@ std::string WithPort(const std::string& address, int port) {
 
 }  // namespace
 
-RpcServer::RpcServer(const Config& config, ServerCore& core, Files files)
+RpcServer::RpcServer(const Config& config, ServerCore& core, Files files,
+                     AdminService::OnDrain on_drain)
     : core_(core),
       gate_(std::move(files.keyring)),
       env_{.core = core,
@@ -71,18 +72,21 @@ RpcServer::RpcServer(const Config& config, ServerCore& core, Files files)
       sessions_(env_),
       generation_(env_),
       models_(env_),
+      admin_(env_, std::move(on_drain)),
       tls_(files.tls.has_value()
                ? std::make_unique<TlsCredentials>(config.listen.tls, *std::move(files.tls))
                : nullptr) {}
 
 absl::StatusOr<std::unique_ptr<RpcServer>> RpcServer::Start(const Config& config, ServerCore& core,
-                                                            HealthReporter::Options health) {
+                                                            HealthReporter::Options health,
+                                                            AdminService::OnDrain on_drain) {
   if (absl::Status status = core.CheckStore(); !status.ok()) {
     return Error(absl::StatusCode::kUnavailable, reason::kStoreUnavailable,
                  absl::StrCat("the store does not answer: ", status.message()));
   }
   MNEME_ASSIGN_OR_RETURN(Files files, ReadFiles(config));
-  std::unique_ptr<RpcServer> server(new RpcServer(config, core, std::move(files)));
+  std::unique_ptr<RpcServer> server(
+      new RpcServer(config, core, std::move(files), std::move(on_drain)));
   MNEME_RETURN_IF_ERROR(server->Listen(health));
   MNEME_RETURN_IF_ERROR(server->ListenForHttp());
   return server;
@@ -125,6 +129,7 @@ absl::Status RpcServer::Listen(HealthReporter::Options health) {
   builder.RegisterService(&sessions_);
   builder.RegisterService(&generation_);
   builder.RegisterService(&models_);
+  builder.RegisterService(&admin_);
   builder.SetMaxReceiveMessageSize(static_cast<int>(config.limits.max_request_bytes));
   // Without this a second server would share the port, and its clients, silently.
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);

@@ -16,6 +16,7 @@
 #include "absl/status/statusor.h"
 #include "server/core/config.h"
 #include "server/core/server_core.h"
+#include "server/rpc/admin_service.h"
 #include "server/rpc/gate.h"
 #include "server/rpc/generation_service.h"
 #include "server/rpc/health_reporter.h"
@@ -33,8 +34,10 @@ class RpcServer {
   // Probes the store, then listens: whoever reaches the server finds it ready (the core's models
   // are warm). `core` must outlive it. ALREADY_EXISTS if an address cannot be listened on (in use,
   // most often); UNAVAILABLE if the store does not answer; INVALID_ARGUMENT from CheckFiles.
-  static absl::StatusOr<std::unique_ptr<RpcServer>> Start(const Config& config, ServerCore& core,
-                                                          HealthReporter::Options health = {});
+  // `on_drain` is DrainServer's: it makes the owner call Drain.
+  static absl::StatusOr<std::unique_ptr<RpcServer>> Start(
+      const Config& config, ServerCore& core, HealthReporter::Options health = {},
+      AdminService::OnDrain on_drain = [](bool) {});
   // Reads the files that say who may connect, and forgets them: INVALID_ARGUMENT, naming setting
   // and file, if the server could not start with them.
   static absl::Status CheckFiles(const Config& config);
@@ -70,7 +73,7 @@ class RpcServer {
   };
   static absl::StatusOr<Files> ReadFiles(const Config& config);
 
-  RpcServer(const Config& config, ServerCore& core, Files files);
+  RpcServer(const Config& config, ServerCore& core, Files files, AdminService::OnDrain on_drain);
   absl::Status Listen(HealthReporter::Options health);
   absl::Status ListenForHttp();
 
@@ -82,6 +85,7 @@ class RpcServer {
   SessionsService sessions_;
   GenerationService generation_;
   ModelsService models_;
+  AdminService admin_;
   std::unique_ptr<TlsCredentials> tls_;  // null: plain text
   std::unique_ptr<grpc::Server> server_;
   std::unique_ptr<HealthReporter> health_;

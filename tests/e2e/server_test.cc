@@ -155,6 +155,29 @@ TEST_F(ServerTest, ADrainEndsARunningTurnWithFinalAndKeepsIt) {
   EXPECT_EQ(session->position_tokens(), final->position_tokens());
 }
 
+// DrainServer is SIGTERM by gRPC: the turn that runs ends by itself, then the server leaves.
+TEST_F(ServerTest, ADrainByCallLetsTurnsEndAndLeaves) {
+  auto server = Start(Options({"--drain.timeout", "60s"}));
+  ASSERT_NE(server, nullptr);
+  client::Client client = Connect(*server);
+  Create(client, "s");
+  auto stream = client.Generate(Request("s", "Once upon a time", 300));
+  ASSERT_TRUE(stream.ok());
+  v1::GenerateResponse event;
+  ASSERT_TRUE(stream->Next(&event));
+  EXPECT_EQ(client.GetLoads()->running_requests(), 1);
+  EXPECT_EQ(client.GetServerInfo()->store(), "rocksdb");
+  auto drained = client.DrainServer({});
+  ASSERT_TRUE(drained.ok()) << drained.status();
+  EXPECT_EQ(drained->drain_phase(), 0);
+  auto final = stream->Finish();
+  ASSERT_TRUE(final.ok()) << final.status();
+  EXPECT_EQ(final->finish_reason(), v1::MAX_TOKENS);
+  EXPECT_TRUE(final->committed());
+  const ChildProcess::Result left = server->Wait();
+  EXPECT_EQ(left.code, 0) << left.err;
+}
+
 TEST_F(ServerTest, ARestartChangesNoToken) {
   std::vector<int32_t> without, with;
   for (const bool restart : {false, true}) {

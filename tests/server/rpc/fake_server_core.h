@@ -66,6 +66,15 @@ class FakeServerCore : public ServerCore {
     return absl::OkStatus();
   }
 
+  absl::StatusOr<v1::ServerInfo> GetServerInfo(CallContext&,
+                                               const v1::GetServerInfoRequest&) override {
+    v1::ServerInfo info;
+    info.set_version("fake");
+    return info;
+  }
+  absl::StatusOr<v1::Loads> GetLoads(CallContext&, const v1::GetLoadsRequest&) override {
+    return v1::Loads();
+  }
   absl::StatusOr<v1::ListModelsResponse> ListModels(CallContext&,
                                                     const v1::ListModelsRequest&) override {
     v1::ListModelsResponse response;

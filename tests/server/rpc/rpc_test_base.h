@@ -6,6 +6,7 @@
 
 #include <memory>
 #include <string>
+#include <utility>
 
 #include "google/rpc/error_details.pb.h"
 #include "google/rpc/status.pb.h"
@@ -26,8 +27,9 @@ class RpcTest : public testing::Test {
   }
 
   // Change config_ and core_ before.
-  void StartServer(HealthReporter::Options health = {}) {
-    auto server = RpcServer::Start(config_, core_, health);
+  void StartServer(
+      HealthReporter::Options health = {}, AdminService::OnDrain on_drain = [](bool) {}) {
+    auto server = RpcServer::Start(config_, core_, health, std::move(on_drain));
     ASSERT_TRUE(server.ok()) << server.status();
     server_ = *std::move(server);
     channel_ = grpc::CreateChannel(server_->address(), grpc::InsecureChannelCredentials());

@@ -34,7 +34,7 @@ std::vector<const MethodDescriptor*> AllMethods() {
   std::vector<const MethodDescriptor*> methods;
   for (const auto* file :
        {v1::GetSessionRequest::descriptor()->file(), v1::GenerateRequest::descriptor()->file(),
-        v1::GetModelRequest::descriptor()->file()}) {
+        v1::GetModelRequest::descriptor()->file(), v1::GetLoadsRequest::descriptor()->file()}) {
     for (int s = 0; s < file->service_count(); ++s) {
       for (int m = 0; m < file->service(s)->method_count(); ++m) {
         methods.push_back(file->service(s)->method(m));
