@@ -67,6 +67,9 @@ TEST(ProgressLine, FitsAndTells) {
   EXPECT_NE(line.find("5,210 tok/s"), std::string::npos) << line;
   EXPECT_NE(line.find("ETA 0:05"), std::string::npos) << line;
   EXPECT_NE(line.find("state 12.0 MiB"), std::string::npos) << line;
+  const std::string file = ProgressLine(512 << 10, 1 << 20, -1, 0, 1024 * 100, "", 120);
+  EXPECT_EQ(file.find("tok"), std::string::npos) << file;
+  EXPECT_NE(file.find("100.0 KiB/s"), std::string::npos) << file;
   for (int width : {0, 10, 40, 80, 200}) {
     EXPECT_LE(ProgressLine(1, 2, 3, 4, 5, "6 B", width).size(), static_cast<size_t>(width));
     EXPECT_LE(ProgressLine(1, -1, 3, 4, 5, "6 B", width).size(), static_cast<size_t>(width));

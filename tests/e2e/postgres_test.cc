@@ -4,6 +4,7 @@
 #include <signal.h>
 
 #include <memory>
+#include <sstream>
 #include <string>
 #include <vector>
 
@@ -47,6 +48,40 @@ TEST_F(PostgresTest, ASessionGoesOnAfterKill9) {
     EXPECT_THAT(server->Out(),
                 HasSubstr("sessions: 2, damaged: 0, deleted: 0, kept in postgresql:"));
   }
+}
+
+// Out of one server's store into another's, while the session goes on and is kept at a point.
+TEST_F(PostgresTest, AnExportedSessionGoesOnElsewhere) {
+  auto server = Start(database_.NewDatabase());
+  ASSERT_NE(server, nullptr);
+  auto client = Connect(*server);
+  Create(client, "s");
+  ASSERT_FALSE(Turn(client, "s", "Once upon a time").empty());
+  v1::CreateSnapshotRequest keep;
+  keep.set_parent("s");
+  keep.set_snapshot_id("kept");
+  ASSERT_TRUE(client.CreateSnapshot(keep).ok());
+  const std::vector<int32_t> expected = Turn(client, "s", " there was");
+  std::stringstream file;
+  auto exported = client.ExportSession(file, {.session = "s@kept"});
+  ASSERT_TRUE(exported.ok()) << exported.status();
+  EXPECT_EQ(exported->version, 1);
+
+  const TemporaryFolder other_folder;
+  ServerProcess::Options options = Options(database_.NewDatabase());
+  options.folder = other_folder.path();
+  auto other = ServerProcess::Start(options);
+  ASSERT_TRUE(other.ok()) << other.status();
+  auto elsewhere = Connect(**other);
+  client::ImportOptions import;
+  import.start.set_session_id("moved");
+  auto imported = elsewhere.ImportSession(file, import);
+  ASSERT_TRUE(imported.ok()) << imported.status();
+  (*other)->Kill();
+  other = ServerProcess::Start(options);
+  ASSERT_TRUE(other.ok()) << other.status();
+  elsewhere = Connect(**other);
+  EXPECT_EQ(Turn(elsewhere, "moved", " there was"), expected);
 }
 
 TEST_F(PostgresTest, ADatabaseThatIsGoneIsToldAndComesBack) {
