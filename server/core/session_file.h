@@ -127,7 +127,8 @@ class SessionFileReader {
   size_t next_chunk_ = 0;
   Sha256Stream hash_;
   std::unique_ptr<ZSTD_DStream, decltype(&ZSTD_freeDStream)> zstd_;  // null: not compressed
-  bool inflated_ = false;                                            // its last byte was seen
+  std::string inflate_buffer_;
+  bool inflated_ = false;  // its last byte was seen
   absl::Status status_;
 };
 

@@ -198,14 +198,14 @@ absl::Status SessionFileReader::TakeChunk() {
 }
 
 absl::Status SessionFileReader::Inflate(std::string_view& bytes) {
-  std::string piece(kInflateBytes, '\0');
+  inflate_buffer_.resize(kInflateBytes);
   ZSTD_inBuffer in = {bytes.data(), bytes.size(), 0};
   // Once more after the last byte of input: what it still holds.
   for (bool more = true; more;) {
-    ZSTD_outBuffer out = {piece.data(), piece.size(), 0};
+    ZSTD_outBuffer out = {inflate_buffer_.data(), inflate_buffer_.size(), 0};
     const size_t left = ZSTD_decompressStream(zstd_.get(), &out, &in);
     if (ZSTD_isError(left)) return DamagedFile("its compression is broken");
-    std::string_view body = std::string_view(piece).substr(0, out.pos);
+    std::string_view body = std::string_view(inflate_buffer_).substr(0, out.pos);
     MNEME_RETURN_IF_ERROR(TakeBody(body));
     if (!body.empty()) return DamagedFile("more was compressed than its header says");
     if (left == 0) {
