@@ -303,6 +303,14 @@ std::vector<Setting> MakeSettings() {
                       "an ingest makes its progress durable at least so often",
                       absl::Milliseconds(1), MNEME_FIELD(sessions.ingest_commit_interval_ms)),
 
+      DurationSetting("generations.keep",
+                      "how long the output of a generation that has ended can be read again; 0s = "
+                      "not at all",
+                      absl::ZeroDuration(), MNEME_FIELD(generations.keep_ms)),
+      BytesSetting("generations.keep_bytes",
+                   "memory for such output, of each tenant; the oldest goes first", 0, kMax,
+                   MNEME_FIELD(generations.keep_bytes)),
+
       TextSetting("replica.name", "this server's name, in x-served-by; empty = the host's",
                   MNEME_FIELD(replica.name)),
       DurationSetting(

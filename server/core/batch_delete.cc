@@ -98,7 +98,7 @@ absl::StatusOr<v1::BatchDeleteSessionsResponse> BatchDeleteSessions(
   MNEME_ASSIGN_OR_RETURN(const Targets targets, request.names().empty()
                                                     ? ByFilter(parts, context, request)
                                                     : ByName(parts, context, request));
-  CallRegistry::Call call(parts.calls, context, "");
+  CallRegistry::Call call(parts.calls, context);
   v1::BatchDeleteSessionsResponse response;
   response.set_more(targets.more);
   for (const SessionRecord& record : targets.records) {

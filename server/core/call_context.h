@@ -28,6 +28,9 @@ class CallContext {
   // Until when other servers leave the session of the call to it (lease_table.h).
   std::atomic<Clock::time_point> lease_deadline{Clock::time_point::max()};
 
+  // Of a turn that goes on although nobody reads it: whoever needs its session may cancel it.
+  std::atomic<bool> unattended{false};
+
   // Why a call was told to stop.
   enum class Cancel {
     kNone,
@@ -36,6 +39,7 @@ class CallContext {
     kDeadline,
     kShutdown,
     kSlowConsumer,
+    kTakenOver /* another call reads its generation */,
     kLeaseLost /* another server may write the session */
   };
 

@@ -22,6 +22,9 @@ absl::Status CancelStatus(CallContext::Cancel cause) {
     case Cancel::kSlowConsumer:
       return Error(absl::StatusCode::kResourceExhausted, reason::kSlowConsumer,
                    "the client did not read its stream for too long; read faster");
+    case Cancel::kTakenOver:
+      return Error(absl::StatusCode::kAborted, reason::kStreamTakenOver,
+                   "another call reads this generation now; a generation has one reader");
     case Cancel::kLeaseLost:
       return WithRetry(
           Error(absl::StatusCode::kAborted, reason::kLeaseLost,
@@ -46,6 +49,8 @@ const char* CancelName(CallContext::Cancel cause) {
       return "shutdown";
     case Cancel::kSlowConsumer:
       return "slow_consumer";
+    case Cancel::kTakenOver:
+      return "taken_over";
     case Cancel::kLeaseLost:
       return "lease_lost";
   }

@@ -80,6 +80,11 @@ struct Config {
     int64_t ingest_commit_interval_ms = 10000;
   } sessions;
 
+  struct Generations {
+    int64_t keep_ms = 10 * 60 * 1000;  // output, after the end
+    int64_t keep_bytes = 64LL << 20;   // of each tenant
+  } generations;
+
   // Among the servers of one store; of no effect where one server owns it.
   struct Replica {
     std::string name;  // for people and x-served-by; "" until LoadConfig has found the host's name

@@ -24,6 +24,7 @@ inline constexpr char kFieldInvalid[] = "FIELD_INVALID";
 inline constexpr char kFieldOutOfRange[] = "FIELD_OUT_OF_RANGE";
 inline constexpr char kFieldRequired[] = "FIELD_REQUIRED";
 inline constexpr char kPageTokenInvalid[] = "PAGE_TOKEN_INVALID";
+inline constexpr char kResumeTokenInvalid[] = "RESUME_TOKEN_INVALID";
 inline constexpr char kInputTooLong[] = "INPUT_TOO_LONG";
 inline constexpr char kContextFull[] = "CONTEXT_FULL";
 inline constexpr char kPositionOutOfRange[] = "POSITION_OUT_OF_RANGE";
@@ -38,6 +39,7 @@ inline constexpr char kSessionExists[] = "SESSION_EXISTS";
 inline constexpr char kSnapshotExists[] = "SNAPSHOT_EXISTS";
 inline constexpr char kSessionBusy[] = "SESSION_BUSY";
 inline constexpr char kLeaseLost[] = "LEASE_LOST";
+inline constexpr char kStreamTakenOver[] = "STREAM_TAKEN_OVER";
 inline constexpr char kVersionMismatch[] = "VERSION_MISMATCH";
 inline constexpr char kModelNotLoaded[] = "MODEL_NOT_LOADED";
 inline constexpr char kModelMismatch[] = "MODEL_MISMATCH";
@@ -47,6 +49,7 @@ inline constexpr char kSessionDeleted[] = "SESSION_DELETED";
 inline constexpr char kSessionDamaged[] = "SESSION_DAMAGED";
 inline constexpr char kPositionNotRestorable[] = "POSITION_NOT_RESTORABLE";
 inline constexpr char kTranscriptNotKept[] = "TRANSCRIPT_NOT_KEPT";
+inline constexpr char kResumeExpired[] = "RESUME_EXPIRED";
 inline constexpr char kNoChatTemplate[] = "NO_CHAT_TEMPLATE";
 inline constexpr char kSlowConsumer[] = "SLOW_CONSUMER";
 inline constexpr char kQueueFull[] = "QUEUE_FULL";
@@ -74,6 +77,7 @@ inline constexpr ReasonCode kReasonCodes[] = {
     {reason::kFieldOutOfRange, absl::StatusCode::kInvalidArgument},
     {reason::kFieldRequired, absl::StatusCode::kInvalidArgument},
     {reason::kPageTokenInvalid, absl::StatusCode::kInvalidArgument},
+    {reason::kResumeTokenInvalid, absl::StatusCode::kInvalidArgument},
     {reason::kInputTooLong, absl::StatusCode::kInvalidArgument},
     {reason::kContextFull, absl::StatusCode::kFailedPrecondition},
     {reason::kPositionOutOfRange, absl::StatusCode::kOutOfRange},
@@ -88,6 +92,7 @@ inline constexpr ReasonCode kReasonCodes[] = {
     {reason::kSnapshotExists, absl::StatusCode::kAlreadyExists},
     {reason::kSessionBusy, absl::StatusCode::kAborted},
     {reason::kLeaseLost, absl::StatusCode::kAborted},
+    {reason::kStreamTakenOver, absl::StatusCode::kAborted},
     {reason::kVersionMismatch, absl::StatusCode::kAborted},
     {reason::kModelNotLoaded, absl::StatusCode::kFailedPrecondition},
     {reason::kModelMismatch, absl::StatusCode::kFailedPrecondition},
@@ -97,6 +102,7 @@ inline constexpr ReasonCode kReasonCodes[] = {
     {reason::kSessionDamaged, absl::StatusCode::kFailedPrecondition},
     {reason::kPositionNotRestorable, absl::StatusCode::kFailedPrecondition},
     {reason::kTranscriptNotKept, absl::StatusCode::kFailedPrecondition},
+    {reason::kResumeExpired, absl::StatusCode::kFailedPrecondition},
     {reason::kNoChatTemplate, absl::StatusCode::kFailedPrecondition},
     {reason::kSlowConsumer, absl::StatusCode::kResourceExhausted},
     {reason::kQueueFull, absl::StatusCode::kUnavailable},

@@ -308,7 +308,7 @@ absl::StatusOr<v1::RewindSessionResponse> RewindSession(Parts& parts, CallContex
   MNEME_RETURN_IF_ERROR(errors.ToStatus());
   const bool to_position = request.target_case() == v1::RewindSessionRequest::kPositionTokens;
   MNEME_RETURN_IF_ERROR(parts.sessions->GetUsable(name, to_position).status());
-  CallRegistry::Call call(parts.calls, context, "");
+  CallRegistry::Call call(parts.calls, context);
   MNEME_ASSIGN_OR_RETURN(auto writer, TakeWriter(parts, context, name, false));
   MNEME_ASSIGN_OR_RETURN(SessionRecord base, parts.sessions->GetUsable(name, to_position));
   MNEME_RETURN_IF_ERROR(CheckVersion(request.expected_version(), base, parts.metrics));

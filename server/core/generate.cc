@@ -1,6 +1,7 @@
 #include "server/core/generate.h"
 
 #include <algorithm>
+#include <memory>
 #include <optional>
 #include <stop_token>
 #include <utility>
@@ -10,6 +11,7 @@
 #include "server/core/cancel_status.h"
 #include "server/core/errors.h"
 #include "server/core/generate_request.h"
+#include "server/core/generation_log.h"
 #include "server/core/session_names.h"
 #include "server/core/state_io.h"
 #include "server/core/turn_sequence.h"
@@ -21,32 +23,18 @@ using Clock = CallContext::Clock;
 using Cancel = CallContext::Cancel;
 
 constexpr auto kProgressInterval = std::chrono::milliseconds(500);
+constexpr std::chrono::seconds kDefaultResumeWindow{60};
 
 double Seconds(Clock::duration d) { return std::chrono::duration<double>(d).count(); }
 
-// Numbers the events and remembers whether anybody still listens.
-class EventStream {
- public:
-  explicit EventStream(TurnSink& sink) : sink_(sink) {}
-  v1::GenerateResponse Next() {
-    v1::GenerateResponse response;
-    response.set_sequence(++sequence_);
-    return response;
-  }
-  void Send(v1::GenerateResponse response) {
-    if (open_) open_ = sink_.Send(std::move(response));
-  }
-
- private:
-  TurnSink& sink_;
-  int64_t sequence_ = 0;
-  bool open_ = true;
-};
-
 class Turn {
  public:
-  Turn(Parts& parts, CallContext& context, const v1::GenerateRequest& request, TurnSink& sink)
-      : parts_(parts), context_(context), request_(request), events_(sink) {}
+  Turn(Parts& parts, Generation& generation, const v1::GenerateRequest& request)
+      : parts_(parts),
+        generation_(generation.name),
+        context_(generation.turn),
+        log_(generation.log),
+        request_(request) {}
 
   absl::Status Run();
 
@@ -63,21 +51,20 @@ class Turn {
   void SendFinal();
 
   Parts& parts_;
+  const std::string& generation_;
   CallContext& context_;
+  GenerationLog& log_;
   const v1::GenerateRequest& request_;
-  EventStream events_;
   const Clock::time_point start_ = Clock::now();
 
   SessionName name_;
   const Model* model_ = nullptr;
   TurnOptions options_;
-  std::string generation_;
   Writer writer_;
   SessionRecord base_;
   TurnInput input_;
   HeldState held_;
   TurnResult result_;
-  std::optional<Clock::time_point> first_sent_;
   bool committed_ = false;
   int64_t version_ = 0;
   int64_t position_ = 0;
@@ -155,14 +142,15 @@ absl::Status Turn::Hold() {
 }
 
 void Turn::SendStarted() {
-  auto event = events_.Next();
+  v1::GenerateResponse event;
   auto* started = event.mutable_started();
   started->set_generation(generation_);
+  started->set_resume_token(MakeResumeToken(generation_));
   started->set_version(version_);
   started->set_seed(options_.sampling.seed);
   started->set_model_fingerprint(model_->info.fingerprint());
   started->set_input_tokens(static_cast<int64_t>(input_.tokens.size()));
-  events_.Send(std::move(event));
+  log_.Append(std::move(event));
 }
 
 void Turn::Decode(TurnSequence& sequence) {
@@ -171,30 +159,20 @@ void Turn::Decode(TurnSequence& sequence) {
   Clock::time_point next_progress = Clock::now() + kProgressInterval;
   while (true) {
     const bool reading = sequence.prefilled() < total;
-    // Waits longer than a step, so that an idle thread costs nothing; a deadline that passes while
-    // the sequence is out of the batch has to be pointed out to it.
-    const auto until = std::min({reading ? next_progress : Clock::now() + std::chrono::seconds(1),
-                                 context_.deadline, options_.end_time});
-    TurnSequence::Output output = sequence.Take(until);
-    if (output.delta.token_ids_size() > 0 || !output.delta.text().empty()) {
-      if (!first_sent_) first_sent_ = Clock::now();
-      auto event = events_.Next();
-      *event.mutable_delta() = std::move(output.delta);
-      events_.Send(std::move(event));
-    } else if (output.removed) {
-      return;
-    }
+    // A time that passes while the sequence is out of the batch has to be pointed out to it.
+    const auto until = reading ? std::min(next_progress, options_.end_time) : options_.end_time;
+    if (sequence.AwaitRemoval(until)) return;
     const auto now = Clock::now();
-    if (now >= context_.deadline || now >= options_.end_time) {
+    if (now >= options_.end_time) {
       model_->scheduler->Wake();
       // It ends within a step: do not spin until then.
       std::this_thread::sleep_for(std::chrono::microseconds(200));
     }
     if (now >= next_progress && sequence.prefilled() < total) {
-      auto event = events_.Next();
+      v1::GenerateResponse event;
       event.mutable_progress()->set_prefilled_tokens(sequence.prefilled());
       event.mutable_progress()->set_total_tokens(total);
-      events_.Send(std::move(event));
+      log_.Append(std::move(event));
       next_progress = now + kProgressInterval;
     }
   }
@@ -230,7 +208,7 @@ absl::Status Turn::Commit() {
 }
 
 void Turn::SendFinal() {
-  auto event = events_.Next();
+  v1::GenerateResponse event;
   auto* final = event.mutable_final();
   final->set_finish_reason(result_.reason);
   final->set_committed(committed_);
@@ -245,24 +223,23 @@ void Turn::SendFinal() {
   usage->set_queue_ms(queue_seconds_ * 1e3);
   usage->set_restore_ms(held_.restore_seconds * 1e3);
   usage->set_prefill_ms(result_.prefill_seconds * 1e3);
-  if (first_sent_) usage->set_first_token_ms(Seconds(*first_sent_ - context_.arrival) * 1e3);
+  if (const auto first = log_.first_output()) {
+    usage->set_first_token_ms(Seconds(*first - context_.arrival) * 1e3);
+  }
   usage->set_decode_ms(result_.decode_seconds * 1e3);
   usage->set_commit_ms(commit_seconds_ * 1e3);
   usage->set_state_bytes(static_cast<int64_t>(model_->engine->schema().StateBytes(position_)));
-  events_.Send(std::move(event));
+  log_.Append(std::move(event));
 }
 
 absl::Status Turn::Run() {
-  MNEME_RETURN_IF_ERROR(CheckNotDraining(parts_));
-  generation_ =
-      absl::StrCat("tenants/", context_.tenant, "/generations/g", MakeSessionId().substr(1));
-  CallRegistry::Call call(parts_.calls, context_, generation_);
+  CallRegistry::Call call(parts_.calls, context_);
   MNEME_RETURN_IF_ERROR(Prepare());
   MNEME_RETURN_IF_ERROR(Hold());
   SendStarted();
 
   auto sequence = std::make_shared<TurnSequence>(
-      *model_, context_, held_.loaded, input_.tokens,
+      *model_, context_, log_, held_.loaded, input_.tokens,
       UnfinishedCharacter(model_->tokenizer(), base_.data.head().unfinished_character(),
                           input_.tokens),
       options_);
@@ -274,8 +251,8 @@ absl::Status Turn::Run() {
   const auto kind = stateless()          ? ModelMetrics::Kind::kStateless
                     : held_.was_resident ? ModelMetrics::Kind::kWarm
                                          : ModelMetrics::Kind::kCold;
-  if (first_sent_) {
-    metrics.time_to_first_token(kind).Observe(Seconds(*first_sent_ - context_.arrival));
+  if (const auto first = log_.first_output()) {
+    metrics.time_to_first_token(kind).Observe(Seconds(*first - context_.arrival));
   }
   metrics.request_prefill.Observe(result_.prefill_seconds);
   metrics.request_decode.Observe(result_.decode_seconds);
@@ -302,20 +279,133 @@ absl::Status Turn::Run() {
   writer_.Release();
   call.End();
   metrics.request_duration.Observe(Seconds(Clock::now() - context_.arrival));
-  if (result_.cause != Cancel::kNone && result_.cause != Cancel::kRequested &&
-      result_.cause != Cancel::kShutdown) {
-    return CancelStatus(result_.cause);
-  }
-  parts_.metrics.CountFinished(v1::FinishReason_Name(result_.reason));
+  // What made a client's own call fail is that call's to tell; who comes later learns how the turn
+  // ended.
+  const bool wanted = result_.cause == Cancel::kNone || result_.cause == Cancel::kRequested ||
+                      result_.cause == Cancel::kShutdown;
+  if (wanted) parts_.metrics.CountFinished(v1::FinishReason_Name(result_.reason));
   SendFinal();
   return absl::OkStatus();
+}
+
+GenerationLog::Options LogOptionsOf(const v1::GenerateRequest& request, const Config& config) {
+  GenerationLog::Options options{.max_unsent_tokens = config.limits.max_unsent_tokens};
+  if (request.on_disconnect() == v1::GenerateRequest::CONTINUE) {
+    const auto& window = request.resume_window();
+    options.resume_window =
+        request.has_resume_window()
+            ? std::chrono::seconds(window.seconds()) + std::chrono::nanoseconds(window.nanos())
+            : kDefaultResumeWindow;
+  }
+  return options;
+}
+
+google::protobuf::Timestamp TimestampOf(absl::Time time) {
+  google::protobuf::Timestamp out;
+  out.set_seconds(absl::ToUnixSeconds(time));
+  out.set_nanos(
+      static_cast<int32_t>((time - absl::FromUnixSeconds(out.seconds())) / absl::Nanoseconds(1)));
+  return out;
+}
+
+absl::StatusOr<std::shared_ptr<Generation>> FindGeneration(Parts& parts, const CallContext& context,
+                                                           const std::string& name) {
+  MNEME_ASSIGN_OR_RETURN(const std::string full, ParseGenerationName(name, "name", context.tenant));
+  if (auto generation = parts.generations->Find(full)) return generation;
+  return WithResource(Error(absl::StatusCode::kNotFound, reason::kGenerationNotFound,
+                            "there is no such generation, or it ended long ago"),
+                      "mneme.v1.Generation", full);
+}
+
+// The full name of the generation that a request is about.
+absl::StatusOr<std::string> SourceOf(const v1::ResumeGenerationRequest& request,
+                                     const CallContext& context) {
+  FieldErrors errors;
+  switch (request.source_case()) {
+    case v1::ResumeGenerationRequest::kGeneration:
+      return ParseGenerationName(request.generation(), "generation", context.tenant);
+    case v1::ResumeGenerationRequest::kResumeToken: {
+      const std::string name = GenerationOfToken(request.resume_token());
+      if (!name.empty()) return ParseGenerationName(name, "resume_token", context.tenant);
+      errors.Add("resume_token", "must be the resume_token of a generation's Started",
+                 reason::kResumeTokenInvalid);
+      return errors.ToStatus();
+    }
+    case v1::ResumeGenerationRequest::SOURCE_NOT_SET:
+      errors.Add("resume_token", "is required, or generation", reason::kFieldRequired);
+      return errors.ToStatus();
+  }
+  return absl::InternalError("a source that nobody knows");
+}
+
+absl::Status ReadGeneration(Parts& parts, CallContext& context, const std::string& name,
+                            int64_t after_sequence, TurnSink& sink) {
+  const std::shared_ptr<Generation> generation = parts.generations->Find(name);
+  if (generation == nullptr) {
+    return WithResource(Error(absl::StatusCode::kFailedPrecondition, reason::kResumeExpired,
+                              "this server does not keep the generation's output, or no longer; "
+                              "the session has what was committed"),
+                        "mneme.v1.Generation", name);
+  }
+  parts.metrics.streams_resumed.Increment();
+  return generation->log.Read(context, after_sequence, sink);
 }
 
 }  // namespace
 
 absl::Status Generate(Parts& parts, CallContext& context, const v1::GenerateRequest& request,
                       TurnSink& sink) {
-  return Turn(parts, context, request, sink).Run();
+  MNEME_RETURN_IF_ERROR(CheckNotDraining(parts));
+  // The turn may outlive the call and its request.
+  MNEME_ASSIGN_OR_RETURN(
+      const std::shared_ptr<Generation> generation,
+      parts.generations->Start(context, request.session(), LogOptionsOf(request, parts.config),
+                               [&parts, request](Generation& started) {
+                                 absl::Status status = Turn(parts, started, request).Run();
+                                 PublishOrphans(parts);
+                                 return status;
+                               }));
+  return generation->log.Read(context, 0, sink);
+}
+
+absl::Status ResumeGeneration(Parts& parts, CallContext& context,
+                              const v1::ResumeGenerationRequest& request, TurnSink& sink) {
+  MNEME_ASSIGN_OR_RETURN(const std::string name, SourceOf(request, context));
+  return ReadGeneration(parts, context, name, request.after_sequence(), sink);
+}
+
+absl::StatusOr<v1::GenerationInfo> GetGeneration(Parts& parts, const CallContext& context,
+                                                 const v1::GetGenerationRequest& request) {
+  MNEME_ASSIGN_OR_RETURN(const std::shared_ptr<Generation> generation,
+                         FindGeneration(parts, context, request.name()));
+  const GenerationLog& log = generation->log;
+  v1::GenerationInfo info;
+  info.set_name(generation->name);
+  info.set_session(generation->session);
+  info.set_resume_token(MakeResumeToken(generation->name));
+  info.set_running(!log.ended());
+  info.set_attended(log.attended());
+  info.set_last_sequence(log.last_sequence());
+  *info.mutable_create_time() = TimestampOf(generation->created);
+  if (info.running()) return info;
+  *info.mutable_end_time() = TimestampOf(generation->ended);
+  *info.mutable_expire_time() = TimestampOf(generation->ended + parts.generations->keep());
+  if (const absl::Status status = log.status(); !status.ok()) {
+    info.mutable_error()->set_code(static_cast<int>(status.code()));
+    info.mutable_error()->set_reason(ReasonOf(status));
+    info.mutable_error()->set_message(std::string(status.message()));
+  } else if (auto final = log.final()) {
+    *info.mutable_final() = *std::move(final);
+  }
+  return info;
+}
+
+absl::StatusOr<v1::CancelGenerationResponse> CancelGeneration(
+    Parts& parts, const CallContext& context, const v1::CancelGenerationRequest& request) {
+  MNEME_ASSIGN_OR_RETURN(const std::shared_ptr<Generation> generation,
+                         FindGeneration(parts, context, request.name()));
+  generation->turn.RequestCancel(Cancel::kRequested);  // nothing to one that has ended
+  return v1::CancelGenerationResponse();
 }
 
 }  // namespace mneme::server

@@ -135,6 +135,16 @@ void CheckGenerateRequest(const GenerateRequest& request, const Model* model,
   if (!GenerateRequest::CommitPolicy_IsValid(request.commit_policy())) {
     errors.Add("commit_policy", "is not one of the values of CommitPolicy");
   }
+  if (!GenerateRequest::OnDisconnect_IsValid(request.on_disconnect())) {
+    errors.Add("on_disconnect", "is not one of the values of OnDisconnect");
+  }
+  if (request.has_resume_window()) {
+    const auto& window = request.resume_window();
+    const double seconds = static_cast<double>(window.seconds()) + window.nanos() * 1e-9;
+    if (window.nanos() < 0 || window.nanos() > 999'999'999 || seconds <= 0 || seconds > 600) {
+      OutOfRange(errors, "resume_window", "must be more than 0 s and at most 600 s");
+    }
+  }
   CheckSampling(request.sampling(), model, errors);
   if (request.stop_sequences_size() > kMaxStopSequences) {
     OutOfRange(errors, "stop_sequences",
@@ -213,7 +223,6 @@ TurnOptions OptionsOf(const GenerateRequest& request, const Model& model,
                    std::chrono::nanoseconds(request.max_duration().nanos());
   }
   out.logprobs = request.logprobs();
-  out.max_unsent_tokens = limits.max_unsent_tokens;
   return out;
 }
 

@@ -105,7 +105,7 @@ absl::Status IngestImpl::Begin() {
   MNEME_ASSIGN_OR_RETURN(name_,
                          ParseSessionName(start_.session(), "start.session", context_.tenant));
   MNEME_RETURN_IF_ERROR(Check());
-  call_.emplace(parts_.calls, context_, "");
+  call_.emplace(parts_.calls, context_);
   MNEME_RETURN_IF_ERROR(parts_.sessions->GetUsable(name_, true).status());
   MNEME_ASSIGN_OR_RETURN(writer_, TakeWriter(parts_, context_, name_, false));
   MNEME_ASSIGN_OR_RETURN(base_, parts_.sessions->GetUsable(name_, true));

@@ -110,6 +110,13 @@ Metrics::Metrics(std::shared_ptr<Registry> registry)
                              "Input tokens of calls that wait for a state slot.")),
       orphan_sequences(AddGauge(*registry, "mneme_orphan_sequences",
                                 "Sequences in a batch that no call owns; must be 0.")),
+      generations_unattended(AddGauge(*registry, "mneme_generations_unattended",
+                                      "Turns that run although no stream reads them.")),
+      generations_kept_bytes(AddGauge(*registry, "mneme_generations_kept_bytes",
+                                      "Output of generations that have ended, kept to be read "
+                                      "again.")),
+      streams_resumed(AddCounter(*registry, "mneme_streams_resumed_total",
+                                 "Streams that went on with a generation of another stream.")),
       drain_phase(AddGauge(*registry, "mneme_drain_phase",
                            "0: serving, 1: NOT_SERVING, 2: waiting for pre_stop_delay, 3: refusing "
                            "new work, 4: waiting for turns, 5: ending turns, 6: closing.")),

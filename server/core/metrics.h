@@ -80,6 +80,9 @@ class Metrics {
     return *sessions_stored_[static_cast<int>(state)];
   }
   prometheus::Gauge& orphan_sequences;
+  prometheus::Gauge& generations_unattended;
+  prometheus::Gauge& generations_kept_bytes;
+  prometheus::Counter& streams_resumed;
   prometheus::Gauge& drain_phase;
   prometheus::Family<prometheus::Gauge>& model_info;
 

@@ -7,6 +7,7 @@
 
 #include "server/core/call_registry.h"
 #include "server/core/config.h"
+#include "server/core/generation_table.h"
 #include "server/core/metrics.h"
 #include "server/core/model_registry.h"
 #include "server/core/session_store.h"
@@ -25,6 +26,7 @@ struct Parts {
   CallRegistry calls;
   std::atomic<bool> draining{false};
   const int64_t start_time_us = NowMicros();
+  std::unique_ptr<GenerationTable> generations;  // last: their turns use the others
 };
 
 // Of WriterTable and StateCache.

@@ -24,6 +24,9 @@ namespace {
 // Sessions that one sweep deals with: small, so that it never delays a turn for long.
 constexpr int kSweepBatch = 20;
 
+// Beyond the limits, so that those who refuse say which one it is.
+constexpr size_t kSpareTurnThreads = 16;
+
 absl::Status CheckConfig(const Config& config) {
   const auto at_least_one = [](int64_t value, const char* name) {
     return value >= 1 ? absl::OkStatus()
@@ -45,6 +48,10 @@ absl::Status CheckConfig(const Config& config) {
     return absl::InvalidArgumentError(
         "sessions.undelete_window_ms must not be negative, sessions.sweep_interval_ms and "
         "sessions.ingest_commit_interval_ms must be positive");
+  }
+  if (config.generations.keep_ms < 0 || config.generations.keep_bytes < 0) {
+    return absl::InvalidArgumentError(
+        "generations.keep and generations.keep_bytes must not be negative");
   }
   if (config.replica.lease_renew_ms < 1 ||
       config.replica.lease_ttl_ms < 2 * config.replica.lease_renew_ms) {
@@ -90,6 +97,14 @@ class ServerCoreImpl final : public ServerCore {
         budget, static_cast<int>(config.limits.max_running_streams),
         static_cast<int>(config.limits.max_queued_requests), names,
         parts.metrics.Tier(memory.OnHost() ? "host" : "device"), parts.metrics);
+    parts.generations = std::make_unique<GenerationTable>(
+        GenerationTable::Options{
+            .keep = absl::Milliseconds(config.generations.keep_ms),
+            .keep_bytes = config.generations.keep_bytes,
+            .max_turns = static_cast<size_t>(config.limits.max_running_streams +
+                                             config.limits.max_queued_requests) +
+                         kSpareTurnThreads},
+        parts.metrics);
     core->sweeper_ = std::thread([impl = core.get()] { impl->Sweep(); });
     return core;
   }
@@ -184,9 +199,17 @@ class ServerCoreImpl final : public ServerCore {
                         TurnSink& sink) override {
     return Count(server::Generate(parts_, context, request, sink));
   }
+  absl::Status ResumeGeneration(CallContext& context, const v1::ResumeGenerationRequest& request,
+                                TurnSink& sink) override {
+    return Count(server::ResumeGeneration(parts_, context, request, sink));
+  }
+  absl::StatusOr<v1::GenerationInfo> GetGeneration(
+      CallContext& context, const v1::GetGenerationRequest& request) override {
+    return server::GetGeneration(parts_, context, request);
+  }
   absl::StatusOr<v1::CancelGenerationResponse> CancelGeneration(
       CallContext& context, const v1::CancelGenerationRequest& request) override {
-    return Count(DoCancel(context, request));
+    return server::CancelGeneration(parts_, context, request);
   }
   absl::StatusOr<v1::TokenizeResponse> Tokenize(CallContext& context,
                                                 const v1::TokenizeRequest& request) override {
@@ -254,18 +277,6 @@ class ServerCoreImpl final : public ServerCore {
     MNEME_ASSIGN_OR_RETURN(const Model* model,
                            parts_.models->Find(context, request.name(), "name"));
     return model->info;
-  }
-
-  absl::StatusOr<v1::CancelGenerationResponse> DoCancel(
-      CallContext& context, const v1::CancelGenerationRequest& request) {
-    MNEME_ASSIGN_OR_RETURN(const std::string name,
-                           ParseGenerationName(request.name(), "name", context.tenant));
-    if (!parts_.calls.Cancel(name)) {
-      return WithResource(Error(absl::StatusCode::kNotFound, reason::kGenerationNotFound,
-                                "there is no such generation, or it ended long ago"),
-                          "mneme.v1.Generation", name);
-    }
-    return v1::CancelGenerationResponse();
   }
 
   // Every call ends here: the sequences that it should have taken with it are counted.

@@ -20,17 +20,9 @@
 #include "server/core/config.h"
 #include "server/core/errors.h"
 #include "server/core/metrics.h"
+#include "server/core/turn_sink.h"
 
 namespace mneme::server {
-
-// Receives a turn's events in order. Called on the turn's thread, never on the engine's.
-class TurnSink {
- public:
-  virtual ~TurnSink() = default;
-  // May block while the client is slow. False: the client is gone or too slow (the context has been
-  // cancelled with the cause); nothing more will be sent.
-  virtual bool Send(v1::GenerateResponse response) = 0;
-};
 
 // One running IngestSession. One caller at a time.
 class Ingest {
@@ -117,8 +109,14 @@ class ServerCore {
   virtual absl::StatusOr<std::unique_ptr<Import>> StartImport(
       CallContext& context, const v1::ImportSessionRequest::Start&) = 0;
 
-  // Generation. Sends Started, Progress, Delta... and, when the result is OK, Final last.
+  // Generation. Sends Started, Progress, Delta... and, when the result is OK, Final last. Returns
+  // when the turn has ended; if the turn outlives the call (on_disconnect), when the call has.
   virtual absl::Status Generate(CallContext&, const v1::GenerateRequest&, TurnSink&) = 0;
+  // The same for what follows an event of a generation that was started before.
+  virtual absl::Status ResumeGeneration(CallContext&, const v1::ResumeGenerationRequest&,
+                                        TurnSink&) = 0;
+  virtual absl::StatusOr<v1::GenerationInfo> GetGeneration(CallContext&,
+                                                           const v1::GetGenerationRequest&) = 0;
   virtual absl::StatusOr<v1::CancelGenerationResponse> CancelGeneration(
       CallContext&, const v1::CancelGenerationRequest&) = 0;
   virtual absl::StatusOr<v1::TokenizeResponse> Tokenize(CallContext&,

@@ -109,7 +109,7 @@ absl::Status ExportSession(Parts& parts, CallContext& context,
   MNEME_RETURN_IF_ERROR(CheckNotDraining(parts));
   MNEME_ASSIGN_OR_RETURN(const SourceName from,
                          ParseSourceName(request.name(), "name", context.tenant));
-  CallRegistry::Call call(parts.calls, context, "");
+  CallRegistry::Call call(parts.calls, context);
   for (int attempt = 0;; ++attempt) {
     // Of a damaged session its good snapshots can still be had.
     MNEME_ASSIGN_OR_RETURN(

@@ -140,7 +140,7 @@ class ImportImpl final : public Import {
       : parts_(parts),
         context_(context),
         start_(start),
-        call_(parts.calls, context, ""),
+        call_(parts.calls, context),
         reader_([this](const SessionFileHeader& header,
                        const std::vector<FileChunk>& chunks) { return TakeHeader(header, chunks); },
                 [this](const FileChunk& chunk, std::string bytes) {

@@ -144,7 +144,7 @@ absl::StatusOr<v1::ScoreResponse> Score(Parts& parts, CallContext& context,
   MNEME_RETURN_IF_ERROR(CheckInputLength(count, parts.config.limits));
   MNEME_RETURN_IF_ERROR(CheckContext(*model, position, count));
 
-  CallRegistry::Call call(parts.calls, context, "");
+  CallRegistry::Call call(parts.calls, context);
   MNEME_ASSIGN_OR_RETURN(HeldState held,
                          HoldCopy(parts, context, *model, stateless ? nullptr : &record,
                                   {.queued = count, .end = position + count}));

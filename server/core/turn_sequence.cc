@@ -13,11 +13,12 @@ double Seconds(Clock::duration d) { return std::chrono::duration<double>(d).coun
 
 }  // namespace
 
-TurnSequence::TurnSequence(const Model& model, CallContext& context, LoadedState& loaded,
-                           const std::vector<engine::TokenId>& input, std::string begun,
-                           TurnOptions options)
+TurnSequence::TurnSequence(const Model& model, CallContext& context, GenerationLog& log,
+                           LoadedState& loaded, const std::vector<engine::TokenId>& input,
+                           std::string begun, TurnOptions options)
     : model_(model),
       context_(context),
+      log_(log),
       loaded_(loaded),
       input_(input),
       options_(std::move(options)),
@@ -28,6 +29,7 @@ TurnSequence::TurnSequence(const Model& model, CallContext& context, LoadedState
       prefill_end_(started_) {
   const size_t window = std::min<size_t>(input_.size(), options_.sampling.penalty_window_tokens);
   history_.assign(input_.end() - static_cast<ptrdiff_t>(window), input_.end());
+  log_.OnRoom([scheduler = model_.scheduler.get()] { scheduler->Wake(); });
 }
 
 Sequence::Want TurnSequence::Next() {
@@ -51,7 +53,7 @@ Sequence::Want TurnSequence::Next() {
     result_.complete = true;
   }
   if (!next_token_.has_value()) return {};
-  if (!ending_ && OutputFull()) return {.kind = Want::Kind::kWait};
+  if (!ending_ && log_.Full()) return {.kind = Want::Kind::kWait};
   return {.kind = Want::Kind::kRead, .tokens = std::span(&*next_token_, 1), .decode = true};
 }
 
@@ -187,23 +189,14 @@ void TurnSequence::Publish() {
   };
   if (released_.empty() && (held_.empty() || !complete(held_.front()))) return;
 
-  MutexLock lock(&mutex_);
-  pending_.mutable_text()->append(released_);
-  pending_bytes_ += static_cast<int64_t>(released_.size());
-  released_.clear();
+  v1::GenerateResponse::Delta delta;
+  delta.mutable_text()->swap(released_);
   for (; !held_.empty() && complete(held_.front()); held_.pop_front()) {
     Token& token = held_.front();
-    pending_.add_token_ids(token.id);
-    if (options_.logprobs > 0) *pending_.add_logprobs() = std::move(token.logprobs);
+    delta.add_token_ids(token.id);
+    if (options_.logprobs > 0) *delta.add_logprobs() = std::move(token.logprobs);
   }
-  changed_.NotifyAll();
-}
-
-bool TurnSequence::OutputFull() {
-  MutexLock lock(&mutex_);
-  waiting_for_room_ = pending_.token_ids_size() + taken_tokens_ >= options_.max_unsent_tokens ||
-                      pending_bytes_ + taken_bytes_ >= kMaxUnsentBytes;
-  return waiting_for_room_;
+  log_.AppendOutput(std::move(delta));
 }
 
 void TurnSequence::OnFailure(absl::Status status) {
@@ -225,37 +218,12 @@ void TurnSequence::OnRemoved() {
   changed_.NotifyAll();
 }
 
-TurnSequence::Output TurnSequence::Take(Clock::time_point until) {
-  Output out;
-  bool wake = false;
-  {
-    MutexLock lock(&mutex_);
-    taken_tokens_ = taken_bytes_ = 0;
-    const auto has_output = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-      return pending_.token_ids_size() > 0 || !pending_.text().empty();
-    };
-    if (waiting_for_room_) {
-      waiting_for_room_ = false;
-      wake = true;
-    }
-    if (!wake) {
-      while (!has_output() && !removed_) {
-        if (!changed_.WaitUntil(&mutex_, until)) break;
-      }
-    }
-    out.delta.Swap(&pending_);
-    pending_.Clear();
-    taken_tokens_ = out.delta.token_ids_size();
-    taken_bytes_ = pending_bytes_;
-    pending_bytes_ = 0;
-    if (waiting_for_room_) {  // became full while we waited
-      waiting_for_room_ = false;
-      wake = true;
-    }
-    out.removed = removed_;
+bool TurnSequence::AwaitRemoval(Clock::time_point until) {
+  MutexLock lock(&mutex_);
+  while (!removed_) {
+    if (!changed_.WaitUntil(&mutex_, until)) break;
   }
-  if (wake) model_.scheduler->Wake();
-  return out;
+  return removed_;
 }
 
 }  // namespace mneme::server

@@ -1,8 +1,8 @@
 // One turn inside the batch: reads the input, then generates until something ends it.
 //
-// Two threads meet here. The batch's side chooses tokens, looks for stops and fills a bounded
-// output; the turn's thread takes the output and sends it. When the output is full the sequence
-// leaves the batch and keeps its state until the client has read.
+// The batch's side chooses tokens, looks for stops and writes the output into the generation's log.
+// When too much of that is unread the sequence leaves the batch and keeps its state until the
+// client has read. The turn's thread waits for the end.
 //
 // Text is made of a token in Publish(), while the engine reads the token; unless the turn has stop
 // sequences: then it is made with the choice, since a match must end the turn before the state
@@ -20,6 +20,7 @@
 #include "engine/sampler/sampler.h"
 #include "mneme/v1/generation.pb.h"
 #include "server/core/call_context.h"
+#include "server/core/generation_log.h"
 #include "server/core/model_registry.h"
 #include "server/core/scheduler.h"
 #include "server/core/state_cache.h"
@@ -41,7 +42,6 @@ struct TurnOptions {
   v1::FinishReason length_reason = v1::MAX_TOKENS;  // where max_output_tokens ends the turn
   CallContext::Clock::time_point end_time = CallContext::Clock::time_point::max();
   int logprobs = 0;
-  int64_t max_unsent_tokens = 1024;
 };
 
 struct TurnResult {
@@ -63,21 +63,13 @@ struct TurnResult {
 
 class TurnSequence final : public Sequence {
  public:
-  static constexpr int64_t kMaxUnsentBytes = 256 << 10;
-
   // All references must outlive the sequence's removal. `input` may be empty if the state has read
   // something. `begun`: UnfinishedCharacter() of everything up to the end of the input.
-  TurnSequence(const Model& model, CallContext& context, LoadedState& loaded,
+  TurnSequence(const Model& model, CallContext& context, GenerationLog& log, LoadedState& loaded,
                const std::vector<engine::TokenId>& input, std::string begun, TurnOptions options);
 
-  // Of the turn's thread.
-  struct Output {
-    v1::GenerateResponse::Delta delta;  // may be empty
-    bool removed = false;               // nothing will follow
-  };
-  // Waits until there is output, the sequence was removed, or `until`. The output that was taken
-  // before counts as sent.
-  Output Take(CallContext::Clock::time_point until);
+  // Of the turn's thread. Waits until the sequence was removed, or `until`; true if it was.
+  bool AwaitRemoval(CallContext::Clock::time_point until);
   int64_t prefilled() const { return prefilled_.load(std::memory_order_relaxed); }
   // After removal.
   const TurnResult& result() const { return result_; }
@@ -106,10 +98,10 @@ class TurnSequence final : public Sequence {
   void DropMatch();
   void Stop(v1::FinishReason reason, CallContext::Cancel cause);
   void Finish(v1::FinishReason reason);
-  bool OutputFull();
 
   const Model& model_;
   CallContext& context_;
+  GenerationLog& log_;
   LoadedState& loaded_;
   const std::vector<engine::TokenId>& input_;
   const TurnOptions options_;
@@ -134,11 +126,6 @@ class TurnSequence final : public Sequence {
   std::atomic<int64_t> prefilled_{0};
   Mutex mutex_;
   CondVar changed_;
-  v1::GenerateResponse::Delta pending_ ABSL_GUARDED_BY(mutex_);
-  int64_t pending_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
-  int64_t taken_tokens_ ABSL_GUARDED_BY(mutex_) = 0;  // being sent
-  int64_t taken_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
-  bool waiting_for_room_ ABSL_GUARDED_BY(mutex_) = false;
   bool removed_ ABSL_GUARDED_BY(mutex_) = false;
 };
 

@@ -24,7 +24,10 @@ WriterTable::Result WriterTable::Acquire(const std::string& key, CallContext& ho
       entry.holder = &holder;
       return {Outcome::kHeld, Hold(this, key)};
     }
-    if (!wait) return {Outcome::kBusy, Hold()};
+    // A turn that nobody reads makes way, if nobody else is first.
+    const bool settle = entry.holder->unattended && entry.waiters.empty();
+    if (settle) entry.holder->RequestCancel(CallContext::Cancel::kClient);
+    if (!wait && !settle) return {Outcome::kBusy, Hold()};
     if (entry.waiters.size() >= kMaxWaiters) return {Outcome::kQueueFull, Hold()};
     waiter = std::make_shared<Waiter>();
     waiter->context = &holder;

@@ -48,6 +48,7 @@ class WriterTable {
 
   // `holder` must outlive the hold; a forced delete cancels it. With `wait`, waits first come,
   // first served, until granted or `holder` is cancelled (kCancelled: holder.cancelled() says why).
+  // A present holder that is unattended is cancelled and waited for in either case.
   Result Acquire(const std::string& key, CallContext& holder, bool wait);
   bool IsHeld(const std::string& key) const;
   // Cancels the present holder, if there is one. Idempotent.

@@ -6,7 +6,6 @@
 #include <chrono>
 #include <utility>
 
-#include "engine/core/status_macros.h"
 #include "server/core/errors.h"
 #include "server/rpc/message_bytes.h"
 
@@ -18,9 +17,10 @@ constexpr std::chrono::seconds kStatusGrace{5};
 
 }  // namespace
 
-GenerateReactor* GenerateReactor::Start(RpcEnvironment& env, grpc::CallbackServerContext* context,
-                                        const grpc::ByteBuffer* request) {
-  auto* reactor = new GenerateReactor(env, context, request);
+GenerateReactor* GenerateReactor::Start(RpcEnvironment& env, const char* method,
+                                        grpc::CallbackServerContext* context,
+                                        const grpc::ByteBuffer* request, Serve serve) {
+  auto* reactor = new GenerateReactor(env, method, context, request, std::move(serve));
   ++env.running_turns;
   const absl::Status status = reactor->record_.Submit(env.turns, [reactor] { reactor->Run(); });
   if (!status.ok()) {
@@ -30,12 +30,14 @@ GenerateReactor* GenerateReactor::Start(RpcEnvironment& env, grpc::CallbackServe
   return reactor;
 }
 
-GenerateReactor::GenerateReactor(RpcEnvironment& env, grpc::CallbackServerContext* context,
-                                 const grpc::ByteBuffer* request)
+GenerateReactor::GenerateReactor(RpcEnvironment& env, const char* method,
+                                 grpc::CallbackServerContext* context,
+                                 const grpc::ByteBuffer* request, Serve serve)
     : env_(env),
       context_(context),
       request_(request),
-      record_(env, "Generate", context),
+      serve_(std::move(serve)),
+      record_(env, method, context),
       queue_(std::chrono::milliseconds(env.config.limits.slow_client_timeout_ms), record_.context(),
              [this](const v1::GenerateResponse* message) {
                outgoing_ = BytesOf(*message);
@@ -70,16 +72,9 @@ bool GenerateReactor::Send(v1::GenerateResponse response) {
   return false;
 }
 
-absl::Status GenerateReactor::Generate() {
-  v1::GenerateRequest request;
-  MNEME_RETURN_IF_ERROR(record_.Parse(*request_, &request));
-  record_.set_session(request.session());
-  return env_.core.Generate(record_.context(), request, *this);
-}
-
 void GenerateReactor::Run() {
   RpcEnvironment& env = env_;
-  const absl::Status status = Generate();
+  const absl::Status status = serve_(record_, *request_, *this);
   if (!slow_) {
     slow_ = queue_.Flush() == OutputQueue<v1::GenerateResponse>::Result::kSlow;
   }

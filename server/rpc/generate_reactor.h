@@ -1,10 +1,11 @@
-// The Generate stream: the core's events, sent as fast as the client reads and no faster.
+// The stream of a generation: the core's events, sent as fast as the client reads and no faster.
 #pragma once
 
 #include <grpcpp/server_context.h>
 #include <grpcpp/support/byte_buffer.h>
 #include <grpcpp/support/server_callback.h>
 
+#include <functional>
 #include <memory>
 
 #include "mneme/v1/generation.pb.h"
@@ -15,13 +16,16 @@
 
 namespace mneme::server {
 
-// The turn runs on a worker thread and blocks in Send while the client is slow. Backpressure ends
-// in SLOW_CONSUMER. Deletes itself.
+// Reads on a worker thread, which blocks in Send while the client is slow. Backpressure ends in
+// SLOW_CONSUMER. Deletes itself.
 class GenerateReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer>, private TurnSink {
  public:
-  // `request` lives until the call is done.
-  static GenerateReactor* Start(RpcEnvironment& env, grpc::CallbackServerContext* context,
-                                const grpc::ByteBuffer* request);
+  // What the core does: sends events to the sink until they end.
+  using Serve = std::function<absl::Status(CallRecord&, const grpc::ByteBuffer&, TurnSink&)>;
+  // `request` lives until the call is done, `method` for ever.
+  static GenerateReactor* Start(RpcEnvironment& env, const char* method,
+                                grpc::CallbackServerContext* context,
+                                const grpc::ByteBuffer* request, Serve serve);
 
   void OnWriteDone(bool ok) override { queue_.OnWriteDone(ok); }
   void OnCancel() override;
@@ -35,16 +39,16 @@ class GenerateReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
     bool done ABSL_GUARDED_BY(mutex) = false;
   };
 
-  GenerateReactor(RpcEnvironment& env, grpc::CallbackServerContext* context,
-                  const grpc::ByteBuffer* request);
+  GenerateReactor(RpcEnvironment& env, const char* method, grpc::CallbackServerContext* context,
+                  const grpc::ByteBuffer* request, Serve serve);
   void Run();
-  absl::Status Generate();
   bool Send(v1::GenerateResponse response) override;
   void FinishSlow();
 
   RpcEnvironment& env_;
   grpc::CallbackServerContext* const context_;
   const grpc::ByteBuffer* const request_;
+  const Serve serve_;
   CallRecord record_;
   grpc::ByteBuffer outgoing_;  // gRPC's while a write is in flight
   OutputQueue<v1::GenerateResponse> queue_;

@@ -37,7 +37,32 @@ class CompleteSink final : public TurnSink {
 
 grpc::ServerWriteReactor<grpc::ByteBuffer>* GenerationService::Generate(
     grpc::CallbackServerContext* context, const grpc::ByteBuffer* request) {
-  return GenerateReactor::Start(env_, context, request);
+  return GenerateReactor::Start(
+      env_, "Generate", context, request,
+      [this](CallRecord& record, const grpc::ByteBuffer& bytes, TurnSink& sink) -> absl::Status {
+        v1::GenerateRequest turn;
+        MNEME_RETURN_IF_ERROR(record.Parse(bytes, &turn));
+        record.set_session(turn.session());
+        return env_.core.Generate(record.context(), turn, sink);
+      });
+}
+
+grpc::ServerWriteReactor<grpc::ByteBuffer>* GenerationService::ResumeGeneration(
+    grpc::CallbackServerContext* context, const grpc::ByteBuffer* request) {
+  return GenerateReactor::Start(
+      env_, "ResumeGeneration", context, request,
+      [this](CallRecord& record, const grpc::ByteBuffer& bytes, TurnSink& sink) -> absl::Status {
+        v1::ResumeGenerationRequest resume;
+        MNEME_RETURN_IF_ERROR(record.Parse(bytes, &resume));
+        return env_.core.ResumeGeneration(record.context(), resume, sink);
+      });
+}
+
+grpc::ServerUnaryReactor* GenerationService::GetGeneration(grpc::CallbackServerContext* context,
+                                                           const grpc::ByteBuffer* request,
+                                                           grpc::ByteBuffer* response) {
+  return StartUnary<v1::GetGenerationRequest>(env_, "GetGeneration", &ServerCore::GetGeneration,
+                                              context, request, response);
 }
 
 grpc::ServerUnaryReactor* GenerationService::Complete(grpc::CallbackServerContext* context,

@@ -9,10 +9,13 @@ namespace mneme::server {
 // Every method takes bytes: message_bytes.h says why.
 using RawGeneration =
     v1::Generation::WithRawCallbackMethod_Generate<v1::Generation::WithRawCallbackMethod_Complete<
-        v1::Generation::WithRawCallbackMethod_CancelGeneration<
-            v1::Generation::WithRawCallbackMethod_Tokenize<
-                v1::Generation::WithRawCallbackMethod_Detokenize<
-                    v1::Generation::WithRawCallbackMethod_Score<v1::Generation::Service>>>>>>;
+        v1::Generation::WithRawCallbackMethod_ResumeGeneration<
+            v1::Generation::WithRawCallbackMethod_GetGeneration<
+                v1::Generation::WithRawCallbackMethod_CancelGeneration<
+                    v1::Generation::WithRawCallbackMethod_Tokenize<
+                        v1::Generation::WithRawCallbackMethod_Detokenize<
+                            v1::Generation::WithRawCallbackMethod_Score<
+                                v1::Generation::Service>>>>>>>>;
 
 class GenerationService final : public RawGeneration {
  public:
@@ -22,6 +25,10 @@ class GenerationService final : public RawGeneration {
                                                        const grpc::ByteBuffer*) override;
   grpc::ServerUnaryReactor* Complete(grpc::CallbackServerContext*, const grpc::ByteBuffer*,
                                      grpc::ByteBuffer*) override;
+  grpc::ServerWriteReactor<grpc::ByteBuffer>* ResumeGeneration(grpc::CallbackServerContext*,
+                                                               const grpc::ByteBuffer*) override;
+  grpc::ServerUnaryReactor* GetGeneration(grpc::CallbackServerContext*, const grpc::ByteBuffer*,
+                                          grpc::ByteBuffer*) override;
   grpc::ServerUnaryReactor* CancelGeneration(grpc::CallbackServerContext*, const grpc::ByteBuffer*,
                                              grpc::ByteBuffer*) override;
   grpc::ServerUnaryReactor* Tokenize(grpc::CallbackServerContext*, const grpc::ByteBuffer*,

@@ -12,7 +12,7 @@
 
 #include "engine/core/mutex.h"
 #include "server/core/server_core.h"
-#include "server/rpc/worker_pool.h"
+#include "server/core/worker_pool.h"
 
 namespace mneme::server {
 

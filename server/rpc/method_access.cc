@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "server/core/generation_table.h"
 #include "server/core/resource_id.h"
 #include "server/core/session_names.h"
 
@@ -13,6 +14,7 @@ namespace {
 
 const std::vector<MethodAccess>& Table() {
   constexpr auto kTenant = NameField::Kind::kTenant;
+  constexpr auto kResumeToken = NameField::Kind::kResumeToken;
   static const auto& table = *new std::vector<MethodAccess>{
       {"CreateSession", Role::kUser, {{"parent", kTenant}}},
       {"GetSession", Role::kReader, {{"name"}}},
@@ -33,6 +35,8 @@ const std::vector<MethodAccess>& Table() {
       {"ImportSession", Role::kUser, {{"start.parent", kTenant}}},
       {"Generate", Role::kUser, {{"session"}}},
       {"Complete", Role::kUser, {{"session"}}},
+      {"ResumeGeneration", Role::kUser, {{"generation"}, {"resume_token", kResumeToken}}},
+      {"GetGeneration", Role::kReader, {{"name"}}},
       {"CancelGeneration", Role::kUser, {{"name"}}},
       {"Tokenize", Role::kReader, {}},
       {"Detokenize", Role::kReader, {}},
@@ -61,6 +65,9 @@ std::vector<std::string> TextsAt(const google::protobuf::Message& message, std::
 
 // The tenant that a name says; "" if it says none, or has no right form.
 std::string TenantOf(std::string_view name, NameField::Kind kind) {
+  if (kind == NameField::Kind::kResumeToken) {
+    return TenantOf(GenerationOfToken(name), NameField::Kind::kResource);
+  }
   constexpr std::string_view kPrefix = "tenants/";
   std::string_view tenant;
   if (name.starts_with(kPrefix)) {

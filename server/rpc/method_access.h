@@ -17,8 +17,9 @@
 namespace mneme::server {
 
 struct NameField {
-  std::string_view path;                                          // "session.name"
-  enum class Kind { kResource, kTenant } kind = Kind::kResource;  // what a short name is
+  std::string_view path;  // "session.name"
+  // What a short name is; a token that says a name.
+  enum class Kind { kResource, kTenant, kResumeToken } kind = Kind::kResource;
 };
 
 struct MethodAccess {

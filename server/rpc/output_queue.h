@@ -2,8 +2,8 @@
 // wants the next.
 //
 // Nothing piles up here: the producer, a worker thread that may block, waits with a message until
-// gRPC has taken the one before. So the output of a turn gathers in one place, the turn itself,
-// where it is merged and bounded (turn_sequence.h).
+// gRPC has taken the one before. So the output of a turn gathers in one place, where it is merged
+// and bounded (generation_log.h).
 #pragma once
 
 #include <algorithm>
@@ -41,8 +41,7 @@ class OutputQueue {
           changed_.NotifyAll();
         }) {}
 
-  // Blocks while another message is on its way. A turn that is ending by request or shutdown is let
-  // through: what it still sends is little and must arrive.
+  // Blocks while another message is on its way.
   Result Push(Message message) {
     {
       MutexLock lock(&mutex_);
@@ -50,11 +49,7 @@ class OutputQueue {
         if (closed_) return Result::kClosed;
         if (Slow()) return Result::kSlow;
         if (items_.empty()) break;
-        const CallContext::Cancel cause = context_.cancelled();
-        if (cause == CallContext::Cancel::kRequested || cause == CallContext::Cancel::kShutdown) {
-          break;
-        }
-        if (cause != CallContext::Cancel::kNone) return Result::kClosed;
+        if (context_.cancelled() != CallContext::Cancel::kNone) return Result::kClosed;
         WaitUntil(context_.deadline);
       }
       items_.push_back(std::move(message));

@@ -11,8 +11,8 @@
 
 #include "server/core/config.h"
 #include "server/core/server_core.h"
+#include "server/core/worker_pool.h"
 #include "server/rpc/gate.h"
-#include "server/rpc/worker_pool.h"
 
 namespace mneme::server {
 

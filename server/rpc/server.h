@@ -16,6 +16,7 @@
 #include "absl/status/statusor.h"
 #include "server/core/config.h"
 #include "server/core/server_core.h"
+#include "server/core/worker_pool.h"
 #include "server/rpc/admin_service.h"
 #include "server/rpc/gate.h"
 #include "server/rpc/generation_service.h"
@@ -25,7 +26,6 @@
 #include "server/rpc/rpc_environment.h"
 #include "server/rpc/sessions_service.h"
 #include "server/rpc/tls_credentials.h"
-#include "server/rpc/worker_pool.h"
 
 namespace mneme::server {
 

@@ -147,6 +147,7 @@ TEST_F(ConcurrencyTest, ForkWhileTheParentGenerates) {
 }
 
 TEST_F(ConcurrencyTest, OneWriterAndAQueue) {
+  config.limits.max_unsent_tokens = 1;  // a turn waits for its reader after its first token
   Start();
   Create("s");
   std::atomic<bool> running{false}, go{false};

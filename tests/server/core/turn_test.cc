@@ -291,6 +291,12 @@ TEST_F(TurnTest, DeadlineCommitsAndFails) {
   EXPECT_EQ(status.code(), absl::StatusCode::kDeadlineExceeded);
   EXPECT_EQ(ReasonOf(status), reason::kDeadlineExceeded);
   EXPECT_EQ(Get("s").version(), 1);
+  // What came too late for the call can be read still.
+  CallContext later;
+  v1::ResumeGenerationRequest resume;
+  resume.set_generation(sink.started.generation());
+  resume.set_after_sequence(sink.count);
+  EXPECT_TRUE(core->ResumeGeneration(later, resume, sink).ok());
   EXPECT_EQ(Get("s").position_tokens(),
             sink.started.input_tokens() + static_cast<int64_t>(sink.tokens.size()));
 }

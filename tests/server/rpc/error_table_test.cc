@@ -352,6 +352,45 @@ TEST_F(ErrorTableTest, NamesThatAreNotThereOrTaken) {
   EXPECT_EQ(kept.resource->resource_name(), Name("s") + "/snapshots/kept");
 }
 
+TEST_F(ErrorTableTest, GenerationsThatAreReadAgain) {
+  Serve();
+  v1::CompleteResponse turn;
+  ASSERT_TRUE(Turn(Request("", "x", 2), &turn).ok());
+  const auto resume = [&](const v1::ResumeGenerationRequest& request) {
+    grpc::ClientContext context;
+    const auto stream = generation_->ResumeGeneration(&context, request);
+    v1::GenerateResponse event;
+    while (stream->Read(&event)) {
+    }
+    return stream->Finish();
+  };
+  v1::ResumeGenerationRequest request;
+  EXPECT_FIELDS(resume(request), "FIELD_REQUIRED", "resume_token");
+  request.set_resume_token("made up");
+  EXPECT_FIELDS(resume(request), "RESUME_TOKEN_INVALID", "resume_token");
+  request.set_resume_token(turn.started().resume_token());
+  request.set_after_sequence(1000);
+  EXPECT_FIELDS(resume(request), "FIELD_OUT_OF_RANGE", "after_sequence");
+  request.set_after_sequence(0);
+  EXPECT_TRUE(resume(request).ok());
+  request.set_generation("tenants/default/generations/g-nobody");
+  const Details expired = EXPECT_RPC(resume(request), FAILED_PRECONDITION, "RESUME_EXPIRED");
+  EXPECT_EQ(expired.resource->resource_name(), "tenants/default/generations/g-nobody");
+
+  auto running = Run(Endless(""));
+  request.set_generation(running->generation);
+  grpc::ClientContext context;
+  const auto taker = generation_->ResumeGeneration(&context, request);
+  v1::GenerateResponse event;
+  ASSERT_TRUE(taker->Read(&event));
+  EXPECT_EQ(event.started().generation(), running->generation);
+  EXPECT_RPC(running->Drain(), ABORTED, "STREAM_TAKEN_OVER");
+  context.TryCancel();
+  while (taker->Read(&event)) {
+  }
+  EXPECT_EQ(taker->Finish().error_code(), Code::CANCELLED);
+}
+
 TEST_F(ErrorTableTest, Conflicts) {
   Serve();
   ASSERT_TRUE(CreateOverRpc("s").ok());

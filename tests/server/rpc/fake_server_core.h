@@ -157,6 +157,14 @@ class FakeServerCore : public ServerCore {
     if (draining) return Error(absl::StatusCode::kUnavailable, reason::kDraining, "draining");
     return generate(context, request, sink);
   }
+  absl::Status ResumeGeneration(CallContext&, const v1::ResumeGenerationRequest&,
+                                TurnSink& sink) override {
+    return SendTurn(sink, 3, 8);
+  }
+  absl::StatusOr<v1::GenerationInfo> GetGeneration(CallContext&,
+                                                   const v1::GetGenerationRequest&) override {
+    return v1::GenerationInfo();
+  }
   absl::StatusOr<v1::CancelGenerationResponse> CancelGeneration(
       CallContext&, const v1::CancelGenerationRequest&) override {
     return v1::CancelGenerationResponse();

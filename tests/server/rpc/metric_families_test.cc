@@ -288,6 +288,29 @@ TEST_F(MetricFamiliesTest, CancellationIsCountedByItsCauseAndTimed) {
   });
 }
 
+TEST_F(MetricFamiliesTest, GenerationsWithoutAReader) {
+  Serve();
+  auto request = Endless("");
+  request.set_on_disconnect(v1::GenerateRequest::CONTINUE);
+  auto running = Run(request);
+  running->context.TryCancel();
+  EXPECT_EQ(running->Drain().error_code(), grpc::StatusCode::CANCELLED);
+  EXPECT_TRUE(WaitFor([&] { return Value("mneme_generations_unattended") == 1; }));
+  ExpectIs(1, "mneme_generations_unattended");
+  ExpectMoves({{"mneme_streams_resumed_total", {}, 1}, {"mneme_generations_kept_bytes", {}, 0}},
+              [&] {
+                v1::ResumeGenerationRequest resume;
+                resume.set_generation(running->generation);
+                Running again;
+                again.stream = generation_->ResumeGeneration(&again.context, resume);
+                again.generation = running->generation;
+                v1::GenerateResponse event;
+                ASSERT_TRUE(again.stream->Read(&event));
+                ExpectIs(0, "mneme_generations_unattended");
+                EXPECT_TRUE(again.Cancel(*generation_).ok());
+              });
+}
+
 TEST_F(MetricFamiliesTest, Trouble) {
   const auto folder = std::filesystem::temp_directory_path() /
                       absl::StrCat("mneme-metrics-", static_cast<int>(getpid()));

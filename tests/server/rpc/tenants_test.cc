@@ -11,6 +11,7 @@
 #include <set>
 #include <sstream>
 
+#include "server/core/generation_table.h"
 #include "server/rpc/method_access.h"
 #include "tests/server/rpc/keys_testing.h"
 #include "tests/server/rpc/served_core.h"
@@ -46,8 +47,8 @@ std::vector<const MethodDescriptor*> AllMethods() {
 
 void CollectNames(const google::protobuf::Descriptor& type, const std::string& prefix,
                   std::set<std::string>& paths) {
-  static const std::set<std::string> kNameLike = {"name",    "names",    "parent",
-                                                  "session", "snapshot", "tenant"};
+  static const std::set<std::string> kNameLike = {
+      "name", "names", "parent", "session", "snapshot", "tenant", "generation", "resume_token"};
   for (int i = 0; i < type.field_count(); ++i) {
     const FieldDescriptor& field = *type.field(i);
     if (field.type() == FieldDescriptor::TYPE_STRING && kNameLike.contains(field.name())) {
@@ -160,7 +161,9 @@ TEST_F(TenantsTest, EveryMethodRefusesNamesOfAnotherTenant) {
         foreign = {"tenants/other", "other", "tenants/nobody"};
       } else if (name.path == "snapshot") {
         foreign = {"tenants/other/sessions/s/snapshots/v1", "tenants/other/sessions/s@v1"};
-      } else if (method->name() == "CancelGeneration") {
+      } else if (name.kind == NameField::Kind::kResumeToken) {
+        foreign = {MakeResumeToken("tenants/other/generations/g")};
+      } else if (method->name().find("Generation") != std::string::npos) {
         foreign = {"tenants/other/generations/g"};
       } else {
         foreign = {"tenants/other/sessions/s", "tenants/other/sessions/absent",
@@ -196,9 +199,10 @@ TEST_F(TenantsTest, WithoutAKeyNothingIsRead) {
 
 TEST_F(TenantsTest, AReaderChangesNothing) {
   ServeWithKeys();
-  const std::set<std::string> kReads = {
-      "GetSession", "ListSessions", "ListSnapshots", "ReadTranscript", "Tokenize",   "Detokenize",
-      "Score",      "ListModels",   "GetModel",      "ExportSession",  "GetSnapshot"};
+  const std::set<std::string> kReads = {"GetSession",     "ListSessions", "ListSnapshots",
+                                        "ReadTranscript", "Tokenize",     "Detokenize",
+                                        "Score",          "ListModels",   "GetModel",
+                                        "ExportSession",  "GetSnapshot",  "GetGeneration"};
   for (const MethodDescriptor* method : AllMethods()) {
     const bool denied =
         CallWith("look", *method, "").error_code() == grpc::StatusCode::PERMISSION_DENIED;
@@ -261,6 +265,30 @@ TEST_F(TenantsTest, AnAdminWorksInEveryTenant) {
   const auto* method =
       v1::GetSessionRequest::descriptor()->file()->service(0)->FindMethodByName("RewindSession");
   EXPECT_EQ(ReasonIn(CallWith("root", *method, rewind.SerializeAsString())), "ACCESS_DENIED");
+}
+
+TEST_F(TenantsTest, AGenerationIsReadByItsTenantAndByAdmins) {
+  ServeWithKeys();
+  const auto turn =
+      Must("acme-1", *generation_, &v1::Generation::Stub::Complete, Request("", "abc", 2));
+  v1::ResumeGenerationRequest request;
+  request.set_resume_token(turn.started().resume_token());
+  const auto read = [&](const std::string& key) {
+    grpc::ClientContext context;
+    ShowKey(context, key);
+    const auto stream = generation_->ResumeGeneration(&context, request);
+    std::string text;
+    v1::GenerateResponse event;
+    while (stream->Read(&event)) text += event.delta().text();
+    const grpc::Status status = stream->Finish();
+    return status.ok() ? text : ReasonIn(status);
+  };
+  EXPECT_EQ(read("acme-1"), turn.text());
+  EXPECT_EQ(read("root"), turn.text());
+  EXPECT_EQ(read("other-1"), "ACCESS_DENIED");
+  request.set_generation(turn.started().generation());
+  EXPECT_EQ(read("root"), turn.text());
+  EXPECT_EQ(read("other-1"), "ACCESS_DENIED");
 }
 
 TEST_F(TenantsTest, AKeyForSomeModelsHasNoOthers) {

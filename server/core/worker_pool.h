@@ -1,4 +1,4 @@
-// Threads that run the core's blocking calls, so that no gRPC reaction ever blocks.
+// Threads for what blocks: turns, and the core's calls, since no gRPC reaction ever may.
 #pragma once
 
 #include <cstddef>

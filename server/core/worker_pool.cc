@@ -1,4 +1,4 @@
-#include "server/rpc/worker_pool.h"
+#include "server/core/worker_pool.h"
 
 #include <system_error>
 #include <utility>
