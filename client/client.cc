@@ -289,6 +289,22 @@ absl::StatusOr<v1::CompleteResponse> Client::Complete(v1::GenerateRequest reques
                                     &v1::Generation::Stub::Complete, request);
 }
 
+absl::StatusOr<GenerateStream> Client::ResumeGeneration(v1::ResumeGenerationRequest request,
+                                                        const CallOptions& call) const {
+  if (auto s = CheckRequest(request); !s.ok()) return s;
+  if (auto s = AwaitServer(call); !s.ok()) return s;
+  return GenerateStream(channel_, std::move(request), call);
+}
+
+absl::StatusOr<v1::GenerationInfo> Client::GetGeneration(std::string_view generation,
+                                                         const CallOptions& call) const {
+  v1::GetGenerationRequest request;
+  request.set_name(std::string(generation));
+  return Call<v1::GenerationInfo>(*channel_, call, options().timeout, Repeat::kByChannel, "",
+                                  *channel_->generation, &v1::Generation::Stub::GetGeneration,
+                                  request);
+}
+
 absl::Status Client::CancelGeneration(std::string_view generation, const CallOptions& call) const {
   v1::CancelGenerationRequest request;
   request.set_name(std::string(generation));

@@ -98,6 +98,12 @@ class Client {
                                           const CallOptions& call = {}) const;
   absl::StatusOr<v1::CompleteResponse> Complete(v1::GenerateRequest request,
                                                 const CallOptions& call = {}) const;
+  // What follows an event of a generation, and what is yet to come: of another program's, or of one
+  // before. `request.generation` may be short.
+  absl::StatusOr<GenerateStream> ResumeGeneration(v1::ResumeGenerationRequest request,
+                                                  const CallOptions& call = {}) const;
+  absl::StatusOr<v1::GenerationInfo> GetGeneration(std::string_view generation,
+                                                   const CallOptions& call = {}) const;
   absl::Status CancelGeneration(std::string_view generation, const CallOptions& call = {}) const;
   absl::StatusOr<v1::TokenizeResponse> Tokenize(v1::TokenizeRequest request,
                                                 const CallOptions& call = {}) const;

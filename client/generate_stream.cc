@@ -10,13 +10,29 @@
 #include "client/channel.h"
 
 namespace mneme::client {
+namespace {
+
+// True if it was not the server that ended the stream so.
+bool IsBroken(const absl::Status& failure) {
+  const std::string reason = ErrorOf(failure).reason;
+  // The last is what a reset without an error means before the first event; then it is a proxy's.
+  if (reason == "HTTP_STATUS" || reason == "STREAM_RESET" || reason == "REQUEST_TOO_LARGE") {
+    return true;
+  }
+  // gRPC 1.51 reports some broken connections as UNKNOWN.
+  return reason.empty() && (failure.code() == absl::StatusCode::kUnavailable ||
+                            failure.code() == absl::StatusCode::kUnknown ||
+                            failure.code() == absl::StatusCode::kInternal);
+}
+
+}  // namespace
 
 struct GenerateStream::Impl {
   std::shared_ptr<const Channel> channel;
   v1::GenerateRequest request;
   std::string request_id;
   absl::Time deadline;
-  Repeat repeat;
+  Repeat repeat = Repeat::kNever;
 
   // Guards what Cancel() touches while the reader may open the next attempt.
   std::mutex mutex;
@@ -25,12 +41,19 @@ struct GenerateStream::Impl {
   std::unique_ptr<grpc::ClientContext> context;
 
   std::unique_ptr<grpc::ClientReader<v1::GenerateResponse>> reader;
-  int attempt = 0;
+  int attempt = 0;  // since the last event
   bool unknown = false;
   int64_t last_sequence = 0;
+  v1::ResumeGenerationRequest resume;  // its source is set as soon as that is possible
+  std::optional<absl::Status> broken;  // what broke the stream since the last event
+  int resumed = 0;
   std::optional<absl::Status> status;  // set when the stream is over
   std::optional<v1::GenerateResponse::Started> started;
   std::optional<Final> final;
+
+  bool resumable() const {
+    return resume.source_case() != v1::ResumeGenerationRequest::SOURCE_NOT_SET;
+  }
 
   void Open() {
     ++attempt;
@@ -40,7 +63,12 @@ struct GenerateStream::Impl {
     context = std::move(fresh);
     if (cancelled) context->TryCancel();
     lock.unlock();
-    reader = channel->generation->Generate(context.get(), request);
+    if (resumable()) {
+      resume.set_after_sequence(last_sequence);
+      reader = channel->generation->ResumeGeneration(context.get(), resume);
+    } else {
+      reader = channel->generation->Generate(context.get(), request);
+    }
   }
 
   void Cancel() {
@@ -50,29 +78,58 @@ struct GenerateStream::Impl {
     cancelled_changed.notify_all();
   }
 
+  bool stopped() {
+    std::lock_guard lock(mutex);
+    return cancelled;
+  }
+
+  bool MayOpenAgain(const absl::Status& failure) {
+    if (failure.ok() || stopped()) return false;
+    if (resumable()) return attempt < kMaxAttempts && IsBroken(failure);
+    const Repeat rule = repeat == Repeat::kByChannel ? Repeat::kGuarded : repeat;
+    return last_sequence == 0 && MayRepeat(failure, rule, attempt + 1);
+  }
+
   // After Read() failed. True if another attempt was opened.
   bool OpenAgain(const absl::Status& failure) {
     unknown = unknown || (repeat != Repeat::kByChannel && OutcomeUnknown(failure));
-    if (last_sequence > 0 || failure.ok()) return false;
-    Repeat rule = repeat == Repeat::kByChannel ? Repeat::kGuarded : repeat;
-    if (!MayRepeat(failure, rule, attempt + 1)) return false;
+    if (!MayOpenAgain(failure)) return false;
+    if (resumable() && !broken) {
+      broken = failure;
+      ++resumed;
+    }
     absl::Duration delay = DelayBefore(attempt + 1, failure);
     if (absl::Now() + delay >= deadline) return false;
     std::unique_lock lock(mutex);
     cancelled_changed.wait_for(lock, absl::ToChronoNanoseconds(delay), [&] { return cancelled; });
     lock.unlock();
-    auto stopped = [&] {
-      std::lock_guard guard(mutex);
-      return cancelled;
-    };
-    if (stopped() || !channel->AwaitServer(channel->ConnectTimeout(deadline), stopped).ok()) {
+    if (stopped() ||
+        !channel->AwaitServer(channel->ConnectTimeout(deadline), [&] { return stopped(); }).ok()) {
       return false;
     }
     Open();
     return true;
   }
 
+  // The server goes on for a client that may come back; this one will not.
+  void GiveUp() {
+    grpc::ClientContext call;
+    Prepare(call, channel->options, absl::Seconds(5), NewRequestId(), request.session());
+    v1::CancelGenerationRequest cancel;
+    cancel.set_name(started->generation());
+    v1::CancelGenerationResponse nothing;
+    channel->generation->CancelGeneration(&call, cancel, &nothing).ok();  // as well as it can be
+  }
+
   void End(absl::Status result) {
+    // A server that does not know the turn any more is no better explanation than what broke it.
+    if (broken && ErrorOf(result).reason == "RESUME_EXPIRED") result = *broken;
+    const bool gave_up = stopped() || result.code() == absl::StatusCode::kDeadlineExceeded ||
+                         result.code() == absl::StatusCode::kDataLoss;
+    if (gave_up && !result.ok() && started && !final &&
+        request.on_disconnect() == v1::GenerateRequest::CONTINUE) {
+      GiveUp();
+    }
     status = unknown && !result.ok() ? WithUnknownOutcome(std::move(result)) : std::move(result);
   }
 
@@ -92,7 +149,12 @@ struct GenerateStream::Impl {
       return false;
     }
     last_sequence = event->sequence();
-    if (event->has_started()) started = event->started();
+    attempt = 1;
+    broken.reset();
+    if (event->has_started()) {
+      started = event->started();
+      if (!started->resume_token().empty()) resume.set_resume_token(started->resume_token());
+    }
     if (event->has_final()) final = event->final();
     return true;
   }
@@ -109,6 +171,27 @@ GenerateStream::GenerateStream(std::shared_ptr<const Channel> channel, v1::Gener
   impl_->repeat = impl_->request.session().empty()         ? Repeat::kByChannel
                   : impl_->request.expected_version() != 0 ? Repeat::kGuarded
                                                            : Repeat::kNever;
+  const absl::Duration window = impl_->channel->options.resume_window;
+  if (window > absl::ZeroDuration() && !impl_->request.has_resume_window()) {
+    const int64_t nanos = absl::ToInt64Nanoseconds(window);
+    impl_->request.mutable_resume_window()->set_seconds(nanos / 1'000'000'000);
+    impl_->request.mutable_resume_window()->set_nanos(static_cast<int32_t>(nanos % 1'000'000'000));
+  }
+  if (window > absl::ZeroDuration()) {
+    impl_->request.set_on_disconnect(v1::GenerateRequest::CONTINUE);
+  }
+  impl_->Open();
+}
+
+GenerateStream::GenerateStream(std::shared_ptr<const Channel> channel,
+                               v1::ResumeGenerationRequest request, CallOptions call)
+    : impl_(std::make_unique<Impl>()) {
+  impl_->channel = std::move(channel);
+  impl_->last_sequence = request.after_sequence();
+  impl_->resume = std::move(request);
+  impl_->request_id = call.request_id.empty() ? NewRequestId() : call.request_id;
+  impl_->deadline = absl::Now() + call.timeout.value_or(impl_->channel->options.work_timeout);
+  impl_->repeat = Repeat::kByChannel;  // reading changes nothing
   impl_->Open();
 }
 
@@ -142,6 +225,8 @@ const std::optional<v1::GenerateResponse::Started>& GenerateStream::started() co
   return impl_->started;
 }
 const std::optional<GenerateStream::Final>& GenerateStream::final() const { return impl_->final; }
+
+int GenerateStream::resumed() const { return impl_->resumed; }
 
 void GenerateStream::Cancel() { impl_->Cancel(); }
 

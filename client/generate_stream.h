@@ -7,8 +7,13 @@
 //   for (const v1::GenerateResponse& event : *stream) std::cout << event.delta().text();
 //   auto final = stream->Finish();   // StatusOr<Final>: usage, finish reason, committed version
 //
-// Destroying the stream before its end cancels the turn and waits until the RPC is over.
-// Threads: one reader; Cancel() from any thread.
+// A stream that breaks on its way (a connection that is lost, a proxy that restarts) goes on with
+// ResumeGeneration where it was: nothing is missing and nothing comes twice. A server that was
+// restarted has forgotten the turn: then the stream ends with the error that broke it.
+//
+// Destroying the stream before its end cancels the turn and waits until the RPC is over; but a
+// stream of Client::ResumeGeneration leaves the turn to its on_disconnect. Threads: one reader;
+// Cancel() from any thread.
 #pragma once
 
 #include <cstddef>
@@ -31,18 +36,25 @@ class GenerateStream {
   // Made by Client::Generate. `request` has full names.
   GenerateStream(std::shared_ptr<const Channel> channel, v1::GenerateRequest request,
                  CallOptions call);
+  // Made by Client::ResumeGeneration.
+  GenerateStream(std::shared_ptr<const Channel> channel, v1::ResumeGenerationRequest request,
+                 CallOptions call);
   GenerateStream(GenerateStream&&) noexcept;
   GenerateStream& operator=(GenerateStream&&) noexcept;
   ~GenerateStream();
 
   // The next event in order, or false at the end, whether good or bad: Finish() tells. An event
-  // that breaks the sequence 1, 2, 3, ... ends the stream with DATA_LOSS.
+  // that breaks the sequence 1, 2, 3, ... ends the stream with DATA_LOSS. May wait for a server
+  // that is away, as long as Connect() does.
   bool Next(v1::GenerateResponse* event);
 
   // Reads what is left, then: the Final of a stream that ended OK, else the error. A stream that
   // broke before its first event was sent again if that is safe: a stateless one, one with
-  // expected_version, or one that the server refused untouched.
+  // expected_version, or one that the server refused untouched. One that broke later was resumed.
   absl::StatusOr<Final> Finish();
+
+  // How often the stream has broken and gone on.
+  int resumed() const;
 
   // The Started and Final events, once they came; Final also of a stream that then failed.
   const std::optional<v1::GenerateResponse::Started>& started() const;

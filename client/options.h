@@ -42,6 +42,9 @@ struct Options {
   // IngestSession) have none unless `work_timeout` or the call says so.
   absl::Duration timeout = absl::Seconds(60);
   absl::Duration work_timeout = absl::InfiniteDuration();
+  // A stream of Generate that breaks is resumed: the server goes on with its turn for so long
+  // without a reader. At most 600 s; zero: never, and a broken stream ends its turn.
+  absl::Duration resume_window = absl::Seconds(60);
   bool health_check = false;  // use only addresses whose grpc.health.v1 says SERVING
 };
 

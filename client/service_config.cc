@@ -21,6 +21,7 @@ std::string ServiceConfigJson(bool health_check) {
       {"Generation", "Tokenize"},
       {"Generation", "Detokenize"},
       {"Generation", "Score"},
+      {"Generation", "GetGeneration"},
       {"Generation", "CancelGeneration"},  // idempotent
   };
   std::string names;

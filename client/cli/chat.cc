@@ -187,14 +187,14 @@ class Chat {
       return context_.FailUsage(std::string(s.message()));
     }
     if (const std::optional<int> code = GiveUpOnServer()) return *code;
-    TurnResult result = RunTurn(client_, context_, request);
+    TurnResult result = RunTurn(client_, context_, client_.Generate(request));
     const bool lost = client::ErrorOf(result.status).outcome_unknown && !result.started;
     if (lost && session_.version() > 0) {
       // Sent on a connection that was dead without anybody's knowing yet. With the version it can
       // be sent again: if it had arrived after all, the session has another one now.
       if (const std::optional<int> code = GiveUpOnServer()) return *code;
       request.set_expected_version(session_.version());
-      result = RunTurn(client_, context_, request);
+      result = RunTurn(client_, context_, client_.Generate(request));
       if (client::ErrorOf(result.status).reason == "VERSION_MISMATCH") {
         SayWhatWasKept();
         return kOk;

@@ -68,6 +68,7 @@ void OnRun(CLI::App* command, Context& context, std::function<int(client::Client
 // Each adds its subcommand to `app`.
 void AddChat(CLI::App& app, Context& context);
 void AddGenerate(CLI::App& app, Context& context);
+void AddResume(CLI::App& app, Context& context);
 void AddIngest(CLI::App& app, Context& context);
 void AddSessions(CLI::App& app, Context& context);
 void AddModels(CLI::App& app, Context& context);

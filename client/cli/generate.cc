@@ -47,7 +47,7 @@ int Run(client::Client& client, const Context& context, GenerateFlags flags) {
   } else if (!text->empty()) {
     request.set_text(*text);
   }
-  TurnResult result = RunTurn(client, context, request);
+  TurnResult result = RunTurn(client, context, client.Generate(request));
   if (!context.json() && StdoutIsTty() && !result.ended_in_newline) std::cout << "\n";
   if (result.final && context.verbose && !context.json()) {
     std::cerr << "[" << TurnSummary(*result.final) << "]\n";

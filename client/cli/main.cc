@@ -75,6 +75,7 @@ int main(int argc, char** argv) {
 
   mneme::cli::AddChat(app, context);
   mneme::cli::AddGenerate(app, context);
+  mneme::cli::AddResume(app, context);
   mneme::cli::AddIngest(app, context);
   mneme::cli::AddSessions(app, context);
   mneme::cli::AddSnapshots(app, context);

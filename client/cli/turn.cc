@@ -13,9 +13,8 @@
 namespace mneme::cli {
 
 TurnResult RunTurn(client::Client& client, const Context& context,
-                   const v1::GenerateRequest& request) {
+                   absl::StatusOr<client::GenerateStream> stream) {
   TurnResult result;
-  auto stream = client.Generate(request);
   if (!stream.ok()) return {.status = stream.status()};
 
   std::mutex mutex;
@@ -35,6 +34,9 @@ TurnResult RunTurn(client::Client& client, const Context& context,
     if (event.has_started()) {
       std::lock_guard lock(mutex);
       generation = event.started().generation();
+      if (context.verbose && !context.json()) {
+        std::cerr << "[generation " << client::IdOf(generation) << "]\n";
+      }
     }
     if (context.json()) {
       std::cout << Dump(ToJson(event)) << "\n" << std::flush;

@@ -20,10 +20,10 @@ struct TurnResult {
 };
 
 // stdout: the text, or with --json one line per event. stderr, if it is a terminal: progress of a
-// long input. The first Ctrl-C cancels the turn so that the server says what it kept; the second
-// drops the call.
+// long input; with -v the generation's name, for `mneme resume`. The first Ctrl-C cancels the turn
+// so that the server says what it kept; the second drops the call.
 TurnResult RunTurn(client::Client& client, const Context& context,
-                   const v1::GenerateRequest& request);
+                   absl::StatusOr<client::GenerateStream> stream);
 
 // "12 tokens, 45.1 tok/s, first after 80 ms, position 1234, version 5".
 std::string TurnSummary(const v1::GenerateResponse::Final& final);

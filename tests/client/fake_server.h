@@ -68,6 +68,7 @@ struct FakeSessions : v1::Sessions::Service {
 
 struct FakeGeneration : v1::Generation::Service {
   FAKE_UNARY(Complete, GenerateRequest, CompleteResponse)
+  FAKE_UNARY(GetGeneration, GetGenerationRequest, GenerationInfo)
   FAKE_UNARY(CancelGeneration, CancelGenerationRequest, CancelGenerationResponse)
   FAKE_UNARY(Tokenize, TokenizeRequest, TokenizeResponse)
   FAKE_UNARY(Detokenize, DetokenizeRequest, DetokenizeResponse)
@@ -79,6 +80,13 @@ struct FakeGeneration : v1::Generation::Service {
   grpc::Status Generate(grpc::ServerContext* context, const v1::GenerateRequest* request,
                         Writer* writer) override {
     return on_Generate(*context, *request, *writer);
+  }
+  test::Replaceable<grpc::Status(grpc::ServerContext&, const v1::ResumeGenerationRequest&, Writer&)>
+      on_ResumeGeneration = [](auto&, const auto&, auto&) { return NotScripted(); };
+  grpc::Status ResumeGeneration(grpc::ServerContext* context,
+                                const v1::ResumeGenerationRequest* request,
+                                Writer* writer) override {
+    return on_ResumeGeneration(*context, *request, *writer);
   }
 };
 

@@ -175,6 +175,143 @@ TEST_F(GenerateStreamTest, TurnOfASessionIsRepeatedOnlyUnderAVersion) {
   EXPECT_EQ(calls_, 2);
 }
 
+// A turn of six events, of which each stream carries two before it breaks.
+class ResumedStreamTest : public GenerateStreamTest {
+ protected:
+  void SetUp() override {
+    GenerateStreamTest::SetUp();
+    server_.generation.on_Generate = [this](auto&, const v1::GenerateRequest& request,
+                                            auto& writer) {
+      asked_.Set(request);
+      return WriteSome(writer, 1);
+    };
+    server_.generation.on_ResumeGeneration =
+        [this](auto&, const v1::ResumeGenerationRequest& request, auto& writer) {
+          ++resumes_;
+          EXPECT_EQ(request.resume_token(), "token");
+          return WriteSome(writer, request.after_sequence() + 1);
+        };
+    server_.generation.on_CancelGeneration = [this](auto&, const auto& request, auto&) {
+      EXPECT_EQ(request.name(), "tenants/default/generations/g");
+      ++cancels_;
+      return grpc::Status::OK;
+    };
+  }
+  grpc::Status WriteSome(FakeGeneration::Writer& writer, int64_t from) {
+    v1::GenerateResponse event;
+    for (int64_t sequence = from; sequence < from + 2 && sequence <= 6; ++sequence) {
+      event.Clear();
+      event.set_sequence(sequence);
+      if (sequence == 1) {
+        event.mutable_started()->set_generation("tenants/default/generations/g");
+        event.mutable_started()->set_resume_token("token");
+      } else if (sequence < 6) {
+        event.mutable_delta()->set_text(std::to_string(sequence));
+      } else {
+        event.mutable_final()->set_version(3);
+      }
+      writer.Write(event);
+    }
+    return event.has_final() ? grpc::Status::OK : broken_();
+  }
+
+  test::Guarded<v1::GenerateRequest> asked_;
+  test::Replaceable<grpc::Status()> broken_ = [] {
+    return grpc::Status(grpc::StatusCode::UNAVAILABLE, "Socket closed");
+  };
+  std::atomic<int> resumes_{0}, cancels_{0};
+};
+
+TEST_F(ResumedStreamTest, ABrokenStreamGoesOnWhereItWas) {
+  v1::GenerateRequest request;
+  request.set_session("s");
+  auto stream = client_->Generate(request);
+  std::string text;
+  for (const auto& event : *stream) text += event.delta().text();
+  EXPECT_EQ(text, "2345");
+  EXPECT_EQ(stream->Finish()->version(), 3);
+  EXPECT_EQ(stream->resumed(), 2);
+  EXPECT_EQ(asked_.Get().on_disconnect(), v1::GenerateRequest::CONTINUE);
+  EXPECT_EQ(asked_.Get().resume_window().seconds(), 60);
+  EXPECT_EQ(cancels_, 0);
+}
+
+TEST_F(ResumedStreamTest, WithoutAWindowABrokenStreamEnds) {
+  auto client =
+      Client::Connect({.server = server_.address(), .resume_window = absl::ZeroDuration()});
+  ASSERT_TRUE(client.ok());
+  auto stream = client->Generate({});
+  EXPECT_EQ(asked_.Get().on_disconnect(), v1::GenerateRequest::CANCEL);
+  v1::GenerateResponse event;
+  while (stream->Next(&event)) {
+  }
+  EXPECT_EQ(asked_.Get().on_disconnect(), v1::GenerateRequest::CANCEL);
+}
+
+TEST_F(ResumedStreamTest, WhatTheServerSaysItselfIsFinal) {
+  broken_ = [] { return FakeError(grpc::StatusCode::INTERNAL, "STATE_NOT_FINITE", "not finite"); };
+  EXPECT_EQ(ErrorOf(client_->Generate({})->Finish().status()).reason, "STATE_NOT_FINITE");
+  broken_ = [] {
+    return FakeError(grpc::StatusCode::ABORTED, "STREAM_TAKEN_OVER", "somebody else reads");
+  };
+  EXPECT_EQ(ErrorOf(client_->Generate({})->Finish().status()).reason, "STREAM_TAKEN_OVER");
+  EXPECT_EQ(resumes_, 0);
+  EXPECT_EQ(cancels_, 0) << "another reader's turn";
+}
+
+TEST_F(ResumedStreamTest, ATurnThatIsForgottenEndsWithWhatBrokeItsStream) {
+  server_.generation.on_ResumeGeneration = [this](auto&, const auto&, auto&) {
+    ++resumes_;
+    return FakeError(grpc::StatusCode::FAILED_PRECONDITION, "RESUME_EXPIRED", "not kept");
+  };
+  v1::GenerateRequest request;
+  request.set_session("s");
+  const absl::Status status = client_->Generate(request)->Finish().status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable);
+  EXPECT_TRUE(ErrorOf(status).outcome_unknown);
+  EXPECT_EQ(resumes_, 1);
+}
+
+TEST_F(ResumedStreamTest, AServerThatDoesNothingButBreakIsGivenUp) {
+  server_.generation.on_ResumeGeneration = [this](auto&, const auto&, auto&) {
+    ++resumes_;
+    return grpc::Status(grpc::StatusCode::UNAVAILABLE, "Socket closed");
+  };
+  EXPECT_EQ(client_->Generate({})->Finish().status().code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(resumes_, 3);
+}
+
+TEST_F(ResumedStreamTest, WhoCancelsDoesNotComeBack) {
+  broken_ = [] {
+    absl::SleepFor(absl::Milliseconds(100));
+    return grpc::Status(grpc::StatusCode::UNAVAILABLE, "Socket closed");
+  };
+  {
+    auto stream = client_->Generate({});
+    v1::GenerateResponse event;
+    ASSERT_TRUE(stream->Next(&event));
+  }
+  EXPECT_EQ(resumes_, 0);
+  EXPECT_EQ(cancels_, 1);
+}
+
+TEST_F(ResumedStreamTest, AStreamOfAnotherProgramsTurnLeavesItAlone) {
+  v1::ResumeGenerationRequest request;
+  request.set_resume_token("token");
+  request.set_after_sequence(2);
+  auto whole = client_->ResumeGeneration(request);
+  std::string text;
+  for (const auto& event : *whole) text += event.delta().text();
+  EXPECT_EQ(text, "345");
+  EXPECT_TRUE(whole->Finish().ok());
+  {
+    auto left = client_->ResumeGeneration(request);
+    v1::GenerateResponse event;
+    ASSERT_TRUE(left->Next(&event));
+  }
+  EXPECT_EQ(cancels_, 0);
+}
+
 TEST_F(GenerateStreamTest, FinalBeforeAnErrorIsKept) {
   server_.generation.on_Generate = [](auto&, const auto&, auto& writer) {
     WriteTurn(writer, {"x"});
