@@ -169,11 +169,13 @@ GenerationLog::Step GenerationLog::Next(const CallContext& call, int64_t after_s
 
 absl::Status GenerationLog::Leave(CallContext& call, bool complete) {
   bool cancel = false, unattended = false;
+  std::function<void()> wake;
   {
     MutexLock readers(&readers_);  // whoever takes over is done with `call`
     MutexLock lock(&mutex_);
     if (reader_ == &call) {
       reader_ = nullptr;
+      if (std::exchange(waiting_for_room_, false)) wake = wake_;  // nothing is in its way now
       if (!status_) {
         // What nobody has heard of cannot be resumed.
         unattended = options_.resume_window > Clock::duration::zero() && !marks_.empty();
@@ -187,6 +189,7 @@ absl::Status GenerationLog::Leave(CallContext& call, bool complete) {
   }
   Cancel cause = call.cancelled();
   if (cause == Cancel::kNone) cause = Cancel::kClient;
+  if (wake) wake();
   if (unattended) options_.on_unattended(true);
   if (cancel) turn_.RequestCancel(cause);
 

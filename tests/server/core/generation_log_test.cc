@@ -238,6 +238,24 @@ TEST_F(GenerationLogTest, IsFullWhileAReaderIsBehind) {
   EXPECT_EQ(sink.text, "0 1 2 3 4 5 6 7 8 9 ");
 }
 
+TEST_F(GenerationLogTest, AReaderThatLeavesMakesRoom) {
+  GenerationLog log(turn_, Continue());
+  std::atomic<int> woken = 0;
+  log.OnRoom([&] { ++woken; });
+  Start(log);
+  CallContext call;
+  Collect sink;
+  sink.on_event = [&](const v1::GenerateResponse&) {
+    for (int i = 0; i < 10; ++i) Say(log, i);
+    EXPECT_TRUE(log.Full());
+    EXPECT_EQ(woken, 0);
+    return false;
+  };
+  EXPECT_EQ(log.Read(call, 0, sink).code(), absl::StatusCode::kCancelled);
+  EXPECT_EQ(woken, 1);
+  EXPECT_FALSE(log.Full());
+}
+
 TEST_F(GenerationLogTest, ThereIsNoEventYetToBeginBehind) {
   GenerationLog log(turn_, Continue());
   Start(log);
