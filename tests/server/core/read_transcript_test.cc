@@ -1,6 +1,8 @@
 // What a session has read and answered can be read back: in pages, after forks and rewinds, from
 // old stores, and when the answer's end never arrived.
 #include <algorithm>
+#include <chrono>
+#include <thread>
 
 #include "server/core/storage.pb.h"
 #include "tests/server/core/core_test_base.h"
@@ -248,7 +250,10 @@ TEST_F(ReadTranscriptTest, AnAnswerWhoseEndWasLostIsThere) {
   Create("s");
   CollectingSink sink;
   sink.on_event = [](const v1::GenerateResponse& event) { return event.has_started(); };
-  ASSERT_TRUE(Generate(Request("s", "What did you say?", 12), sink).ok());
+  auto request = Request("s", "What did you say?", 12);
+  request.set_on_disconnect(v1::GenerateRequest::CONTINUE);
+  EXPECT_EQ(Generate(request, sink).code(), absl::StatusCode::kCancelled);
+  while (Get("s").version() == 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));
   Create("twin");
   const auto same = Say("twin", "What did you say?", 12);
   const Transcript transcript = ReadAll("s");

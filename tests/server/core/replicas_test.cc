@@ -87,6 +87,7 @@ class ReplicasTest : public CoreTest {
     store->shared = true;
     config.replica.lease_ttl_ms = kTtl.count();
     config.replica.lease_renew_ms = 100;
+    config.limits.max_unsent_tokens = 1;  // a turn stands while its reader does
     for (auto [server, id] : {std::pair{&a_, "a"}, {&b_, "b"}}) {
       config.replica.name = id;
       auto made = ServerCore::Create(config, std::make_unique<Way>(store, server->faults));

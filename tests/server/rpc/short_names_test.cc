@@ -67,6 +67,21 @@ TEST_F(ShortNamesTest, EveryRpcTakesThem) {
   cancel.set_name(running->generation.substr(prefix.size()));
   Must(*generation_, &Generation::CancelGeneration, cancel);
   EXPECT_TRUE(running->Drain().ok());
+  v1::GetGenerationRequest get_generation;
+  get_generation.set_name(cancel.name());
+  EXPECT_EQ(Must(*generation_, &Generation::GetGeneration, get_generation).name(),
+            running->generation);
+  v1::ResumeGenerationRequest resume;
+  resume.set_generation(cancel.name());
+  grpc::ClientContext resume_context;
+  const auto resumed = generation_->ResumeGeneration(&resume_context, resume);
+  v1::GenerateResponse event;
+  ASSERT_TRUE(resumed->Read(&event));
+  EXPECT_EQ(event.started().generation(), running->generation);
+  while (resumed->Read(&event)) {
+  }
+  EXPECT_TRUE(resumed->Finish().ok());
+  called_.insert(v1::ResumeGenerationRequest::descriptor()->full_name());
 
   v1::GetSessionRequest get;
   get.set_name("s");
