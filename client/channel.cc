@@ -109,11 +109,8 @@ bool OutcomeUnknown(const absl::Status& status) {
   return broken && sent && ErrorOf(status).reason.empty();
 }
 
-bool MayRepeat(const absl::Status& status, Repeat repeat, int attempt) {
-  if (attempt > kMaxAttempts) return false;
-  if (RefusedUntouched(ErrorOf(status))) return true;
-  if (status.code() != absl::StatusCode::kUnavailable) return false;
-  return repeat == Repeat::kGuarded || !OutcomeUnknown(status);
+bool MayRepeat(const absl::Status& status, int attempt) {
+  return attempt <= kMaxAttempts && status.code() == absl::StatusCode::kUnavailable;
 }
 
 absl::Duration DelayBefore(int attempt, const absl::Status& last) {

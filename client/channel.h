@@ -55,23 +55,36 @@ struct Channel {
 // What a failed call may have done, and so whether the library may send it again.
 enum class Repeat {
   kByChannel,  // changes nothing: gRPC retries it by the service config
-  kGuarded,    // a version or an id in the request makes sure that it happens at most once
-  kNever,      // may happen twice: sent again only if the server refused it untouched
+  kGuarded,    // the request's request_id makes sure that it happens at most once
+  kNever,      // could happen twice: sent again only if the server refused it untouched
 };
 
 std::string NewRequestId();
+
+// Gives a request that can say which one it is an id of its own, unless the caller did.
+template <typename Request>
+void IdentifyRequest(Request& request) {
+  if constexpr (requires { request.set_request_id(std::string()); }) {
+    if (request.request_id().empty()) request.set_request_id(NewRequestId());
+  }
+}
 
 // The client's key, deadline, x-request-id and x-session-affinity (the session's full name; "":
 // none).
 void Prepare(grpc::ClientContext& context, const Options& options, absl::Duration timeout,
              std::string_view request_id, std::string_view session);
 
-// True if a call that ended so may be sent again as attempt `attempt` (2, 3, ...).
-bool MayRepeat(const absl::Status& status, Repeat repeat, int attempt);
+// True if a call that is kGuarded and ended so may be sent again as attempt `attempt` (2, 3, ...).
+bool MayRepeat(const absl::Status& status, int attempt);
 // True if the call may have happened although it failed so: the connection broke under it.
 bool OutcomeUnknown(const absl::Status& status);
 // How long to wait before `attempt`: the server's RetryInfo, else the backoff with +-20 % jitter.
 absl::Duration DelayBefore(int attempt, const absl::Status& last);
+
+// Of generation (generate_stream.cc): asks the server to go on for a client that may come back;
+// tells it, as well as that can be done, that this one will not.
+void OutliveStream(const Options& options, v1::GenerateRequest& request);
+void GiveUp(const Channel& channel, const v1::GenerateRequest& request);
 
 // One unary call with its retries.
 template <typename Response, typename Stub, typename Request>
@@ -80,7 +93,8 @@ absl::StatusOr<Response> Call(const Channel& channel, const CallOptions& call,
                               std::string_view session, Stub& stub,
                               grpc::Status (Stub::*method)(grpc::ClientContext*, const Request&,
                                                            Response*),
-                              const Request& request) {
+                              Request request) {
+  IdentifyRequest(request);
   if (absl::Status status = CheckRequest(request); !status.ok()) return status;
   const std::string id = call.request_id.empty() ? NewRequestId() : call.request_id;
   const absl::Duration timeout = call.timeout.value_or(default_timeout);
@@ -98,7 +112,8 @@ absl::StatusOr<Response> Call(const Channel& channel, const CallOptions& call,
     if (repeat == Repeat::kByChannel) return status;
     // Sticky: an answer to a later attempt (say, VERSION_MISMATCH) may be caused by an earlier one.
     unknown = unknown || OutcomeUnknown(status);
-    if (MayRepeat(status, repeat, attempt + 1)) {
+    const bool harmless = repeat == Repeat::kGuarded || !OutcomeUnknown(status);
+    if (harmless && MayRepeat(status, attempt + 1)) {
       absl::Duration delay = DelayBefore(attempt + 1, status);
       if (absl::Now() + delay < deadline) {
         absl::SleepFor(delay);

@@ -127,12 +127,8 @@ absl::StatusOr<v1::Session> Client::CreateSession(v1::CreateSessionRequest reque
                                                   const CallOptions& call) const {
   if (auto s = ExpandParent(options(), request.mutable_parent()); !s.ok()) return s;
   if (auto s = ExpandModel(request.mutable_session()->mutable_model()); !s.ok()) return s;
-  // An id can be taken only once; without one a second attempt would make a second session.
-  const Repeat repeat = request.validate_only()        ? Repeat::kGuarded
-                        : request.session_id().empty() ? Repeat::kNever
-                                                       : Repeat::kGuarded;
-  return Call<v1::Session>(*channel_, call, options().timeout, repeat, "", *channel_->sessions,
-                           &v1::Sessions::Stub::CreateSession, request);
+  return Call<v1::Session>(*channel_, call, options().timeout, Repeat::kGuarded, "",
+                           *channel_->sessions, &v1::Sessions::Stub::CreateSession, request);
 }
 
 absl::StatusOr<v1::Session> Client::GetSession(std::string_view name,
@@ -157,21 +153,15 @@ absl::StatusOr<v1::Session> Client::UpdateSession(v1::UpdateSessionRequest reque
                                                   const CallOptions& call) const {
   auto& session = *request.mutable_session();
   if (auto s = ExpandSession(options(), session.mutable_name()); !s.ok()) return s;
-  // Sets values, so that twice is once; but a ttl counts from when it is set.
-  const Repeat repeat =
-      session.etag().empty() && session.has_ttl() ? Repeat::kNever : Repeat::kGuarded;
-  return Call<v1::Session>(*channel_, call, options().timeout, repeat, session.name(),
+  return Call<v1::Session>(*channel_, call, options().timeout, Repeat::kGuarded, session.name(),
                            *channel_->sessions, &v1::Sessions::Stub::UpdateSession, request);
 }
 
 absl::StatusOr<v1::Session> Client::DeleteSession(v1::DeleteSessionRequest request,
                                                   const CallOptions& call) const {
   if (auto s = ExpandSession(options(), request.mutable_name()); !s.ok()) return s;
-  // Without an etag a second attempt could delete a session made anew in between.
-  return Call<v1::Session>(*channel_, call, options().timeout,
-                           request.etag().empty() ? Repeat::kNever : Repeat::kGuarded,
-                           request.name(), *channel_->sessions, &v1::Sessions::Stub::DeleteSession,
-                           request);
+  return Call<v1::Session>(*channel_, call, options().timeout, Repeat::kGuarded, request.name(),
+                           *channel_->sessions, &v1::Sessions::Stub::DeleteSession, request);
 }
 
 absl::StatusOr<v1::BatchDeleteSessionsResponse> Client::BatchDeleteSessions(
@@ -199,11 +189,9 @@ absl::StatusOr<v1::Session> Client::UndeleteSession(std::string_view name,
 absl::StatusOr<v1::ForkSessionResponse> Client::ForkSession(v1::ForkSessionRequest request,
                                                             const CallOptions& call) const {
   if (auto s = ExpandPoint(options(), request.mutable_name()); !s.ok()) return s;
-  // The children's ids can be taken only once.
-  return Call<v1::ForkSessionResponse>(
-      *channel_, call, options().timeout,
-      request.session_ids().empty() ? Repeat::kNever : Repeat::kGuarded, SessionOf(request.name()),
-      *channel_->sessions, &v1::Sessions::Stub::ForkSession, request);
+  return Call<v1::ForkSessionResponse>(*channel_, call, options().timeout, Repeat::kGuarded,
+                                       SessionOf(request.name()), *channel_->sessions,
+                                       &v1::Sessions::Stub::ForkSession, request);
 }
 
 absl::StatusOr<v1::RewindSessionResponse> Client::RewindSession(v1::RewindSessionRequest request,
@@ -216,10 +204,9 @@ absl::StatusOr<v1::RewindSessionResponse> Client::RewindSession(v1::RewindSessio
     if (!full.ok()) return full.status();
     request.set_snapshot(*full);
   }
-  return Call<v1::RewindSessionResponse>(
-      *channel_, call, options().work_timeout,
-      request.expected_version() == 0 ? Repeat::kNever : Repeat::kGuarded, request.name(),
-      *channel_->sessions, &v1::Sessions::Stub::RewindSession, request);
+  return Call<v1::RewindSessionResponse>(*channel_, call, options().work_timeout, Repeat::kGuarded,
+                                         request.name(), *channel_->sessions,
+                                         &v1::Sessions::Stub::RewindSession, request);
 }
 
 absl::StatusOr<v1::Snapshot> Client::CreateSnapshot(v1::CreateSnapshotRequest request,
@@ -281,12 +268,14 @@ absl::StatusOr<GenerateStream> Client::Generate(v1::GenerateRequest request,
 absl::StatusOr<v1::CompleteResponse> Client::Complete(v1::GenerateRequest request,
                                                       const CallOptions& call) const {
   if (auto s = ExpandTarget(options(), request); !s.ok()) return s;
-  const Repeat repeat = request.session().empty() || request.expected_version() != 0
-                            ? Repeat::kGuarded
-                            : Repeat::kNever;
-  return Call<v1::CompleteResponse>(*channel_, call, options().work_timeout, repeat,
-                                    request.session(), *channel_->generation,
-                                    &v1::Generation::Stub::Complete, request);
+  // The answer of a call that broke waits for the call that is sent again.
+  OutliveStream(options(), request);
+  IdentifyRequest(request);
+  auto response = Call<v1::CompleteResponse>(
+      *channel_, call, options().work_timeout, Repeat::kGuarded, request.session(),
+      *channel_->generation, &v1::Generation::Stub::Complete, request);
+  if (absl::IsDeadlineExceeded(response.status())) GiveUp(*channel_, request);
+  return response;
 }
 
 absl::StatusOr<GenerateStream> Client::ResumeGeneration(v1::ResumeGenerationRequest request,

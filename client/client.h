@@ -12,8 +12,9 @@
 // Names in requests may be short (names.h) and are expanded; nothing else in a request changes.
 // Errors are absl::Status with the server's typed details: see error.h. Retries: calls that change
 // nothing are retried by gRPC (4 attempts, 0.1 s doubled, at most 2 s, UNAVAILABLE only); calls
-// that write are sent again only if the server refused them untouched, or if a version or an id in
-// the request makes sure that they happen once. If a write's outcome is unknown, the error says so.
+// that write are sent again as often, with the request_id that the library gives each of them: the
+// server does them once, and answers again. If a write's outcome is unknown after all, the error
+// says so.
 //
 // A call that finds the server away (a restart, say) waits for it as long as Connect() does:
 // nothing has been sent then. Copies share one connection. Threads: any, at once.

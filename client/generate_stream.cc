@@ -32,7 +32,7 @@ struct GenerateStream::Impl {
   v1::GenerateRequest request;
   std::string request_id;
   absl::Time deadline;
-  Repeat repeat = Repeat::kNever;
+  bool writes = false;  // to a session
 
   // Guards what Cancel() touches while the reader may open the next attempt.
   std::mutex mutex;
@@ -86,13 +86,12 @@ struct GenerateStream::Impl {
   bool MayOpenAgain(const absl::Status& failure) {
     if (failure.ok() || stopped()) return false;
     if (resumable()) return attempt < kMaxAttempts && IsBroken(failure);
-    const Repeat rule = repeat == Repeat::kByChannel ? Repeat::kGuarded : repeat;
-    return last_sequence == 0 && MayRepeat(failure, rule, attempt + 1);
+    return last_sequence == 0 && MayRepeat(failure, attempt + 1);
   }
 
   // After Read() failed. True if another attempt was opened.
   bool OpenAgain(const absl::Status& failure) {
-    unknown = unknown || (repeat != Repeat::kByChannel && OutcomeUnknown(failure));
+    unknown = unknown || (writes && OutcomeUnknown(failure));
     if (!MayOpenAgain(failure)) return false;
     if (resumable() && !broken) {
       broken = failure;
@@ -111,25 +110,12 @@ struct GenerateStream::Impl {
     return true;
   }
 
-  // The server goes on for a client that may come back; this one will not.
-  void GiveUp() {
-    grpc::ClientContext call;
-    Prepare(call, channel->options, absl::Seconds(5), NewRequestId(), request.session());
-    v1::CancelGenerationRequest cancel;
-    cancel.set_name(started->generation());
-    v1::CancelGenerationResponse nothing;
-    channel->generation->CancelGeneration(&call, cancel, &nothing).ok();  // as well as it can be
-  }
-
   void End(absl::Status result) {
     // A server that does not know the turn any more is no better explanation than what broke it.
     if (broken && ErrorOf(result).reason == "RESUME_EXPIRED") result = *broken;
     const bool gave_up = stopped() || result.code() == absl::StatusCode::kDeadlineExceeded ||
                          result.code() == absl::StatusCode::kDataLoss;
-    if (gave_up && !result.ok() && started && !final &&
-        request.on_disconnect() == v1::GenerateRequest::CONTINUE) {
-      GiveUp();
-    }
+    if (gave_up && !result.ok() && !final) GiveUp(*channel, request);
     status = unknown && !result.ok() ? WithUnknownOutcome(std::move(result)) : std::move(result);
   }
 
@@ -160,6 +146,25 @@ struct GenerateStream::Impl {
   }
 };
 
+void OutliveStream(const Options& options, v1::GenerateRequest& request) {
+  if (options.resume_window <= absl::ZeroDuration()) return;
+  request.set_on_disconnect(v1::GenerateRequest::CONTINUE);
+  if (request.has_resume_window()) return;
+  const int64_t nanos = absl::ToInt64Nanoseconds(options.resume_window);
+  request.mutable_resume_window()->set_seconds(nanos / 1'000'000'000);
+  request.mutable_resume_window()->set_nanos(static_cast<int32_t>(nanos % 1'000'000'000));
+}
+
+void GiveUp(const Channel& channel, const v1::GenerateRequest& request) {
+  if (request.on_disconnect() != v1::GenerateRequest::CONTINUE) return;
+  grpc::ClientContext call;
+  Prepare(call, channel.options, absl::Seconds(5), NewRequestId(), request.session());
+  v1::CancelGenerationRequest cancel;
+  cancel.set_request_id(request.request_id());
+  v1::CancelGenerationResponse nothing;
+  channel.generation->CancelGeneration(&call, cancel, &nothing).ok();  // as well as it can be
+}
+
 GenerateStream::GenerateStream(std::shared_ptr<const Channel> channel, v1::GenerateRequest request,
                                CallOptions call)
     : impl_(std::make_unique<Impl>()) {
@@ -167,19 +172,9 @@ GenerateStream::GenerateStream(std::shared_ptr<const Channel> channel, v1::Gener
   impl_->request = std::move(request);
   impl_->request_id = call.request_id.empty() ? NewRequestId() : call.request_id;
   impl_->deadline = absl::Now() + call.timeout.value_or(impl_->channel->options.work_timeout);
-  // A stateless call changes nothing, but the channel's config must not retry the method.
-  impl_->repeat = impl_->request.session().empty()         ? Repeat::kByChannel
-                  : impl_->request.expected_version() != 0 ? Repeat::kGuarded
-                                                           : Repeat::kNever;
-  const absl::Duration window = impl_->channel->options.resume_window;
-  if (window > absl::ZeroDuration() && !impl_->request.has_resume_window()) {
-    const int64_t nanos = absl::ToInt64Nanoseconds(window);
-    impl_->request.mutable_resume_window()->set_seconds(nanos / 1'000'000'000);
-    impl_->request.mutable_resume_window()->set_nanos(static_cast<int32_t>(nanos % 1'000'000'000));
-  }
-  if (window > absl::ZeroDuration()) {
-    impl_->request.set_on_disconnect(v1::GenerateRequest::CONTINUE);
-  }
+  impl_->writes = !impl_->request.session().empty();
+  OutliveStream(impl_->channel->options, impl_->request);
+  IdentifyRequest(impl_->request);
   impl_->Open();
 }
 
@@ -191,7 +186,6 @@ GenerateStream::GenerateStream(std::shared_ptr<const Channel> channel,
   impl_->resume = std::move(request);
   impl_->request_id = call.request_id.empty() ? NewRequestId() : call.request_id;
   impl_->deadline = absl::Now() + call.timeout.value_or(impl_->channel->options.work_timeout);
-  impl_->repeat = Repeat::kByChannel;  // reading changes nothing
   impl_->Open();
 }
 

@@ -49,8 +49,8 @@ class GenerateStream {
   bool Next(v1::GenerateResponse* event);
 
   // Reads what is left, then: the Final of a stream that ended OK, else the error. A stream that
-  // broke before its first event was sent again if that is safe: a stateless one, one with
-  // expected_version, or one that the server refused untouched. One that broke later was resumed.
+  // broke before its first event was sent again, with the same request_id; one that broke later was
+  // resumed.
   absl::StatusOr<Final> Finish();
 
   // How often the stream has broken and gone on.

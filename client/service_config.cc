@@ -7,22 +7,15 @@
 namespace mneme::client {
 
 std::string ServiceConfigJson(bool health_check) {
-  // Generate and Complete are absent on purpose: on a session they are writes.
+  // Generate and Complete are absent on purpose: on a session they write.
   constexpr const char* kReads[][2] = {
-      {"Sessions", "GetSession"},
-      {"Sessions", "ListSessions"},
-      {"Sessions", "ListSnapshots"},
-      {"Sessions", "ReadTranscript"},
-      {"Sessions", "GetSnapshot"},
-      {"Admin", "GetServerInfo"},
-      {"Admin", "GetLoads"},
-      {"Models", "ListModels"},
-      {"Models", "GetModel"},
-      {"Generation", "Tokenize"},
-      {"Generation", "Detokenize"},
-      {"Generation", "Score"},
-      {"Generation", "GetGeneration"},
-      {"Generation", "CancelGeneration"},  // idempotent
+      {"Sessions", "GetSession"},      {"Sessions", "ListSessions"},
+      {"Sessions", "ListSnapshots"},   {"Sessions", "ReadTranscript"},
+      {"Sessions", "GetSnapshot"},     {"Admin", "GetServerInfo"},
+      {"Admin", "GetLoads"},           {"Models", "ListModels"},
+      {"Models", "GetModel"},          {"Generation", "Tokenize"},
+      {"Generation", "Detokenize"},    {"Generation", "Score"},
+      {"Generation", "GetGeneration"}, {"Generation", "CancelGeneration"},  // idempotent
   };
   std::string names;
   for (const auto& read : kReads) {

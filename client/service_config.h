@@ -1,8 +1,8 @@
 // The gRPC service config the client uses, and the retry times it states.
 //
-// Only methods that change nothing are retried by gRPC itself: a mutating call whose connection
-// broke may have happened. Those are retried by Call() of client/channel.h, which is told whether
-// the request makes it safe.
+// Only methods that change nothing are retried by gRPC itself. Those that write are retried by
+// Call() of client/channel.h, which sees to it that they happen once and says if their outcome is
+// unknown.
 #pragma once
 
 #include <string>

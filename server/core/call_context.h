@@ -23,6 +23,11 @@ class CallContext {
     return caller == nullptr || caller->MayUse(model);
   }
   std::string request_id;
+  // Of a mutating call that says so: which request this is (request_memory.h).
+  struct Request {
+    std::string id;       // "" if it says nothing
+    std::string payload;  // a hash of what it asks for
+  } request;
   Clock::time_point arrival = Clock::now();
   Clock::time_point deadline = Clock::time_point::max();
   // Until when other servers leave the session of the call to it (lease_table.h).

@@ -24,6 +24,7 @@ inline constexpr char kFieldInvalid[] = "FIELD_INVALID";
 inline constexpr char kFieldOutOfRange[] = "FIELD_OUT_OF_RANGE";
 inline constexpr char kFieldRequired[] = "FIELD_REQUIRED";
 inline constexpr char kPageTokenInvalid[] = "PAGE_TOKEN_INVALID";
+inline constexpr char kRequestIdReused[] = "REQUEST_ID_REUSED";
 inline constexpr char kResumeTokenInvalid[] = "RESUME_TOKEN_INVALID";
 inline constexpr char kInputTooLong[] = "INPUT_TOO_LONG";
 inline constexpr char kContextFull[] = "CONTEXT_FULL";
@@ -77,6 +78,7 @@ inline constexpr ReasonCode kReasonCodes[] = {
     {reason::kFieldOutOfRange, absl::StatusCode::kInvalidArgument},
     {reason::kFieldRequired, absl::StatusCode::kInvalidArgument},
     {reason::kPageTokenInvalid, absl::StatusCode::kInvalidArgument},
+    {reason::kRequestIdReused, absl::StatusCode::kInvalidArgument},
     {reason::kResumeTokenInvalid, absl::StatusCode::kInvalidArgument},
     {reason::kInputTooLong, absl::StatusCode::kInvalidArgument},
     {reason::kContextFull, absl::StatusCode::kFailedPrecondition},

@@ -167,6 +167,7 @@ absl::StatusOr<SessionRecord> Rewind::Commit() {
     if (data.uid() != base_.data.uid() || data.head().version() != base_.data.head().version()) {
       return WrittenByOthers(record, lease_, parts_.metrics);
     }
+    AddRequestMark(context_, {base_.name}, 0, change.puts);
     if (!data.damaged()) KeepBeforeRewind(parts_, record, change);
     const int64_t version = data.head().version() + 1;
     *data.mutable_head() = target_;
@@ -257,6 +258,9 @@ absl::StatusOr<v1::ForkSessionResponse> ForkSession(Parts& parts, CallContext& c
       if (point.position_tokens() > 0) AddAutomaticSnapshot(parts, child, now, snapshots);
       children.push_back(std::move(child));
     }
+    std::vector<SessionName> names;
+    for (const SessionRecord& child : children) names.push_back(child.name);
+    AddRequestMark(context, names, 0, snapshots);
     const absl::Status created = parts.sessions->Create(children, snapshots);
     if (absl::IsFailedPrecondition(created) && attempt < 16) continue;
     if (!created.ok()) {

@@ -197,7 +197,7 @@ absl::Status Turn::Commit() {
       CommitResult commit,
       CommitHead(parts_, *model_, base_, held_.loaded,
                  {.ids = tokens, .runs = input_.runs, .finish_reason = result_.reason},
-                 {.lease = writer_.lease}));
+                 {.lease = writer_.lease, .call = &context_}));
   committed_ = true;
   commit_seconds_ = commit.seconds;
   version_ = commit.record.data.head().version();
@@ -288,14 +288,30 @@ absl::Status Turn::Run() {
   return absl::OkStatus();
 }
 
-GenerationLog::Options LogOptionsOf(const v1::GenerateRequest& request, const Config& config) {
-  GenerationLog::Options options{.max_unsent_tokens = config.limits.max_unsent_tokens};
-  if (request.on_disconnect() == v1::GenerateRequest::CONTINUE) {
-    const auto& window = request.resume_window();
-    options.resume_window =
-        request.has_resume_window()
-            ? std::chrono::seconds(window.seconds()) + std::chrono::nanoseconds(window.nanos())
-            : kDefaultResumeWindow;
+absl::Status RunTurn(Parts& parts, Generation& generation, const v1::GenerateRequest& request,
+                     RequestMemory::Claim& claim) {
+  claim.Answer(generation.name);
+  absl::Status status = Turn(parts, generation, request).Run();
+  // What has done nothing may be tried again.
+  if (generation.log.last_sequence() == 0) parts.requests->Forget(generation.turn);
+  PublishOrphans(parts);
+  return status;
+}
+
+GenerationLog::Options LogOptionsOf(Parts& parts, const CallContext& context,
+                                    const v1::GenerateRequest& request) {
+  GenerationLog::Options options{.max_unsent_tokens = parts.config.limits.max_unsent_tokens,
+                                 .has_request_id = !request.request_id().empty()};
+  if (request.on_disconnect() != v1::GenerateRequest::CONTINUE) return options;
+  const auto& window = request.resume_window();
+  options.resume_window = request.has_resume_window() ? std::chrono::seconds(window.seconds()) +
+                                                            std::chrono::nanoseconds(window.nanos())
+                                                      : kDefaultResumeWindow;
+  // Turns that wait for the session need not wait for one that nobody reads.
+  if (auto name = ParseSessionName(request.session(), "session", context.tenant); name.ok()) {
+    options.on_unattended = [&parts, key = CacheKey(*name)](bool unattended) {
+      if (unattended) parts.writers.HurryUnattended(key);
+    };
   }
   return options;
 }
@@ -338,40 +354,54 @@ absl::StatusOr<std::string> SourceOf(const v1::ResumeGenerationRequest& request,
   return absl::InternalError("a source that nobody knows");
 }
 
-absl::Status ReadGeneration(Parts& parts, CallContext& context, const std::string& name,
-                            int64_t after_sequence, TurnSink& sink) {
-  const std::shared_ptr<Generation> generation = parts.generations->Find(name);
-  if (generation == nullptr) {
-    return WithResource(Error(absl::StatusCode::kFailedPrecondition, reason::kResumeExpired,
-                              "this server does not keep the generation's output, or no longer; "
-                              "the session has what was committed"),
-                        "mneme.v1.Generation", name);
-  }
-  parts.metrics.streams_resumed.Increment();
-  return generation->log.Read(context, after_sequence, sink);
+absl::StatusOr<std::shared_ptr<Generation>> FindKept(Parts& parts, const std::string& name) {
+  if (auto generation = parts.generations->Find(name)) return generation;
+  return WithResource(Error(absl::StatusCode::kFailedPrecondition, reason::kResumeExpired,
+                            "this server does not keep the generation's output, or no longer; the "
+                            "session has what was committed"),
+                      "mneme.v1.Generation", name);
+}
+
+// Of a request that was done by a server of this store that is not this process.
+absl::Status CommittedBefore(int64_t version) {
+  return Error(absl::StatusCode::kFailedPrecondition, reason::kResumeExpired,
+               absl::StrCat("this turn was committed already, as version ", version,
+                            ", and its output is not kept here; read the session's transcript"),
+               {{"version", absl::StrCat(version)}});
 }
 
 }  // namespace
 
 absl::Status Generate(Parts& parts, CallContext& context, const v1::GenerateRequest& request,
                       TurnSink& sink) {
-  MNEME_RETURN_IF_ERROR(CheckNotDraining(parts));
-  // The turn may outlive the call and its request.
-  MNEME_ASSIGN_OR_RETURN(
-      const std::shared_ptr<Generation> generation,
-      parts.generations->Start(context, request.session(), LogOptionsOf(request, parts.config),
-                               [&parts, request](Generation& started) {
-                                 absl::Status status = Turn(parts, started, request).Run();
-                                 PublishOrphans(parts);
-                                 return status;
-                               }));
+  // Its answer is the generation's name.
+  MNEME_ASSIGN_OR_RETURN(RequestMemory::Outcome known,
+                         parts.requests->Begin(context, request.request_id(), request,
+                                               /*in_store=*/!request.session().empty()));
+  if (known.done) return CommittedBefore(known.done->version());
+  std::shared_ptr<Generation> generation;
+  if (known.answer) {
+    MNEME_ASSIGN_OR_RETURN(generation, FindKept(parts, *known.answer));
+  } else {
+    MNEME_RETURN_IF_ERROR(CheckNotDraining(parts));
+    // The turn may outlive the call and its request.
+    auto claim = std::make_shared<RequestMemory::Claim>(std::move(known.claim));
+    MNEME_ASSIGN_OR_RETURN(
+        generation,
+        parts.generations->Start(context, request.session(), LogOptionsOf(parts, context, request),
+                                 [&parts, request, claim](Generation& started) {
+                                   return RunTurn(parts, started, request, *claim);
+                                 }));
+  }
   return generation->log.Read(context, 0, sink);
 }
 
 absl::Status ResumeGeneration(Parts& parts, CallContext& context,
                               const v1::ResumeGenerationRequest& request, TurnSink& sink) {
   MNEME_ASSIGN_OR_RETURN(const std::string name, SourceOf(request, context));
-  return ReadGeneration(parts, context, name, request.after_sequence(), sink);
+  MNEME_ASSIGN_OR_RETURN(const std::shared_ptr<Generation> generation, FindKept(parts, name));
+  parts.metrics.streams_resumed.Increment();
+  return generation->log.Read(context, request.after_sequence(), sink);
 }
 
 absl::StatusOr<v1::GenerationInfo> GetGeneration(Parts& parts, const CallContext& context,
@@ -402,8 +432,13 @@ absl::StatusOr<v1::GenerationInfo> GetGeneration(Parts& parts, const CallContext
 
 absl::StatusOr<v1::CancelGenerationResponse> CancelGeneration(
     Parts& parts, const CallContext& context, const v1::CancelGenerationRequest& request) {
+  std::string name = request.name();
+  if (name.empty() && !request.request_id().empty()) {
+    // A name that is none if there is no such request: NOT_FOUND like the others.
+    name = parts.requests->Find(context.tenant, request.request_id()).value_or("g-absent");
+  }
   MNEME_ASSIGN_OR_RETURN(const std::shared_ptr<Generation> generation,
-                         FindGeneration(parts, context, request.name()));
+                         FindGeneration(parts, context, name));
   generation->turn.RequestCancel(Cancel::kRequested);  // nothing to one that has ended
   return v1::CancelGenerationResponse();
 }

@@ -178,7 +178,8 @@ absl::Status GenerationLog::Leave(CallContext& call, bool complete) {
       if (std::exchange(waiting_for_room_, false)) wake = wake_;  // nothing is in its way now
       if (!status_) {
         // What nobody has heard of cannot be resumed.
-        unattended = options_.resume_window > Clock::duration::zero() && !marks_.empty();
+        unattended = options_.resume_window > Clock::duration::zero() &&
+                     (options_.has_request_id || !marks_.empty());
         cancel = !unattended;
       }
       if (unattended) {

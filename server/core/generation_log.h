@@ -30,6 +30,8 @@ class GenerationLog {
     int64_t max_unsent_tokens = 1024;
     // How long the turn goes on without a reader; zero: it is cancelled with its reader's cause.
     Clock::duration resume_window = Clock::duration::zero();
+    // The reader can come back although it has not read anything.
+    bool has_request_id = false;
     // Told when the last reader leaves a running turn (true), and when one comes or the turn ends
     // (false). Called without locks that matter to a reader or the turn; must not block.
     std::function<void(bool)> on_unattended = [](bool) {};

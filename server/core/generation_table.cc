@@ -67,8 +67,9 @@ GenerationTable::~GenerationTable() {
 absl::StatusOr<std::shared_ptr<Generation>> GenerationTable::Start(
     const CallContext& call, std::string session, GenerationLog::Options log,
     std::function<absl::Status(Generation&)> turn) {
-  log.on_unattended = [this](bool unattended) {
+  log.on_unattended = [this, also = std::move(log.on_unattended)](bool unattended) {
     metrics_.generations_unattended.Increment(unattended ? 1 : -1);
+    also(unattended);
     if (!unattended) return;
     MutexLock lock(&mutex_);
     changed_.NotifyAll();
@@ -78,6 +79,7 @@ absl::StatusOr<std::shared_ptr<Generation>> GenerationTable::Start(
       call.tenant, std::move(session), std::move(log));
   generation->turn.caller = call.caller;
   generation->turn.request_id = call.request_id;
+  generation->turn.request = call.request;
   generation->turn.arrival = call.arrival;
   {
     MutexLock lock(&mutex_);

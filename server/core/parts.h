@@ -10,6 +10,7 @@
 #include "server/core/generation_table.h"
 #include "server/core/metrics.h"
 #include "server/core/model_registry.h"
+#include "server/core/request_memory.h"
 #include "server/core/session_store.h"
 #include "server/core/state_cache.h"
 #include "server/core/writer_table.h"
@@ -22,6 +23,7 @@ struct Parts {
   std::unique_ptr<ModelRegistry> models;
   std::unique_ptr<SessionStore> sessions;
   std::unique_ptr<StateCache> states;
+  std::unique_ptr<RequestMemory> requests;
   WriterTable writers;
   CallRegistry calls;
   std::atomic<bool> draining{false};

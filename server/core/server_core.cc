@@ -97,6 +97,7 @@ class ServerCoreImpl final : public ServerCore {
         budget, static_cast<int>(config.limits.max_running_streams),
         static_cast<int>(config.limits.max_queued_requests), names,
         parts.metrics.Tier(memory.OnHost() ? "host" : "device"), parts.metrics);
+    parts.requests = std::make_unique<RequestMemory>(*parts.sessions);
     parts.generations = std::make_unique<GenerationTable>(
         GenerationTable::Options{
             .keep = absl::Milliseconds(config.generations.keep_ms),
@@ -128,7 +129,7 @@ class ServerCoreImpl final : public ServerCore {
   }
   absl::StatusOr<v1::Session> CreateSession(CallContext& context,
                                             const v1::CreateSessionRequest& request) override {
-    return Count(server::CreateSession(parts_, context, request));
+    return Count(Once(context, request, server::CreateSession));
   }
   absl::StatusOr<v1::Session> GetSession(CallContext& context,
                                          const v1::GetSessionRequest& request) override {
@@ -140,11 +141,11 @@ class ServerCoreImpl final : public ServerCore {
   }
   absl::StatusOr<v1::Session> UpdateSession(CallContext& context,
                                             const v1::UpdateSessionRequest& request) override {
-    return Count(server::UpdateSession(parts_, context, request));
+    return Count(Once(context, request, server::UpdateSession));
   }
   absl::StatusOr<v1::Session> DeleteSession(CallContext& context,
                                             const v1::DeleteSessionRequest& request) override {
-    return Count(server::DeleteSession(parts_, context, request));
+    return Count(Once(context, request, server::DeleteSession));
   }
   absl::StatusOr<v1::BatchDeleteSessionsResponse> BatchDeleteSessions(
       CallContext& context, const v1::BatchDeleteSessionsRequest& request) override {
@@ -152,15 +153,15 @@ class ServerCoreImpl final : public ServerCore {
   }
   absl::StatusOr<v1::Session> UndeleteSession(CallContext& context,
                                               const v1::UndeleteSessionRequest& request) override {
-    return Count(server::UndeleteSession(parts_, context, request));
+    return Count(Once(context, request, server::UndeleteSession));
   }
   absl::StatusOr<v1::ForkSessionResponse> ForkSession(
       CallContext& context, const v1::ForkSessionRequest& request) override {
-    return Count(server::ForkSession(parts_, context, request));
+    return Count(Once(context, request, server::ForkSession));
   }
   absl::StatusOr<v1::RewindSessionResponse> RewindSession(
       CallContext& context, const v1::RewindSessionRequest& request) override {
-    return Count(server::RewindSession(parts_, context, request));
+    return Count(Once(context, request, server::RewindSession));
   }
   absl::StatusOr<v1::Snapshot> CreateSnapshot(CallContext& context,
                                               const v1::CreateSnapshotRequest& request) override {
@@ -277,6 +278,63 @@ class ServerCoreImpl final : public ServerCore {
     MNEME_ASSIGN_OR_RETURN(const Model* model,
                            parts_.models->Find(context, request.name(), "name"));
     return model->info;
+  }
+
+  // `call`, or what it answered when it was made before.
+  template <typename Request, typename Response>
+  absl::StatusOr<Response> Once(CallContext& context, const Request& request,
+                                absl::StatusOr<Response> (*call)(Parts&, CallContext&,
+                                                                 const Request&)) {
+    MNEME_ASSIGN_OR_RETURN(RequestMemory::Outcome known,
+                           parts_.requests->Begin(context, request.request_id(), request,
+                                                  /*in_store=*/true));
+    Response response;
+    if (known.answer) {
+      response.ParseFromString(*known.answer);
+      return response;
+    }
+    if (known.done) {
+      MNEME_RETURN_IF_ERROR(AnswerAnew(context, *known.done, response));
+    } else {
+      MNEME_ASSIGN_OR_RETURN(response, call(parts_, context, request));
+    }
+    known.claim.Answer(response.SerializeAsString());
+    return response;
+  }
+
+  // The sessions that a call made or changed, as they are now.
+  absl::StatusOr<std::vector<v1::Session>> SessionsOf(CallContext& context,
+                                                      const storage::StoredRequest& done) {
+    std::vector<v1::Session> sessions;
+    for (const std::string& id : done.sessions()) {
+      v1::GetSessionRequest get;
+      get.set_name(SessionName{context.tenant, id}.str());
+      auto session = server::GetSession(parts_, context, get);
+      if (absl::IsNotFound(session.status())) {  // purged, perhaps by this very call
+        session.emplace();
+        session->set_name(get.name());
+        session->set_state(v1::Session::DELETED);
+      }
+      MNEME_RETURN_IF_ERROR(session.status());
+      sessions.push_back(*std::move(session));
+    }
+    return sessions;
+  }
+  absl::Status AnswerAnew(CallContext& context, const storage::StoredRequest& done,
+                          v1::Session& out) {
+    MNEME_ASSIGN_OR_RETURN(auto sessions, SessionsOf(context, done));
+    out = sessions.at(0);
+    return absl::OkStatus();
+  }
+  absl::Status AnswerAnew(CallContext& context, const storage::StoredRequest& done,
+                          v1::RewindSessionResponse& out) {
+    return AnswerAnew(context, done, *out.mutable_session());
+  }
+  absl::Status AnswerAnew(CallContext& context, const storage::StoredRequest& done,
+                          v1::ForkSessionResponse& out) {
+    MNEME_ASSIGN_OR_RETURN(auto sessions, SessionsOf(context, done));
+    for (v1::Session& session : sessions) *out.add_sessions() = std::move(session);
+    return absl::OkStatus();
   }
 
   // Every call ends here: the sequences that it should have taken with it are counted.

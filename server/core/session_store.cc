@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <iterator>
+#include <map>
 #include <set>
 
 #include "absl/strings/escaping.h"
@@ -19,6 +20,11 @@ constexpr char kSessionPrefix[] = "sessions/";
 constexpr char kPinPrefix[] = "pins/";
 // How long a pin that nobody has removed stays.
 constexpr absl::Duration kPinned = absl::Hours(2);
+constexpr char kRequestPrefix[] = "requests/";
+
+// Of one look for what has expired.
+constexpr int kExpiredBatch = 256;
+constexpr int kMaxExpiredRounds = 64;
 
 memstore::Key SessionKey(const SessionName& name) {
   return {name.tenant, absl::StrCat(kSessionPrefix, name.session)};
@@ -314,6 +320,7 @@ absl::StatusOr<SessionRecord> SessionStore::Update(const SessionName& name, cons
       return record;
     }
     if (!absl::IsAborted(status) || attempt == 16) return Map(status, "commit");
+    MNEME_RETURN_IF_ERROR(CheckNotDone(transaction));
   }
 }
 
@@ -333,6 +340,7 @@ absl::Status SessionStore::Create(const std::vector<SessionRecord>& records,
     }
     if (absl::IsFailedPrecondition(status)) return status;
     if (!absl::IsAborted(status) || attempt == 16) return Map(status, "commit");
+    MNEME_RETURN_IF_ERROR(CheckNotDone(transaction));
     for (const SessionRecord& record : records) {
       auto taken = Get(record.name);
       if (taken.ok()) {
@@ -401,21 +409,65 @@ absl::StatusOr<LeaseTable::Lease> SessionStore::TakeLease(const SessionName& nam
 }
 
 absl::StatusOr<std::vector<SessionName>> SessionStore::Due(absl::Time now, int limit) {
-  auto keys = store_->Expired(now, limit);
-  if (!keys.ok()) return Map(keys.status(), "expired");
   std::vector<SessionName> out;
-  for (const memstore::Key& key : *keys) {
-    if (key.name.starts_with(kSessionPrefix)) {
-      out.push_back({key.realm, key.name.substr(sizeof(kSessionPrefix) - 1)});
-    } else if (LeaseTable::IsLease(key) || key.name.starts_with(kPinPrefix)) {
-      auto record = store_->Get(key);
-      if (record.ok() && record->expire_time <= now) {
-        // Whoever has taken it since keeps it.
-        (void)store_->Commit({.deletes = {{key, record->version}}, .sync = false});
+  // Marks of requests expire in crowds: they must not keep sessions waiting, nor pile up.
+  for (int round = 0; round < kMaxExpiredRounds; ++round) {
+    auto keys = store_->Expired(now, std::max(limit, kExpiredBatch));
+    if (!keys.ok()) return Map(keys.status(), "expired");
+    out.clear();
+    std::map<std::string, memstore::Transaction> marks;  // by realm
+    for (const memstore::Key& key : *keys) {
+      if (key.name.starts_with(kSessionPrefix)) {
+        if (static_cast<int>(out.size()) == limit) continue;
+        out.push_back({key.realm, key.name.substr(sizeof(kSessionPrefix) - 1)});
+      } else if (key.name.starts_with(kRequestPrefix)) {
+        memstore::Transaction& transaction = marks[key.realm];
+        transaction.deletes.push_back({key, 1});  // nobody writes one twice
+        transaction.sync = false;
+      } else if (LeaseTable::IsLease(key) || key.name.starts_with(kPinPrefix)) {
+        auto record = store_->Get(key);
+        if (record.ok() && record->expire_time <= now) {
+          // Whoever has taken it since keeps it.
+          (void)store_->Commit({.deletes = {{key, record->version}}, .sync = false});
+        }
       }
     }
+    // Another server may have been first.
+    for (const auto& [realm, transaction] : marks) (void)store_->Commit(transaction);
+    if (marks.empty()) break;
   }
   return out;
+}
+
+absl::Status SessionStore::CheckNotDone(const memstore::Transaction& transaction) const {
+  for (const memstore::Put& put : transaction.puts) {
+    if (!put.key.name.starts_with(kRequestPrefix) || !store_->Get(put.key).ok()) continue;
+    return WithRetry(Error(absl::StatusCode::kUnavailable, reason::kStoreUnavailable,
+                           "another server has just done this request; repeat the call for its "
+                           "answer"),
+                     absl::Milliseconds(100));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::optional<storage::StoredRequest>> SessionStore::FindRequest(
+    const std::string& tenant, const std::string& id) const {
+  const auto record = store_->Get({tenant, absl::StrCat(kRequestPrefix, id)});
+  if (absl::IsNotFound(record.status())) return std::nullopt;
+  if (!record.ok()) return Map(record.status(), "get");
+  storage::StoredRequest request;
+  if (record->expire_time <= absl::Now() || !request.ParseFromString(record->value)) {
+    return std::nullopt;
+  }
+  return request;
+}
+
+memstore::Put SessionStore::RequestPut(const std::string& tenant, const std::string& id,
+                                       const storage::StoredRequest& request,
+                                       absl::Time expire_time) {
+  return {.key = {tenant, absl::StrCat(kRequestPrefix, id)},
+          .value = request.SerializeAsString(),
+          .expire_time = expire_time};
 }
 
 absl::Status SessionStore::Probe() { return Map(store_->Probe(), "probe"); }

@@ -116,8 +116,8 @@ class SessionStore {
   // Like LeaseTable::Take, with the store's errors mapped.
   absl::StatusOr<LeaseTable::Lease> TakeLease(const SessionName& name, CallContext& holder);
 
-  // Up to `limit` names whose expiry or purge is due. Removes leases and pins that nobody has used
-  // for long.
+  // Up to `limit` names whose expiry or purge is due. Removes what else has expired: marks of
+  // requests, and leases and pins that nobody has used for long.
   absl::StatusOr<std::vector<SessionName>> Due(absl::Time now, int limit);
 
   // Sets mneme_sessions{tier="store"} by what is there; Update, Create and Purge keep it up. Once,
@@ -129,6 +129,12 @@ class SessionStore {
   // Everything the store keeps for the session, shared chunks counted once.
   absl::StatusOr<int64_t> StoredBytes(const SessionRecord& record) const;
 
+  // That a call with this request_id was done; nullopt if that is not known.
+  absl::StatusOr<std::optional<storage::StoredRequest>> FindRequest(const std::string& tenant,
+                                                                    const std::string& id) const;
+  static memstore::Put RequestPut(const std::string& tenant, const std::string& id,
+                                  const storage::StoredRequest& request, absl::Time expire_time);
+
   memstore::Key SnapshotKey(const SnapshotName& name) const;
   // `manifest`: that of the snapshot's point, if it is at hand.
   static memstore::Put SnapshotPut(const memstore::Key& key, int64_t expected_version,
@@ -136,6 +142,9 @@ class SessionStore {
                                    const engine::SnapshotManifest* manifest = nullptr);
 
  private:
+  // Of a transaction that met other versions: UNAVAILABLE if that is because another server has
+  // done the same request meanwhile.
+  absl::Status CheckNotDone(const memstore::Transaction& transaction) const;
   absl::Status Map(const absl::Status& status, const char* op) const;
   memstore::Put SessionPut(const SessionRecord& record) const;
 

@@ -143,7 +143,9 @@ absl::StatusOr<v1::Session> CreateSession(Parts& parts, CallContext& context,
     MNEME_RETURN_IF_ERROR(CheckNameIsFree(parts, record.name));
     return ToProto(parts, record);
   }
-  MNEME_RETURN_IF_ERROR(parts.sessions->Create({record}, {}));
+  std::vector<memstore::Put> mark;
+  AddRequestMark(context, {record.name}, 0, mark);
+  MNEME_RETURN_IF_ERROR(parts.sessions->Create({record}, mark));
   record.record_version = 1;
   return ToProto(parts, record);
 }
@@ -222,15 +224,16 @@ absl::StatusOr<v1::Session> UpdateSession(Parts& parts, CallContext& context,
     found->second(session, scratch, errors);
   }
   MNEME_RETURN_IF_ERROR(errors.ToStatus());
-  return ToProtoOf(parts,
-                   parts.sessions->Update(name, [&](SessionRecord& record, SessionStore::Change&) {
-                     MNEME_RETURN_IF_ERROR(parts.sessions->GetUsable(name, true).status());
-                     MNEME_RETURN_IF_ERROR(CheckEtag(parts, session.etag(), record));
-                     FieldErrors none;  // checked above
-                     for (Setter set : setters) set(session, record.data, none);
-                     record.data.set_update_time_us(NowMicros());
-                     return absl::OkStatus();
-                   }));
+  return ToProtoOf(
+      parts, parts.sessions->Update(name, [&](SessionRecord& record, SessionStore::Change& change) {
+        MNEME_RETURN_IF_ERROR(parts.sessions->GetUsable(name, true).status());
+        MNEME_RETURN_IF_ERROR(CheckEtag(parts, session.etag(), record));
+        FieldErrors none;  // checked above
+        for (Setter set : setters) set(session, record.data, none);
+        AddRequestMark(context, {name}, 0, change.puts);
+        record.data.set_update_time_us(NowMicros());
+        return absl::OkStatus();
+      }));
 }
 
 absl::StatusOr<v1::Session> Delete(Parts& parts, CallContext& context, const SessionName& name,
@@ -256,7 +259,8 @@ absl::StatusOr<v1::Session> Delete(Parts& parts, CallContext& context, const Ses
   if (!writer.ok()) return writer.status();
 
   const int64_t window_us = options.purge ? 0 : parts.config.sessions.undelete_window_ms * 1000;
-  const auto mark_deleted = [&](SessionRecord& current, SessionStore::Change&) {
+  const auto mark_deleted = [&](SessionRecord& current, SessionStore::Change& change) {
+    AddRequestMark(context, {name}, 0, change.puts);
     MNEME_RETURN_IF_ERROR(find().status());
     // What a forced delete cancelled may have been committed: then the etag is an older one.
     if (!options.force) MNEME_RETURN_IF_ERROR(CheckEtag(parts, options.etag, current));
@@ -292,17 +296,18 @@ absl::StatusOr<v1::Session> UndeleteSession(Parts& parts, CallContext& context,
                          ParseSessionName(request.name(), "name", context.tenant));
   MNEME_ASSIGN_OR_RETURN(SessionRecord seen, parts.sessions->Get(name));
   if (!parts.sessions->LifecycleOf(seen.data, absl::Now()).deleted) return ToProto(parts, seen);
-  return ToProtoOf(parts,
-                   parts.sessions->Update(name, [&](SessionRecord& record, SessionStore::Change&) {
-                     storage::StoredSession& data = record.data;
-                     const int64_t now = NowMicros();
-                     data.clear_delete_time_us();
-                     data.clear_purge_time_us();
-                     if (data.expire_time_us() <= now) data.clear_expire_time_us();
-                     data.set_last_used_time_us(now);  // idle_ttl starts again
-                     data.set_update_time_us(now);
-                     return absl::OkStatus();
-                   }));
+  return ToProtoOf(
+      parts, parts.sessions->Update(name, [&](SessionRecord& record, SessionStore::Change& change) {
+        AddRequestMark(context, {name}, 0, change.puts);
+        storage::StoredSession& data = record.data;
+        const int64_t now = NowMicros();
+        data.clear_delete_time_us();
+        data.clear_purge_time_us();
+        if (data.expire_time_us() <= now) data.clear_expire_time_us();
+        data.set_last_used_time_us(now);  // idle_ttl starts again
+        data.set_update_time_us(now);
+        return absl::OkStatus();
+      }));
 }
 
 int SweepSessions(Parts& parts, int limit) {

@@ -272,6 +272,9 @@ absl::StatusOr<CommitResult> CommitHead(Parts& parts, const Model& model, const 
         UnfinishedCharacter(model.tokenizer(), head.unfinished_character(), tokens.ids));
     data.set_update_time_us(now);
     data.set_last_used_time_us(now);
+    if (options.call != nullptr) {
+      AddRequestMark(*options.call, {base.name}, head.version(), change.puts);
+    }
     if (options.ingest != nullptr) {
       *data.mutable_ingest() = *options.ingest;
       data.mutable_ingest()->set_version(head.version());

@@ -57,6 +57,7 @@ struct CommitOptions {
   LeaseTable::Lease& lease;                     // the writer's; the end of a turn gives it back
   bool turn_end = true;                         // an automatic snapshot is due
   const storage::IngestMark* ingest = nullptr;  // its version is filled in here
+  const CallContext* call = nullptr;            // whose request this does
 };
 // Writes `loaded` as the version after `base`. On success loaded.manifest is the new one. On
 // failure the session is as it was and `loaded` must be thrown away.

@@ -76,6 +76,14 @@ bool WriterTable::IsHeld(const std::string& key) const {
   return entries_.contains(key);
 }
 
+void WriterTable::HurryUnattended(const std::string& key) {
+  MutexLock lock(&mutex_);
+  const auto it = entries_.find(key);
+  if (it != entries_.end() && it->second.holder->unattended && !it->second.waiters.empty()) {
+    it->second.holder->RequestCancel(CallContext::Cancel::kClient);
+  }
+}
+
 void WriterTable::CancelHolder(const std::string& key) {
   MutexLock lock(&mutex_);
   auto it = entries_.find(key);

@@ -51,6 +51,8 @@ class WriterTable {
   // A present holder that is unattended is cancelled and waited for in either case.
   Result Acquire(const std::string& key, CallContext& holder, bool wait);
   bool IsHeld(const std::string& key) const;
+  // Cancels the present holder if it is unattended and others wait.
+  void HurryUnattended(const std::string& key);
   // Cancels the present holder, if there is one. Idempotent.
   void CancelHolder(const std::string& key);
 

@@ -5,6 +5,7 @@
 
 #include <atomic>
 #include <nlohmann/json.hpp>
+#include <set>
 #include <thread>
 
 #include "client/service_config.h"
@@ -75,27 +76,32 @@ TEST_F(ClientTest, OtherErrorsOfReadsAreNotRetried) {
   EXPECT_EQ(calls_, 1);
 }
 
-TEST_F(ClientTest, UnguardedWriteIsNotRepeatedAfterABreak) {
-  server_.sessions.on_RewindSession =
-      FailFirst<v1::RewindSessionRequest, v1::RewindSessionResponse>(1, kGone);
+TEST_F(ClientTest, AWriteIsSentAgainAsTheSameRequest) {
+  std::set<std::string> ids;
+  server_.sessions.on_RewindSession = [&](auto&, const v1::RewindSessionRequest& request, auto&) {
+    ids.insert(request.request_id());
+    return ++calls_ < 3 ? kGone : grpc::Status::OK;
+  };
   v1::RewindSessionRequest request;
   request.set_name("s");
   request.set_position_tokens(3);
-  absl::Status status = client_->RewindSession(request).status();
-  EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable);
-  EXPECT_TRUE(ErrorOf(status).outcome_unknown);
-  EXPECT_EQ(calls_, 1);
-}
-
-TEST_F(ClientTest, GuardedWriteIsRepeated) {
-  server_.sessions.on_RewindSession =
-      FailFirst<v1::RewindSessionRequest, v1::RewindSessionResponse>(2, kGone);
-  v1::RewindSessionRequest request;
-  request.set_name("s");
-  request.set_position_tokens(3);
-  request.set_expected_version(5);
   EXPECT_TRUE(client_->RewindSession(request).ok());
   EXPECT_EQ(calls_, 3);
+  ASSERT_EQ(ids.size(), 1u);
+  EXPECT_EQ(ids.begin()->size(), 36u);
+  EXPECT_TRUE(client_->RewindSession(request).ok());
+  EXPECT_EQ(ids.size(), 2u) << "another call is another request";
+  request.set_request_id(*ids.begin());
+  EXPECT_TRUE(client_->RewindSession(request).ok());
+  EXPECT_EQ(ids.size(), 2u) << "the caller's own id wins";
+}
+
+TEST_F(ClientTest, AWriteThatNeverGetsThroughHasAnUnknownOutcome) {
+  server_.sessions.on_CreateSession = FailFirst<v1::CreateSessionRequest, v1::Session>(9, kGone);
+  const absl::Status status = client_->CreateSession({}).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable);
+  EXPECT_TRUE(ErrorOf(status).outcome_unknown);
+  EXPECT_EQ(calls_, 4);
 }
 
 TEST_F(ClientTest, MismatchAfterABreakSaysThatTheOutcomeIsUnknown) {
@@ -118,17 +124,6 @@ TEST_F(ClientTest, WriteRefusedUntouchedIsRepeatedAfterTheAdvisedDelay) {
   const absl::Time begin = absl::Now();
   EXPECT_TRUE(client_->CreateSession({}).ok());
   EXPECT_GE(absl::Now() - begin, absl::Milliseconds(300));
-  EXPECT_EQ(calls_, 2);
-}
-
-TEST_F(ClientTest, CreateIsRepeatedOnlyUnderAnId) {
-  server_.sessions.on_CreateSession = FailFirst<v1::CreateSessionRequest, v1::Session>(1, kGone);
-  EXPECT_FALSE(client_->CreateSession({}).ok());
-  EXPECT_EQ(calls_, 1);
-  calls_ = 0;
-  v1::CreateSessionRequest request;
-  request.set_session_id("mine");
-  EXPECT_TRUE(client_->CreateSession(request).ok());
   EXPECT_EQ(calls_, 2);
 }
 

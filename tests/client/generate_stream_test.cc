@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <set>
 #include <thread>
 
 #include "client/client.h"
@@ -157,22 +158,20 @@ TEST_F(GenerateStreamTest, NothingIsSentAgainAfterTheFirstEvent) {
   EXPECT_EQ(calls_, 1);
 }
 
-TEST_F(GenerateStreamTest, TurnOfASessionIsRepeatedOnlyUnderAVersion) {
-  server_.generation.on_Generate = [this](auto&, const auto&, auto& writer) {
+TEST_F(GenerateStreamTest, ATurnIsSentAgainAsTheSameRequest) {
+  test::Guarded<std::set<std::string>> ids;
+  server_.generation.on_Generate = [&](auto&, const v1::GenerateRequest& request, auto& writer) {
+    ids.Update([&](auto& set) { return set.insert(request.request_id()).second; });
     if (++calls_ == 1) return grpc::Status(grpc::StatusCode::UNAVAILABLE, "gone");
     WriteTurn(writer, {"ok"});
     return grpc::Status::OK;
   };
   v1::GenerateRequest request;
   request.set_session("s");
-  absl::Status status = client_->Generate(request)->Finish().status();
-  EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable);
-  EXPECT_TRUE(ErrorOf(status).outcome_unknown);
-  EXPECT_EQ(calls_, 1);
-  calls_ = 0;
-  request.set_expected_version(3);
   EXPECT_TRUE(client_->Generate(request)->Finish().ok());
   EXPECT_EQ(calls_, 2);
+  ASSERT_EQ(ids.Get().size(), 1u);
+  EXPECT_EQ(ids.Get().begin()->size(), 36u);
 }
 
 // A turn of six events, of which each stream carries two before it breaks.
@@ -192,7 +191,7 @@ class ResumedStreamTest : public GenerateStreamTest {
           return WriteSome(writer, request.after_sequence() + 1);
         };
     server_.generation.on_CancelGeneration = [this](auto&, const auto& request, auto&) {
-      EXPECT_EQ(request.name(), "tenants/default/generations/g");
+      EXPECT_EQ(request.request_id(), asked_.Get().request_id());
       ++cancels_;
       return grpc::Status::OK;
     };

@@ -31,6 +31,10 @@ constexpr char kCamel[] = "([A-Z][a-z0-9]*)+";
 constexpr char kSnake[] = "[a-z][a-z0-9]*(_[a-z0-9]+)*";
 constexpr char kUpper[] = "[A-Z][A-Z0-9]*(_[A-Z0-9]+)*";
 
+// Of the field request_id, in every request that has one: it says which request this is, and is no
+// part of what it asks for.
+constexpr int kRequestIdNumber = 100;
+
 template <typename Thing>
 void CheckName(const Thing& thing, const char* form, Problems& out) {
   if (!std::regex_match(thing.name(), std::regex(form))) {
@@ -83,7 +87,9 @@ void Check(const Descriptor& message, Problems& out) {
   for (int i = 0; i < message.field_count(); ++i) {
     CheckName(*message.field(i), kSnake, out);
     CheckComment(*message.field(i), out);
-    highest = std::max(highest, message.field(i)->number());
+    const int number = message.field(i)->number();
+    if (number == kRequestIdNumber && message.field(i)->name() == "request_id") continue;
+    highest = std::max(highest, number);
   }
   for (int number = 1; number < highest; ++number) {
     CheckNumber(message, message.FindFieldByNumber(number) != nullptr, number, out);

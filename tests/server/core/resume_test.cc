@@ -64,6 +64,7 @@ class ResumeTest : public CoreTest {
 };
 
 TEST_F(ResumeTest, CutAnywhereAndResumedNothingIsMissingOrTwice) {
+  config.limits.max_unsent_tokens = 1;  // one token is one event
   Start();
   Create("whole");
   const auto uncut = MustGenerate(Request("whole", "Once upon a time", 40));
@@ -164,7 +165,30 @@ TEST_F(ResumeTest, ANewTurnDoesNotWaitForOneThatNobodyReads) {
   EXPECT_EQ(left.final.version(), 1);
 }
 
+TEST_F(ResumeTest, ATurnThatWaitsNeedNotWaitForOneThatNobodyReads) {
+  Start();
+  Create("s");
+  CallContext context;
+  CollectingSink left;
+  std::thread reader([&] {
+    EXPECT_EQ(core->Generate(context, Continue(Request("s", "abc", 60000)), left).code(),
+              absl::StatusCode::kCancelled);
+  });
+  ASSERT_TRUE(WaitFor([&] { return core->RunningCalls() == 1; }));
+  std::thread waiter([&] {
+    auto request = Request("s", " and then", 3);
+    request.set_conflict_policy(v1::GenerateRequest::QUEUE);
+    EXPECT_EQ(MustGenerate(request).final.version(), 2);
+  });
+  ASSERT_TRUE(WaitFor([&] { return core->RunningCalls() == 2; }));
+  std::this_thread::sleep_for(milliseconds(50));  // until it waits
+  context.RequestCancel(Cancel::kClient);
+  reader.join();
+  waiter.join();
+}
+
 TEST_F(ResumeTest, ATurnThatIsReadIsNotDisturbed) {
+  config.limits.max_unsent_tokens = 1;  // it waits for its reader
   Start();
   Create("s");
   CallContext context;

@@ -352,6 +352,19 @@ TEST_F(ErrorTableTest, NamesThatAreNotThereOrTaken) {
   EXPECT_EQ(kept.resource->resource_name(), Name("s") + "/snapshots/kept");
 }
 
+TEST_F(ErrorTableTest, RequestsThatAreSentAgain) {
+  Serve();
+  v1::CreateSessionRequest request;
+  request.set_request_id("8c7f1d3e-0b7a-4c55-9d0c-3f4b8f0e6a11");
+  const auto create = [&] { return Call(*sessions_, &v1::Sessions::Stub::CreateSession, request); };
+  EXPECT_TRUE(create().ok());
+  EXPECT_TRUE(create().ok());
+  request.set_session_id("other");
+  EXPECT_FIELDS(create(), "REQUEST_ID_REUSED", "request_id");
+  request.set_request_id("other");
+  EXPECT_FIELDS(create(), "FIELD_INVALID", "request_id");
+}
+
 TEST_F(ErrorTableTest, GenerationsThatAreReadAgain) {
   Serve();
   v1::CompleteResponse turn;
