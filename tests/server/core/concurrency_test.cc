@@ -257,6 +257,7 @@ TEST_F(ConcurrencyTest, StatesComeBackFromTheStore) {
 TEST_F(ConcurrencyTest, QueueFull) {
   config.limits.max_running_streams = 1;
   config.limits.max_queued_requests = 0;
+  config.limits.max_unsent_tokens = 1;  // a turn waits for its reader after its first token
   Start();
   CollectingSink outer;
   outer.on_event = [&](const v1::GenerateResponse& r) {
