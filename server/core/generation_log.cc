@@ -78,10 +78,10 @@ void GenerationLog::OnRoom(std::function<void()> wake) {
 
 bool GenerationLog::Full() {
   MutexLock lock(&mutex_);
-  // Without a reader nothing will make room: the turn goes on to its end, which max_output_tokens
-  // bounds.
+  // Without the reader that has left nothing will make room: the turn goes on to its end, which
+  // max_output_tokens bounds. The first one is on its way.
   waiting_for_room_ =
-      reader_ != nullptr &&
+      unattended_until_ == Clock::time_point::max() &&
       (tokens_ - read_.tokens >= options_.max_unsent_tokens ||
        static_cast<int64_t>(bytes_.size() + open_.text().size() - read_.bytes) >= kMaxUnsentBytes);
   return waiting_for_room_;

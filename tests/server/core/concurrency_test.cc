@@ -270,7 +270,7 @@ TEST_F(ConcurrencyTest, QueueFull) {
     }
     return true;
   };
-  EXPECT_TRUE(Generate(Request("", "x", 2), outer).ok());
+  EXPECT_TRUE(Generate(Request("", "x", 20), outer).ok());
   ExpectIdle();
 }
 
