@@ -38,6 +38,8 @@ std::string HintFor(const client::Error& error, const std::string& server) {
       {"REQUEST_TOO_LARGE", "feed long texts with `mneme ingest FILE --session SESSION`"},
       {"CONTEXT_FULL",
        "rewind it: `mneme sessions rewind SESSION --to-position N`, or start another session"},
+      {"QUOTA_REQUESTS", "your tenant has as many calls under way as it may: let one end"},
+      {"QUOTA_TOKENS", "your tenant has spent its tokens of a minute: try again when told"},
       {"DRAINING", "the server is shutting down: try again in a moment"},
       {"STORE_FULL", "the server's disk is full; deleting sessions still works"},
       {"CREDENTIALS_INVALID",

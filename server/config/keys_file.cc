@@ -14,6 +14,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "engine/core/status_macros.h"
@@ -94,13 +95,49 @@ class KeysFile {
 
   absl::Status ReadRoot(const YAML::Node& root) {
     if (root.IsNull()) return absl::OkStatus();
-    MNEME_ASSIGN_OR_RETURN(const Fields sections, FieldsOf(root, {"keys", "certificates"}));
-    for (const auto& [name, list] : sections) {
-      if (list.IsNull()) continue;
-      if (!list.IsSequence()) return Bad(list.Mark(), absl::StrCat(name, " must be a list"));
-      for (const YAML::Node& entry : list) {
-        MNEME_RETURN_IF_ERROR(name == "keys" ? ReadKey(entry) : ReadCertificate(entry));
-      }
+    MNEME_ASSIGN_OR_RETURN(const Fields sections,
+                           FieldsOf(root, {"keys", "certificates", "tenants"}));
+    MNEME_RETURN_IF_ERROR(ReadList(sections, "tenants", &KeysFile::ReadTenant));
+    MNEME_RETURN_IF_ERROR(ReadList(sections, "keys", &KeysFile::ReadKey));
+    return ReadList(sections, "certificates", &KeysFile::ReadCertificate);
+  }
+
+  absl::Status ReadList(const Fields& sections, const std::string& name,
+                        absl::Status (KeysFile::*read)(const YAML::Node&)) {
+    const auto found = sections.find(name);
+    if (found == sections.end() || found->second.IsNull()) return absl::OkStatus();
+    const YAML::Node& list = found->second;
+    if (!list.IsSequence()) return Bad(list.Mark(), absl::StrCat(name, " must be a list"));
+    for (const YAML::Node& entry : list) MNEME_RETURN_IF_ERROR((this->*read)(entry));
+    return absl::OkStatus();
+  }
+
+  absl::Status ReadTenant(const YAML::Node& node) {
+    MNEME_ASSIGN_OR_RETURN(const Fields fields,
+                           FieldsOf(node, {"id", "running", "tokens_per_minute"}));
+    MNEME_ASSIGN_OR_RETURN(const std::string id, TextOf(fields, "id"));
+    if (!IsValidId(id)) {
+      return Bad(node.Mark(), absl::StrCat("id of a tenant must match "
+                                           "^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$, is \"",
+                                           id, "\""));
+    }
+    TenantLimits limits;
+    MNEME_RETURN_IF_ERROR(ReadLimit(fields, id, "running", limits.running));
+    MNEME_RETURN_IF_ERROR(ReadLimit(fields, id, "tokens_per_minute", limits.tokens_per_minute));
+    if (!limits_.emplace(id, limits).second) {
+      return Bad(node.Mark(), absl::StrCat("tenant \"", id, "\" is given twice"));
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status ReadLimit(const Fields& fields, const std::string& tenant, const std::string& name,
+                         int64_t& limit) {
+    if (!fields.contains(name)) return absl::OkStatus();
+    MNEME_ASSIGN_OR_RETURN(const std::string text, TextOf(fields, name));
+    if (!absl::SimpleAtoi(text, &limit) || limit < 0) {
+      return Bad(fields.at(name).Mark(),
+                 absl::StrCat(name, " of tenant \"", tenant,
+                              "\" must be a whole number, 0 for no limit, is \"", text, "\""));
     }
     return absl::OkStatus();
   }
@@ -169,6 +206,9 @@ class KeysFile {
                                            "\" must match ^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$, is \"",
                                            caller->tenant, "\""));
     }
+    if (const auto limits = limits_.find(caller->tenant); limits != limits_.end()) {
+      caller->limits = limits->second;
+    }
     MNEME_ASSIGN_OR_RETURN(const std::string role, TextOf(fields, "role"));
     const auto known = Roles().find(role);
     if (known == Roles().end()) {
@@ -219,6 +259,7 @@ class KeysFile {
   const std::string& path_;
   const std::shared_ptr<Keyring> keyring_ = std::make_shared<Keyring>();
   std::set<std::string> ids_, digests_, identities_;
+  std::map<std::string, TenantLimits> limits_;  // by tenant
 };
 
 }  // namespace

@@ -2,6 +2,7 @@
 // Caller, and everybody has everything of tenant "default".
 #pragma once
 
+#include <cstdint>
 #include <set>
 #include <string>
 
@@ -18,9 +19,18 @@ enum class Role {
   kAdmin,    // everything in every tenant
 };
 
+// Of a tenant, on one server.
+struct TenantLimits {
+  int64_t running = 64;           // calls that read or generate, at a time; 0: any number
+  int64_t tokens_per_minute = 0;  // read and generated; 0: any number
+
+  bool operator==(const TenantLimits&) const = default;
+};
+
 struct Caller {
-  std::string id;      // of the key or certificate, as the keys file calls it
-  std::string tenant;  // of short names
+  std::string id;       // of the key or certificate, as the keys file calls it
+  std::string tenant;   // of short names
+  TenantLimits limits;  // of the tenant
   Role role = Role::kReader;
   std::set<std::string> models;  // that it may use, "models/x"; empty: every one
   absl::Time not_after = absl::InfiniteFuture();

@@ -52,6 +52,15 @@ absl::Status WithResource(absl::Status status, std::string_view type, std::strin
   return status;
 }
 
+absl::Status WithQuota(absl::Status status, std::string_view subject, std::string description) {
+  google::rpc::QuotaFailure failure;
+  auto& violation = *failure.add_violations();
+  violation.set_subject(std::string(subject));
+  violation.set_description(std::move(description));
+  Attach(status, failure);
+  return status;
+}
+
 absl::Status AccessDenied(std::string text) {
   return Error(absl::StatusCode::kPermissionDenied, reason::kAccessDenied, std::move(text));
 }

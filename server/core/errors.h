@@ -53,6 +53,8 @@ inline constexpr char kTranscriptNotKept[] = "TRANSCRIPT_NOT_KEPT";
 inline constexpr char kResumeExpired[] = "RESUME_EXPIRED";
 inline constexpr char kNoChatTemplate[] = "NO_CHAT_TEMPLATE";
 inline constexpr char kSlowConsumer[] = "SLOW_CONSUMER";
+inline constexpr char kQuotaRequests[] = "QUOTA_REQUESTS";
+inline constexpr char kQuotaTokens[] = "QUOTA_TOKENS";
 inline constexpr char kQueueFull[] = "QUEUE_FULL";
 inline constexpr char kOverloaded[] = "OVERLOADED";
 inline constexpr char kDraining[] = "DRAINING";
@@ -107,6 +109,8 @@ inline constexpr ReasonCode kReasonCodes[] = {
     {reason::kResumeExpired, absl::StatusCode::kFailedPrecondition},
     {reason::kNoChatTemplate, absl::StatusCode::kFailedPrecondition},
     {reason::kSlowConsumer, absl::StatusCode::kResourceExhausted},
+    {reason::kQuotaRequests, absl::StatusCode::kResourceExhausted},
+    {reason::kQuotaTokens, absl::StatusCode::kResourceExhausted},
     {reason::kQueueFull, absl::StatusCode::kUnavailable},
     {reason::kOverloaded, absl::StatusCode::kUnavailable},
     {reason::kDraining, absl::StatusCode::kUnavailable},
@@ -132,6 +136,9 @@ absl::Status WithRetry(absl::Status status, absl::Duration delay);
 
 // Adds ResourceInfo{type, name}.
 absl::Status WithResource(absl::Status status, std::string_view type, std::string_view name);
+
+// Adds QuotaFailure: `subject`, a resource, is at the limit that `description` says.
+absl::Status WithQuota(absl::Status status, std::string_view subject, std::string description);
 
 // ErrorInfo.reason of an error made here; "" otherwise.
 std::string ReasonOf(const absl::Status& status);

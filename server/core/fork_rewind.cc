@@ -313,6 +313,7 @@ absl::StatusOr<v1::RewindSessionResponse> RewindSession(Parts& parts, CallContex
   const bool to_position = request.target_case() == v1::RewindSessionRequest::kPositionTokens;
   MNEME_RETURN_IF_ERROR(parts.sessions->GetUsable(name, to_position).status());
   CallRegistry::Call call(parts.calls, context);
+  MNEME_ASSIGN_OR_RETURN(TenantUse::Share share, parts.tenants.Begin(context));
   MNEME_ASSIGN_OR_RETURN(auto writer, TakeWriter(parts, context, name, false));
   MNEME_ASSIGN_OR_RETURN(SessionRecord base, parts.sessions->GetUsable(name, to_position));
   MNEME_RETURN_IF_ERROR(CheckVersion(request.expected_version(), base, parts.metrics));
@@ -321,6 +322,7 @@ absl::StatusOr<v1::RewindSessionResponse> RewindSession(Parts& parts, CallContex
   MNEME_RETURN_IF_ERROR(to_position ? rewind.ToPosition(request.position_tokens())
                                     : rewind.ToSnapshot(snapshot));
   MNEME_ASSIGN_OR_RETURN(const SessionRecord written, rewind.Commit());
+  share.Charge(rewind.recomputed());
   writer.Release();
   v1::RewindSessionResponse response;
   MNEME_ASSIGN_OR_RETURN(*response.mutable_session(), ToProto(parts, written));

@@ -234,6 +234,7 @@ void Turn::SendFinal() {
 
 absl::Status Turn::Run() {
   CallRegistry::Call call(parts_.calls, context_);
+  MNEME_ASSIGN_OR_RETURN(TenantUse::Share share, parts_.tenants.Begin(context_));
   MNEME_RETURN_IF_ERROR(Prepare());
   MNEME_RETURN_IF_ERROR(Hold());
   SendStarted();
@@ -263,6 +264,7 @@ absl::Status Turn::Run() {
   metrics.input_tokens.Increment(static_cast<double>(result_.prefilled));
   metrics.output_tokens.Increment(static_cast<double>(result_.output.size()));
   metrics.reused_input_tokens.Increment(static_cast<double>(base_.data.head().position_tokens()));
+  share.Charge(result_.prefilled + static_cast<int64_t>(result_.output.size()));
   if (result_.cause != Cancel::kNone) parts_.metrics.CountCancelled(CancelName(result_.cause));
   MNEME_RETURN_IF_ERROR(result_.failure);
   if (result_.cause == Cancel::kLeaseLost) return CancelStatus(result_.cause);
@@ -277,6 +279,7 @@ absl::Status Turn::Run() {
   held_.slot.Release();
   held_.loaded = LoadedState();
   writer_.Release();
+  share.Release();
   call.End();
   metrics.request_duration.Observe(Seconds(Clock::now() - context_.arrival));
   // What made a client's own call fail is that call's to tell; who comes later learns how the turn

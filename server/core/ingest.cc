@@ -62,6 +62,7 @@ class IngestImpl final : public Ingest {
   SessionName name_;
   const Model* model_ = nullptr;
   std::optional<CallRegistry::Call> call_;
+  TenantUse::Share share_;
   Writer writer_;
   SessionRecord base_;
   HeldState held_;
@@ -106,6 +107,7 @@ absl::Status IngestImpl::Begin() {
                          ParseSessionName(start_.session(), "start.session", context_.tenant));
   MNEME_RETURN_IF_ERROR(Check());
   call_.emplace(parts_.calls, context_);
+  MNEME_ASSIGN_OR_RETURN(share_, parts_.tenants.Begin(context_));
   MNEME_RETURN_IF_ERROR(parts_.sessions->GetUsable(name_, true).status());
   MNEME_ASSIGN_OR_RETURN(writer_, TakeWriter(parts_, context_, name_, false));
   MNEME_ASSIGN_OR_RETURN(base_, parts_.sessions->GetUsable(name_, true));
@@ -234,6 +236,7 @@ absl::Status IngestImpl::Read(bool all) {
       CheckContext(*model_, held_.loaded.state.position, static_cast<int64_t>(unread_.size())));
   MNEME_RETURN_IF_ERROR(ReadTokens(context_, *model_, held_.loaded, unread_));
   model_->metrics->input_tokens.Increment(static_cast<double>(unread_.size()));
+  share_.Charge(static_cast<int64_t>(unread_.size()));
   uncommitted_.insert(uncommitted_.end(), unread_.begin(), unread_.end());
   unread_.clear();
   consumed_read_ = text_->consumed_bytes();

@@ -166,7 +166,8 @@ Metrics::Metrics(std::shared_ptr<Registry> registry)
     failed_.Add(
         {{"code", absl::StatusCodeToString(known.code)}, {"reason", std::string(known.reason)}});
   }
-  for (const char* reason : {reason::kQueueFull, reason::kDraining}) {
+  for (const char* reason :
+       {reason::kQueueFull, reason::kDraining, reason::kQuotaRequests, reason::kQuotaTokens}) {
     rejected_.Add({{"reason", reason}});
   }
   using Cancel = CallContext::Cancel;

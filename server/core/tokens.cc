@@ -145,6 +145,7 @@ absl::StatusOr<v1::ScoreResponse> Score(Parts& parts, CallContext& context,
   MNEME_RETURN_IF_ERROR(CheckContext(*model, position, count));
 
   CallRegistry::Call call(parts.calls, context);
+  MNEME_ASSIGN_OR_RETURN(TenantUse::Share share, parts.tenants.Begin(context));
   MNEME_ASSIGN_OR_RETURN(HeldState held,
                          HoldCopy(parts, context, *model, stateless ? nullptr : &record,
                                   {.queued = count, .end = position + count}));
@@ -167,6 +168,7 @@ absl::StatusOr<v1::ScoreResponse> Score(Parts& parts, CallContext& context,
                    }
                  }));
   model->metrics->input_tokens.Increment(static_cast<double>(count - 1));
+  share.Charge(count - 1);
   double total = 0;
   for (const auto& entry : response.logprobs()) total += entry.logprob();
   response.set_total_logprob(total);

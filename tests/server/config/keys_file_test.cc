@@ -68,6 +68,23 @@ TEST_F(KeysFileTest, SaysWhoAKeyIs) {
   EXPECT_EQ((*keyring)->OfCertificate("example.org"), nullptr);
 }
 
+TEST_F(KeysFileTest, SaysWhatATenantMayUse) {
+  const auto keyring = ReadWithHash(
+      "keys:\n"
+      "  - {id: a, sha256: HASH, tenant: acme, role: user}\n"
+      "certificates:\n"
+      "  - {id: b, dns: b.example.org, tenant: acme, role: user}\n"
+      "  - {id: c, dns: c.example.org, tenant: other, role: user}\n"
+      "tenants:\n"
+      "  - {id: acme, running: 3, tokens_per_minute: 1000}\n"
+      "  - {id: gone, running: 0}\n");  // its last key was revoked
+  ASSERT_TRUE(keyring.ok()) << keyring.status();
+  const TenantLimits acme{.running = 3, .tokens_per_minute = 1000};
+  EXPECT_EQ((*keyring)->OfKey("secret")->limits, acme);
+  EXPECT_EQ((*keyring)->OfCertificate("b.example.org")->limits, acme);
+  EXPECT_EQ((*keyring)->OfCertificate("c.example.org")->limits, TenantLimits());
+}
+
 TEST_F(KeysFileTest, MayBeEmpty) {
   for (const char* text : {"", "# nobody yet\n", "keys:\n", "keys: []\ncertificates:\n"}) {
     const auto keyring = Read(text);
@@ -108,6 +125,11 @@ TEST_F(KeysFileTest, WhatCannotBeUsedIsSaidWithItsLine) {
        ":3: id \"a\" is given twice"},
       {key + "}\n  - {id: b, sha256: HASH, tenant: t, role: user}",
        ":3: key \"b\" has the sha256 of another one"},
+      {"tenants:\n  - {id: T}", ":2: id of a tenant must match"},
+      {"tenants:\n  - {id: t, sessions: 3}", ":2: unknown key \"sessions\""},
+      {"tenants:\n  - {id: t, running: -1}", ":2: running of tenant \"t\" must be a whole number"},
+      {"tenants:\n  - {id: t, tokens_per_minute: 1e6}", "0 for no limit, is \"1e6\""},
+      {"tenants:\n  - {id: t}\n  - {id: t}", ":3: tenant \"t\" is given twice"},
       {"certificates: [{id: a, tenant: t, role: user}]", "must have either spiffe or dns"},
       {"certificates: [{id: a, spiffe: 'spiffe://x', dns: x, tenant: t, role: user}]",
        "must have either spiffe or dns"},

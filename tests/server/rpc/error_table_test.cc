@@ -12,6 +12,7 @@
 
 #include "memstore/rocksdb_state_store.h"
 #include "tests/server/core/session_file_testing.h"
+#include "tests/server/rpc/keys_testing.h"
 #include "tests/server/rpc/served_core.h"
 #include "tests/support/child_process.h"
 #include "tests/support/failing_new.h"
@@ -55,6 +56,7 @@ struct Details {
   std::optional<google::rpc::BadRequest> bad;
   std::optional<google::rpc::ResourceInfo> resource;
   std::optional<google::rpc::RetryInfo> retry;
+  std::optional<google::rpc::QuotaFailure> quota;
 };
 
 Details Parse(const grpc::Status& status) {
@@ -69,6 +71,7 @@ Details Parse(const grpc::Status& status) {
     if (google::rpc::BadRequest bad; any.UnpackTo(&bad)) out.bad = bad;
     if (google::rpc::ResourceInfo resource; any.UnpackTo(&resource)) out.resource = resource;
     if (google::rpc::RetryInfo retry; any.UnpackTo(&retry)) out.retry = retry;
+    if (google::rpc::QuotaFailure quota; any.UnpackTo(&quota)) out.quota = quota;
   }
   EXPECT_EQ(infos, 1) << status.error_message();
   EXPECT_EQ(out.info.domain(), "mneme");
@@ -85,8 +88,8 @@ Details Expect(const grpc::Status& status, Code code, const std::string& reason,
   EXPECT_EQ(details.info.reason(), reason) << status.error_message();
   Seen().insert(details.info.reason());
   // Refusals that pass say when to come back.
-  const bool passes =
-      code == Code::UNAVAILABLE || reason == "SESSION_BUSY" || reason == "LEASE_LOST";
+  const bool passes = code == Code::UNAVAILABLE || reason == "SESSION_BUSY" ||
+                      reason == "LEASE_LOST" || reason.starts_with("QUOTA_");
   EXPECT_EQ(details.retry.has_value(), passes);
   if (details.retry) {
     const auto& delay = details.retry->retry_delay();
@@ -556,6 +559,43 @@ TEST_F(ErrorTableTest, NoKeyThatTheServerKnows) {
   std::ofstream(config.auth.keys_file) << "keys:\n";
   Serve();
   EXPECT_RPC(GetOverRpc("s"), UNAUTHENTICATED, "CREDENTIALS_INVALID");
+}
+
+TEST_F(ErrorTableTest, ATenantAtItsLimits) {
+  test::TemporaryFolder folder;
+  const std::string file = folder.path() / "keys.yaml";
+  config.auth.keys_file =
+      WriteKeys(file, "keys:\n" + KeyEntry("a", "acme", "user") + KeyEntry("b", "acme", "user") +
+                          KeyEntry("c", "other", "user") +
+                          "tenants:\n"
+                          "  - {id: acme, running: 1, tokens_per_minute: 4}\n");
+  Serve();
+  const auto turn = [&](const std::string& key) {
+    grpc::ClientContext context;
+    ShowKey(context, key);
+    v1::CompleteResponse response;
+    return generation_->Complete(&context, Request("", "x", 8), &response);
+  };
+  {
+    grpc::ClientContext context;
+    ShowKey(context, "a");
+    auto stream = generation_->Generate(&context, Endless(""));
+    v1::GenerateResponse event;
+    ASSERT_TRUE(stream->Read(&event));
+    const Details refused = EXPECT_RPC(turn("b"), RESOURCE_EXHAUSTED, "QUOTA_REQUESTS");
+    ASSERT_TRUE(refused.quota.has_value());
+    EXPECT_EQ(refused.quota->violations(0).subject(), "tenants/acme");
+    EXPECT_TRUE(turn("c").ok());
+    context.TryCancel();
+    while (stream->Read(&event)) {
+    }
+    (void)stream->Finish();
+  }
+  while (core->RunningCalls() > 0) std::this_thread::sleep_for(milliseconds(10));
+  const Details spent = EXPECT_RPC(turn("b"), RESOURCE_EXHAUSTED, "QUOTA_TOKENS");
+  ASSERT_TRUE(spent.quota.has_value());
+  EXPECT_NE(spent.quota->violations(0).description(), "");
+  EXPECT_TRUE(turn("c").ok());
 }
 
 TEST_F(ErrorTableTest, TooManyAtOnce) {
