@@ -212,11 +212,8 @@ absl::StatusOr<v1::RewindSessionResponse> Client::RewindSession(v1::RewindSessio
 absl::StatusOr<v1::Snapshot> Client::CreateSnapshot(v1::CreateSnapshotRequest request,
                                                     const CallOptions& call) const {
   if (auto s = ExpandSession(options(), request.mutable_parent()); !s.ok()) return s;
-  // An id can be taken only once.
-  return Call<v1::Snapshot>(*channel_, call, options().timeout,
-                            request.snapshot_id().empty() ? Repeat::kNever : Repeat::kGuarded,
-                            request.parent(), *channel_->sessions,
-                            &v1::Sessions::Stub::CreateSnapshot, request);
+  return Call<v1::Snapshot>(*channel_, call, options().timeout, Repeat::kGuarded, request.parent(),
+                            *channel_->sessions, &v1::Sessions::Stub::CreateSnapshot, request);
 }
 
 absl::StatusOr<v1::Snapshot> Client::GetSnapshot(std::string_view name,
@@ -236,8 +233,7 @@ absl::StatusOr<v1::Snapshot> Client::DeleteSnapshot(std::string_view name,
   if (!full.ok()) return full.status();
   v1::DeleteSnapshotRequest request;
   request.set_name(*full);
-  // A second attempt could delete one made anew in between.
-  return Call<v1::Snapshot>(*channel_, call, options().timeout, Repeat::kNever, SessionOf(*full),
+  return Call<v1::Snapshot>(*channel_, call, options().timeout, Repeat::kGuarded, SessionOf(*full),
                             *channel_->sessions, &v1::Sessions::Stub::DeleteSnapshot, request);
 }
 

@@ -144,12 +144,13 @@ void RequestMemory::Prune(Tenant& tenant) {
 }
 
 void AddRequestMark(const CallContext& context, const std::vector<SessionName>& sessions,
-                    int64_t version, std::vector<memstore::Put>& puts) {
+                    int64_t version, std::vector<memstore::Put>& puts, std::string_view snapshot) {
   if (context.request.id.empty()) return;
   storage::StoredRequest mark;
   mark.set_payload(context.request.payload);
   for (const SessionName& name : sessions) mark.add_sessions(name.session);
   mark.set_version(version);
+  mark.set_snapshot(std::string(snapshot));
   puts.push_back(SessionStore::RequestPut(context.tenant, context.request.id, mark,
                                           absl::Now() + RequestMemory::kKeep));
 }

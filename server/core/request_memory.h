@@ -13,6 +13,7 @@
 #include <map>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -98,8 +99,9 @@ class RequestMemory {
 };
 
 // The put that says that the call of `context` was done, if it has a request_id: `sessions` are
-// their names, `version` is that of a turn.
+// their names, `version` is that of a turn, `snapshot` the id of one of the only session's.
 void AddRequestMark(const CallContext& context, const std::vector<SessionName>& sessions,
-                    int64_t version, std::vector<memstore::Put>& puts);
+                    int64_t version, std::vector<memstore::Put>& puts,
+                    std::string_view snapshot = "");
 
 }  // namespace mneme::server

@@ -165,7 +165,7 @@ class ServerCoreImpl final : public ServerCore {
   }
   absl::StatusOr<v1::Snapshot> CreateSnapshot(CallContext& context,
                                               const v1::CreateSnapshotRequest& request) override {
-    return Count(server::CreateSnapshot(parts_, context, request));
+    return Count(Once(context, request, server::CreateSnapshot));
   }
   absl::StatusOr<v1::Snapshot> GetSnapshot(CallContext& context,
                                            const v1::GetSnapshotRequest& request) override {
@@ -173,7 +173,7 @@ class ServerCoreImpl final : public ServerCore {
   }
   absl::StatusOr<v1::Snapshot> DeleteSnapshot(CallContext& context,
                                               const v1::DeleteSnapshotRequest& request) override {
-    return Count(server::DeleteSnapshot(parts_, context, request));
+    return Count(Once(context, request, server::DeleteSnapshot));
   }
   absl::StatusOr<v1::ListSnapshotsResponse> ListSnapshots(
       CallContext& context, const v1::ListSnapshotsRequest& request) override {
@@ -334,6 +334,20 @@ class ServerCoreImpl final : public ServerCore {
                           v1::ForkSessionResponse& out) {
     MNEME_ASSIGN_OR_RETURN(auto sessions, SessionsOf(context, done));
     for (v1::Session& session : sessions) *out.add_sessions() = std::move(session);
+    return absl::OkStatus();
+  }
+
+  // As it is now; one that is gone has its name left.
+  absl::Status AnswerAnew(CallContext& context, const storage::StoredRequest& done,
+                          v1::Snapshot& out) {
+    v1::GetSnapshotRequest get;
+    get.set_name(SnapshotName{{context.tenant, done.sessions(0)}, done.snapshot()}.str());
+    auto snapshot = server::GetSnapshot(parts_, context, get);
+    if (absl::IsNotFound(snapshot.status())) {
+      snapshot.emplace();
+      snapshot->set_name(get.name());
+    }
+    MNEME_ASSIGN_OR_RETURN(out, std::move(snapshot));
     return absl::OkStatus();
   }
 

@@ -107,6 +107,7 @@ absl::StatusOr<v1::Snapshot> CreateSnapshot(Parts& parts, CallContext& context,
     }
     const int64_t now = NowMicros();
     AddSnapshot(parts, record, id, /*automatic=*/false, now, change.puts);
+    AddRequestMark(context, {name}, 0, change.puts, id);
     record.data.set_update_time_us(now);
     return absl::OkStatus();
   };
@@ -142,6 +143,7 @@ absl::StatusOr<v1::Snapshot> DeleteSnapshot(Parts& parts, CallContext& context,
     if (ref == refs.end()) return VersionMismatch(record, parts.metrics);
     change.deletes.push_back({parts.sessions->SnapshotKey(name), ref->record_version()});
     refs.erase(ref);
+    AddRequestMark(context, {name.session}, 0, change.puts, name.snapshot);
     record.data.set_update_time_us(NowMicros());
     return absl::OkStatus();
   };

@@ -250,6 +250,19 @@ TEST_F(RequestIdTest, ARestartDoesNothingTwice) {
   undelete.set_name(remove.name());
   undelete.set_request_id(MakeUid());
   ASSERT_TRUE(Call(&ServerCore::UndeleteSession, undelete).ok());
+  v1::CreateSnapshotRequest keep;
+  keep.set_parent(name);
+  keep.set_request_id(MakeUid());
+  const auto kept = Call(&ServerCore::CreateSnapshot, keep);
+  ASSERT_TRUE(kept.ok()) << kept.status();
+  v1::CreateSnapshotRequest keep_other = keep;
+  keep_other.set_snapshot_id("other");
+  keep_other.set_request_id(MakeUid());
+  ASSERT_TRUE(Call(&ServerCore::CreateSnapshot, keep_other).ok());
+  v1::DeleteSnapshotRequest drop;
+  drop.set_name(name + "/snapshots/other");
+  drop.set_request_id(MakeUid());
+  ASSERT_TRUE(Call(&ServerCore::DeleteSnapshot, drop).ok());
   const int sessions = NumSessions();
   Start();
 
@@ -270,6 +283,11 @@ TEST_F(RequestIdTest, ARestartDoesNothingTwice) {
   EXPECT_EQ(Call(&ServerCore::DeleteSession, purge)->state(), v1::Session::DELETED);
   EXPECT_EQ(Call(&ServerCore::DeleteSession, remove)->name(), remove.name());
   EXPECT_EQ(Call(&ServerCore::UndeleteSession, undelete)->state(), v1::Session::ACTIVE);
+  const auto kept_again = Call(&ServerCore::CreateSnapshot, keep);
+  ASSERT_TRUE(kept_again.ok()) << kept_again.status();
+  EXPECT_TRUE(google::protobuf::util::MessageDifferencer::Equals(*kept_again, *kept));
+  EXPECT_EQ(Call(&ServerCore::DeleteSnapshot, drop)->name(), drop.name());
+  EXPECT_EQ(Call(&ServerCore::CreateSnapshot, keep_other)->name(), drop.name());  // gone since
   EXPECT_EQ(NumSessions(), sessions);
   auto other = create;
   other.set_session_id("other");
