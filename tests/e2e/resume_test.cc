@@ -5,58 +5,35 @@
 #include <set>
 
 #include "absl/strings/str_cat.h"
-#include "client/client.h"
+#include "tests/e2e/server_test_base.h"
 #include "tests/support/cutting_proxy.h"
-#include "tests/support/server_process.h"
 
 namespace mneme::test {
 namespace {
 
-constexpr size_t kTokens = 16;
+constexpr int kTokens = 16;
 
-class ResumeTest : public ::testing::Test {
+class ResumeTest : public ServerTestBase {
  protected:
   void SetUp() override {
-    auto server = ServerProcess::Start(
-        {.binary = MNEME_SERVER_BINARY,
-         .model = absl::StrCat("tiny=", MNEME_TINY_MODEL),
-         .folder = folder_.path(),
-         // One token is one event, and waits for its reader.
-         .flags = {"--limits.max_unsent_tokens", "1", "--drain.pre_stop_delay", "0s"}});
-    ASSERT_TRUE(server.ok()) << server.status();
-    server_ = *std::move(server);
+    // One token is one event, and waits for its reader.
+    server_ = Start(Options({"--limits.max_unsent_tokens", "1"}));
+    ASSERT_NE(server_, nullptr);
     proxy_ = std::make_unique<CuttingProxy>(server_->address());
     direct_ = Connect(server_->address());
     broken_ = Connect(proxy_->address());
   }
-  static std::optional<client::Client> Connect(const std::string& address) {
-    auto client = client::Client::Connect({.server = address, .work_timeout = absl::Seconds(60)});
-    EXPECT_TRUE(client.ok()) << client.status();
-    return client.ok() ? std::optional(*client) : std::nullopt;
-  }
   static v1::GenerateRequest Turn(const std::string& session) {
-    v1::GenerateRequest request;
-    request.set_session(session);
-    request.set_text("The lighthouse keeper");
-    request.set_max_output_tokens(kTokens);
-    request.set_ignore_eos(true);
-    request.mutable_sampling()->set_seed(11);
-    return request;
-  }
-  void Create(const std::string& id) {
-    v1::CreateSessionRequest request;
-    request.set_session_id(id);
-    ASSERT_TRUE(direct_->CreateSession(request).ok());
+    return Request(session, "The lighthouse keeper", kTokens);
   }
 
-  TemporaryFolder folder_;
   std::unique_ptr<ServerProcess> server_;
   std::unique_ptr<CuttingProxy> proxy_;
   std::optional<client::Client> direct_, broken_;
 };
 
 TEST_F(ResumeTest, CutBehindEveryTokenTheTextIsTheUncutOne) {
-  Create("whole");
+  Create(*direct_, "whole");
   std::set<size_t> ends;  // of events, in tokens: those of one character come together
   std::vector<int32_t> uncut_tokens;
   std::string uncut_text;
@@ -70,8 +47,8 @@ TEST_F(ResumeTest, CutBehindEveryTokenTheTextIsTheUncutOne) {
   }
   const auto uncut_final = uncut->Finish();
   ASSERT_TRUE(uncut_final.ok()) << uncut_final.status();
-  ASSERT_EQ(uncut_tokens.size(), kTokens);
-  ASSERT_GT(ends.size(), kTokens / 2);
+  ASSERT_EQ(uncut_tokens.size(), size_t{kTokens});
+  ASSERT_GT(ends.size(), size_t{kTokens / 2});
   std::set<size_t> cut_behind;  // so many tokens
   // Some bytes come when they like, so that a cut does not always hit the same token: until each
   // was hit.
@@ -79,7 +56,7 @@ TEST_F(ResumeTest, CutBehindEveryTokenTheTextIsTheUncutOne) {
   for (int cut = 0; cut_behind != ends; ++cut) {
     ASSERT_LT(cut, 400) << "cuts behind " << cut_behind.size() << " tokens only";
     const std::string id = absl::StrCat("cut-", cut);
-    Create(id);
+    Create(*direct_, id);
     v1::GenerateRequest turn = Turn(id);
     const int cuts = proxy_->cuts();
     proxy_->CutAfter(bytes);
@@ -111,7 +88,7 @@ TEST_F(ResumeTest, CutBehindEveryTokenTheTextIsTheUncutOne) {
 }
 
 TEST_F(ResumeTest, AServerThatIsKilledEndsTheStreamWithAnUnknownOutcome) {
-  Create("s");
+  Create(*direct_, "s");
   auto turn = Turn("s");
   turn.set_max_output_tokens(60000);
   auto stream = direct_->Generate(turn);

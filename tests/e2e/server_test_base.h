@@ -29,9 +29,9 @@ class ServerTestBase : public ::testing::Test {
     EXPECT_TRUE(server.ok()) << server.status();
     return server.ok() ? *std::move(server) : nullptr;
   }
-  static client::Client Connect(const ServerProcess& server) {
-    auto client =
-        client::Client::Connect({.server = server.address(), .work_timeout = absl::Seconds(120)});
+  static client::Client Connect(const ServerProcess& server) { return Connect(server.address()); }
+  static client::Client Connect(const std::string& address) {
+    auto client = client::Client::Connect({.server = address, .work_timeout = absl::Seconds(120)});
     EXPECT_TRUE(client.ok()) << client.status();
     return *client;
   }
