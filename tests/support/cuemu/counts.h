@@ -1,4 +1,5 @@
-// What the emulator has counted since it was loaded: for tests that hold launchers to a cost.
+// What the emulator has counted since it was loaded, of all devices: for tests that hold launchers
+// to a cost.
 #pragma once
 
 #include <cstdint>

@@ -8,6 +8,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <deque>
+#include <fstream>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -32,11 +33,13 @@ uint3 threadIdx, blockIdx;
 dim3 blockDim, gridDim;
 
 struct CuemuStream {
+  const int device;
   // Not done yet, oldest first. An operation may make another stream run.
   std::deque<std::function<void()>> waiting;
   int64_t enqueued = 0, done = 0;
 };
 struct CuemuEvent {
+  const int device;
   CuemuStream* stream = nullptr;
   int64_t after = 0;  // how many of the stream's operations
 };
@@ -55,6 +58,7 @@ constexpr unsigned kThreadsAtMost = 1024;
 // CUEMU_STREAMS: lazy (as late as allowed) or eager.
 // CUEMU_DEVICES: how many there are; 0 behaves like a machine without a driver.
 // CUEMU_MEMORY: bytes of a device's memory.
+// CUEMU_FAULT: a file that says what fails next; see OrderedFault.
 // CUEMU_PROTECT: with 0 the host may touch device memory, which saves the calls that forbid it.
 // CUEMU_TOUCHED: with 1 the pages that each launch reads and writes are counted.
 std::string Setting(const char* name, const char* otherwise) {
@@ -125,6 +129,9 @@ class Arena {
     mprotect(base_, end_, PROT_NONE);
   }
   bool open() const { return open_; }
+  bool Has(const void* address) const {
+    return blocks_.contains(static_cast<std::byte*>(const_cast<void*>(address)));
+  }
 
   // Between these every page is counted that is read before it is written, or written.
   void Watch() {
@@ -239,7 +246,7 @@ cuemu_switch:
 class Executor {
  public:
   // False after a fault.
-  bool Run(const Launch& launch);
+  bool Run(const Launch& launch, Arena& arena);
 
   void SyncThreads(Site site);
   void WarpCollective(unsigned mask, const char* kind, void* call, void (*compute)(const Lanes&));
@@ -279,24 +286,56 @@ class Executor {
 #endif
 };
 
+// What a test orders to fail. It writes "OPERATION COUNT DEVICE" into the file that CUEMU_FAULT
+// names: the COUNT-th launch, copy or malloc on DEVICE from then on. The file is gone once the
+// order is taken. A malloc finds no memory, this one time; the others are faults of the device for
+// good.
+class OrderedFault {
+ public:
+  bool IsDue(const char* operation, int device) {
+    if (path_.empty()) return false;
+    if (std::ifstream file(path_); file >> operation_ >> count_ >> device_) {
+      std::remove(path_.c_str());
+    }
+    return operation_ == operation && device_ == device && --count_ == 0;
+  }
+
+ private:
+  const std::string path_ = Setting("CUEMU_FAULT", "");
+  std::string operation_;
+  int64_t count_ = 0;
+  int device_ = 0;
+};
+
+struct Device {
+  Arena arena;
+  std::vector<CuemuStream*> streams;
+  cudaError_t sticky = cudaSuccess;
+};
+
 struct State {
   std::recursive_mutex mutex;
-  Arena arena;
   Executor executor;
   std::map<std::byte*, size_t> pinned;
   std::map<const void*, size_t> shared_allowed;
-  std::vector<CuemuStream*> streams;
-  cudaError_t sticky = cudaSuccess;
-  cudaError_t last = cudaSuccess;
-  CuemuCounts counts;
+  CuemuCounts counts;        // of all devices
+  Arena* watched = nullptr;  // while a launch runs whose pages are counted
   const bool touched = Setting("CUEMU_TOUCHED", "0") == "1";
+  OrderedFault fault;
   const bool eager = Setting("CUEMU_STREAMS", "lazy") == "eager";
-  const int devices = std::atoi(Setting("CUEMU_DEVICES", "1").c_str());
+  std::vector<Device> devices{
+      static_cast<size_t>(std::max(0, std::atoi(Setting("CUEMU_DEVICES", "1").c_str())))};
 };
 State& Global() {
   static State* const state = new State;
   return *state;
 }
+
+// Of the thread, as in CUDA.
+thread_local int current_device = 0;
+thread_local cudaError_t last_error = cudaSuccess;
+
+Device& Current() { return Global().devices[current_device]; }
 
 // ---- what launches touch
 
@@ -305,23 +344,24 @@ void OnAccess(int signal, siginfo_t* info, void* context) {
   // Bit 1 of a page fault's error code: the access was a write.
   const bool writes = (static_cast<ucontext_t*>(context)->uc_mcontext.gregs[REG_ERR] & 2) != 0;
   State& state = Global();
-  if (!state.arena.Touch(info->si_addr, writes, state.counts)) std::signal(signal, SIG_DFL);
+  if (!state.watched->Touch(info->si_addr, writes, state.counts)) std::signal(signal, SIG_DFL);
 }
 
-// Watches device memory for as long as it lives.
+// Watches the memory of the device that a launch is on, for as long as it lives.
 class Watching {
  public:
-  Watching() {
+  explicit Watching(Arena& arena) {
     if (!Global().touched) return;
+    Global().watched = &arena;
     struct sigaction action {};
     action.sa_sigaction = &OnAccess;
     action.sa_flags = SA_SIGINFO;
     sigaction(SIGSEGV, &action, &before_);
-    Global().arena.Watch();
+    arena.Watch();
   }
   ~Watching() {
     if (!Global().touched) return;
-    Global().arena.Unwatch();
+    Global().watched->Unwatch();
     sigaction(SIGSEGV, &before_, nullptr);
   }
   Watching(const Watching&) = delete;
@@ -585,7 +625,7 @@ void Executor::RunBlock() {
 #endif
 }
 
-bool Executor::Run(const Launch& launch) {
+bool Executor::Run(const Launch& launch, Arena& arena) {
   launch_ = launch;
   faulted_ = false;
   const unsigned count = launch.block.x * launch.block.y * launch.block.z;
@@ -597,7 +637,7 @@ bool Executor::Run(const Launch& launch) {
   blockDim = launch.block;
   gridDim = launch.grid;
   const unsigned blocks = launch.grid.x * launch.grid.y * launch.grid.z;
-  const Watching watching;
+  const Watching watching(arena);
   for (const unsigned block : Order(blocks, random_)) {
     blockIdx = {block % launch.grid.x, block / launch.grid.x % launch.grid.y,
                 block / (launch.grid.x * launch.grid.y)};
@@ -617,30 +657,35 @@ bool Executor::Run(const Launch& launch) {
 
 // ---- streams
 
-cudaError_t Keep(cudaError_t error) {
-  State& state = Global();
-  if (state.sticky != cudaSuccess) error = state.sticky;
-  if (error != cudaSuccess) state.last = error;
+cudaError_t KeepOf(const Device& device, cudaError_t error) {
+  if (device.sticky != cudaSuccess) error = device.sticky;
+  if (error != cudaSuccess) last_error = error;
   return error;
 }
+cudaError_t Keep(cudaError_t error) { return KeepOf(Current(), error); }
+// Of a call to a runtime that has found no device.
+cudaError_t WithoutDriver() { return last_error = cudaErrorInsufficientDriver; }
 
 // Runs operations until `count` of the stream's are done.
 void RunUntil(CuemuStream& stream, int64_t count) {
-  State& state = Global();
+  Device& device = Global().devices[stream.device];
   if (stream.done >= count) return;
-  const bool outermost = !state.arena.open();
-  if (outermost) state.arena.Open();
+  const bool outermost = !device.arena.open();
+  if (outermost) device.arena.Open();
   while (stream.done < count && !stream.waiting.empty()) {
     const std::function<void()> operation = std::move(stream.waiting.front());
     stream.waiting.pop_front();
-    if (state.sticky == cudaSuccess) operation();
+    if (device.sticky == cudaSuccess) operation();
     ++stream.done;
   }
-  if (outermost) state.arena.Close();
+  if (outermost) device.arena.Close();
 }
 
+void RunAll(const Device& device) {
+  for (CuemuStream* stream : device.streams) RunUntil(*stream, stream->enqueued);
+}
 void RunAll() {
-  for (CuemuStream* stream : Global().streams) RunUntil(*stream, stream->enqueued);
+  for (const Device& device : Global().devices) RunAll(device);
 }
 
 cudaError_t Add(CuemuStream* stream, std::function<void()> operation) {
@@ -648,7 +693,15 @@ cudaError_t Add(CuemuStream* stream, std::function<void()> operation) {
   stream->waiting.push_back(std::move(operation));
   ++stream->enqueued;
   if (Global().eager) RunUntil(*stream, stream->enqueued);
-  return Keep(cudaSuccess);
+  return KeepOf(Global().devices[stream->device], cudaSuccess);
+}
+
+// What takes an operation's place when a test has ordered a fault.
+cudaError_t AddFault(CuemuStream* stream, cudaError_t error) {
+  return Add(stream, [stream, error] {
+    std::fprintf(stderr, "cuemu: a fault as ordered, on device %d\n", stream->device);
+    Global().devices[stream->device].sticky = error;
+  });
 }
 
 bool Pinned(const void* at) {
@@ -687,12 +740,20 @@ cudaError_t Enqueue(const cudaLaunchConfig_t& config, const void* kernel,
                  grid.x, grid.y, grid.z, threads, config.dynamicSmemBytes);
     return Keep(cudaErrorInvalidValue);
   }
+  if (config.stream != nullptr && config.stream->device != current_device) {
+    return Keep(cudaErrorInvalidResourceHandle);
+  }
   ++state.counts.launches;
+  if (state.fault.IsDue("launch", current_device)) {
+    return AddFault(config.stream, cudaErrorIllegalAddress);
+  }
   return Add(config.stream,
              [launch = Launch{nullptr, grid, config.blockDim, config.dynamicSmemBytes},
-              thread = std::move(thread)]() mutable {
+              thread = std::move(thread), device = &Current()]() mutable {
                launch.body = &thread;
-               if (!Global().executor.Run(launch)) Global().sticky = cudaErrorLaunchFailure;
+               if (!Global().executor.Run(launch, device->arena)) {
+                 device->sticky = cudaErrorLaunchFailure;
+               }
              });
 }
 
@@ -708,27 +769,43 @@ void WarpCollective(unsigned mask, const char* kind, void* call, void (*compute)
 }  // namespace cuemu
 
 using cuemu::Add;
+using cuemu::Current;
 using cuemu::Global;
 using cuemu::Keep;
+using cuemu::KeepOf;
 using cuemu::Lock;
 
 cudaError_t cudaGetDeviceCount(int* count) {
   const Lock lock(Global().mutex);
-  if (Global().devices == 0) return Keep(cudaErrorInsufficientDriver);
-  *count = Global().devices;
-  return Keep(cudaSuccess);
+  if (Global().devices.empty()) return cuemu::WithoutDriver();
+  *count = static_cast<int>(Global().devices.size());
+  return cudaSuccess;
 }
 
 cudaError_t cudaSetDevice(int device) {
   const Lock lock(Global().mutex);
-  return Keep(device >= 0 && device < Global().devices ? cudaSuccess : cudaErrorInvalidDevice);
+  if (Global().devices.empty()) return cuemu::WithoutDriver();
+  if (device < 0 || device >= static_cast<int>(Global().devices.size())) {
+    return Keep(cudaErrorInvalidDevice);
+  }
+  cuemu::current_device = device;
+  return cudaSuccess;
 }
 
-cudaError_t cudaGetDeviceProperties(cudaDeviceProp* prop, int) {
+cudaError_t cudaDeviceSynchronize() {
   const Lock lock(Global().mutex);
+  cuemu::RunAll(Current());
+  return Keep(cudaSuccess);
+}
+
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp* prop, int device) {
+  const Lock lock(Global().mutex);
+  if (device < 0 || device >= static_cast<int>(Global().devices.size())) {
+    return Keep(cudaErrorInvalidDevice);
+  }
   *prop = {};
   std::snprintf(prop->name, sizeof prop->name, "emulated on the host");
-  prop->totalGlobalMem = Global().arena.capacity();
+  prop->totalGlobalMem = Global().devices[device].arena.capacity();
   prop->sharedMemPerBlock = cuemu::kSharedWithoutAsking;
   prop->sharedMemPerBlockOptin = cuemu::kSharedAtMost;
   prop->major = 8;
@@ -739,14 +816,16 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* prop, int) {
 
 cudaError_t cudaMemGetInfo(size_t* free_bytes, size_t* total_bytes) {
   const Lock lock(Global().mutex);
-  *total_bytes = Global().arena.capacity();
-  *free_bytes = *total_bytes - Global().arena.used();
+  *total_bytes = Current().arena.capacity();
+  *free_bytes = *total_bytes - Current().arena.used();
   return Keep(cudaSuccess);
 }
 
 cudaError_t cudaMalloc(void** at, size_t bytes) {
   const Lock lock(Global().mutex);
-  void* address = Global().arena.Allocate(bytes);
+  if (Current().sticky != cudaSuccess) return Keep(cudaSuccess);
+  if (Global().fault.IsDue("malloc", cuemu::current_device)) return Keep(cudaErrorMemoryAllocation);
+  void* address = Current().arena.Allocate(bytes);
   if (address == nullptr) return Keep(cudaErrorMemoryAllocation);
   *at = address;
   return Keep(cudaSuccess);
@@ -755,8 +834,13 @@ cudaError_t cudaMalloc(void** at, size_t bytes) {
 cudaError_t cudaFree(void* at) {
   const Lock lock(Global().mutex);
   if (at == nullptr) return Keep(cudaSuccess);
-  cuemu::RunAll();
-  return Keep(Global().arena.Free(at) ? cudaSuccess : cudaErrorInvalidDevicePointer);
+  for (cuemu::Device& device : Global().devices) {
+    if (!device.arena.Has(at)) continue;
+    cuemu::RunAll(device);
+    device.arena.Free(at);
+    return KeepOf(device, cudaSuccess);
+  }
+  return Keep(cudaErrorInvalidDevicePointer);
 }
 
 cudaError_t cudaHostAlloc(void** at, size_t bytes, unsigned) {
@@ -780,23 +864,24 @@ cudaError_t cudaFreeHost(void* at) {
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
   const Lock lock(Global().mutex);
-  *stream = new CuemuStream;
-  Global().streams.push_back(*stream);
+  *stream = new CuemuStream{.device = cuemu::current_device};
+  Current().streams.push_back(*stream);
   return Keep(cudaSuccess);
 }
 
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
   const Lock lock(Global().mutex);
   cuemu::RunUntil(*stream, stream->enqueued);
-  std::erase(Global().streams, stream);
+  cuemu::Device& device = Global().devices[stream->device];
+  std::erase(device.streams, stream);
   delete stream;
-  return Keep(cudaSuccess);
+  return KeepOf(device, cudaSuccess);
 }
 
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   const Lock lock(Global().mutex);
   cuemu::RunUntil(*stream, stream->enqueued);
-  return Keep(cudaSuccess);
+  return KeepOf(Global().devices[stream->device], cudaSuccess);
 }
 
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
@@ -807,7 +892,7 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
 }
 
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
-  *event = new CuemuEvent;
+  *event = new CuemuEvent{.device = cuemu::current_device};
   return cudaSuccess;
 }
 
@@ -818,6 +903,7 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
 
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   const Lock lock(Global().mutex);
+  if (event->device != stream->device) return Keep(cudaErrorInvalidResourceHandle);
   event->stream = stream;
   event->after = stream->enqueued;
   return Keep(cudaSuccess);
@@ -826,7 +912,7 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
   const Lock lock(Global().mutex);
   if (event->stream != nullptr) cuemu::RunUntil(*event->stream, event->after);
-  return Keep(cudaSuccess);
+  return KeepOf(Global().devices[event->device], cudaSuccess);
 }
 
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind,
@@ -834,15 +920,19 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
   const Lock lock(Global().mutex);
   ++Global().counts.copies;
   Global().counts.copied_bytes += static_cast<int64_t>(bytes);
-  if (kind == cudaMemcpyHostToDevice && !cuemu::Pinned(from)) {
+  if (stream != nullptr && Global().fault.IsDue("copy", stream->device)) {
+    cuemu::AddFault(stream, cudaErrorECCUncorrectable);
+  } else if (kind == cudaMemcpyHostToDevice && !cuemu::Pinned(from)) {
     // Pageable memory is read before the call returns.
     auto staged = std::make_shared<std::vector<std::byte>>(bytes);
     std::copy_n(static_cast<const std::byte*>(from), bytes, staged->begin());
-    return Add(stream, [=] { memcpy(to, staged->data(), bytes); });
+    Add(stream, [=] { memcpy(to, staged->data(), bytes); });
+  } else {
+    Add(stream, [=] { memcpy(to, from, bytes); });
   }
-  const cudaError_t error = Add(stream, [=] { memcpy(to, from, bytes); });
+  if (stream == nullptr) return Keep(cudaErrorInvalidResourceHandle);
   if (kind == cudaMemcpyDeviceToHost && !cuemu::Pinned(to)) return cudaStreamSynchronize(stream);
-  return error;
+  return KeepOf(Global().devices[stream->device], cudaSuccess);
 }
 
 cudaError_t cudaMemsetAsync(void* at, int value, size_t bytes, cudaStream_t stream) {
@@ -854,9 +944,10 @@ const CuemuCounts* cuemu_counts() { return &Global().counts; }
 
 cudaError_t cudaGetLastError() {
   const Lock lock(Global().mutex);
-  const cudaError_t last = Global().sticky != cudaSuccess ? Global().sticky : Global().last;
-  Global().last = cudaSuccess;
-  return last;
+  const cudaError_t last = cuemu::last_error;
+  cuemu::last_error = cudaSuccess;
+  const bool sticks = !Global().devices.empty() && Current().sticky != cudaSuccess;
+  return sticks ? Current().sticky : last;
 }
 
 const char* cudaGetErrorName(cudaError_t error) {
@@ -879,6 +970,10 @@ const char* cudaGetErrorName(cudaError_t error) {
       return "cudaErrorInvalidResourceHandle";
     case cudaErrorNotReady:
       return "cudaErrorNotReady";
+    case cudaErrorIllegalAddress:
+      return "cudaErrorIllegalAddress";
+    case cudaErrorECCUncorrectable:
+      return "cudaErrorECCUncorrectable";
     case cudaErrorLaunchFailure:
       return "cudaErrorLaunchFailure";
   }

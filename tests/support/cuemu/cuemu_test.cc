@@ -4,9 +4,13 @@
 
 #include <csignal>
 #include <cstddef>
+#include <cstdlib>
+#include <fstream>
+#include <string>
 #include <vector>
 
 #include "cuda_runtime.h"
+#include "tests/support/cuemu/counts.h"
 
 namespace {
 
@@ -205,6 +209,79 @@ TEST_F(CuemuDeathTest, FaultsStopTheLaunchAndStick) {
   EXPECT_FAULT(NotInItsMask, "not in");
   EXPECT_FAULT(UnlikeCollectives, "different collectives");
   EXPECT_FAULT(Deadlock, "deadlock");
+}
+
+// Of two devices, in a process of its own: how many there are is asked once.
+void TwoDevices() {
+  const std::string order = testing::TempDir() + "cuemu-fault";
+  setenv("CUEMU_DEVICES", "2", 1);
+  setenv("CUEMU_FAULT", order.c_str(), 1);
+  setenv("CUEMU_TOUCHED", "1", 1);
+  cudaStream_t streams[2];
+  int* counters[2];
+  for (int device = 0; device < 2; ++device) {
+    ASSERT_EQ(cudaSetDevice(device), cudaSuccess);
+    ASSERT_EQ(cudaStreamCreateWithFlags(&streams[device], cudaStreamNonBlocking), cudaSuccess);
+    ASSERT_EQ(cudaMalloc(reinterpret_cast<void**>(&counters[device]), sizeof(int)), cudaSuccess);
+    ASSERT_EQ(cudaMemsetAsync(counters[device], 0, sizeof(int), streams[device]), cudaSuccess);
+  }
+  ASSERT_EQ(cudaSetDevice(2), cudaErrorInvalidDevice);
+  const auto launch = [&](int device) {
+    cudaLaunchConfig_t config{};
+    config.stream = streams[device];
+    return cudaLaunchKernelEx(&config, Increment, counters[device]);
+  };
+  const auto read = [&](int device) {
+    int value = -1;
+    EXPECT_EQ(cudaMemcpyAsync(&value, counters[device], sizeof value, cudaMemcpyDeviceToHost,
+                              streams[device]),
+              cudaSuccess);
+    return value;
+  };
+  EXPECT_EQ(launch(1), cudaSuccess);
+  EXPECT_EQ(launch(0), cudaErrorInvalidResourceHandle);  // the thread's device is 1
+  ASSERT_EQ(cudaSetDevice(0), cudaSuccess);
+  while (cudaGetLastError() != cudaSuccess) {
+  }
+  EXPECT_EQ(launch(0), cudaSuccess);
+  EXPECT_EQ(read(0), 1);
+  EXPECT_EQ(read(1), 1);
+  // Of all devices; what was refused is none.
+  EXPECT_EQ(cuemu_counts()->launches, 2);
+  EXPECT_EQ(cuemu_counts()->copied_bytes, 8);
+  EXPECT_EQ(cuemu_counts()->pages_written, 2);
+
+  // An order of a fault holds for its device, from when it is given.
+  std::ofstream(order) << "launch 2 0";
+  EXPECT_EQ(launch(0), cudaSuccess);
+  EXPECT_FALSE(std::ifstream(order).is_open());
+  EXPECT_EQ(read(0), 2);
+  EXPECT_EQ(launch(0), cudaSuccess);
+  EXPECT_EQ(cudaStreamSynchronize(streams[0]), cudaErrorIllegalAddress);
+  EXPECT_EQ(cudaGetLastError(), cudaErrorIllegalAddress);
+  EXPECT_EQ(cudaDeviceSynchronize(), cudaErrorIllegalAddress);
+  ASSERT_EQ(cudaSetDevice(1), cudaSuccess);
+  EXPECT_EQ(cudaDeviceSynchronize(), cudaSuccess);
+  std::ofstream(order) << "malloc 1 1";
+  void* at = nullptr;
+  EXPECT_EQ(cudaMalloc(&at, 4), cudaErrorMemoryAllocation);
+  EXPECT_EQ(cudaMalloc(&at, 4), cudaSuccess);
+  EXPECT_EQ(read(1), 1);
+  std::ofstream(order) << "copy 1 1";
+  int value = 0;
+  EXPECT_EQ(cudaMemcpyAsync(&value, counters[1], sizeof value, cudaMemcpyDeviceToHost, streams[1]),
+            cudaErrorECCUncorrectable);
+  EXPECT_EQ(cudaMalloc(&at, 4), cudaErrorECCUncorrectable);
+}
+
+TEST(CuemuDevicesDeathTest, HaveMemoryStreamsAndFaultsOfTheirOwn) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  EXPECT_EXIT(
+      {
+        TwoDevices();
+        std::exit(testing::Test::HasFailure() ? 1 : 42);
+      },
+      testing::ExitedWithCode(42), "a fault as ordered, on device 0");
 }
 
 TEST_F(CuemuDeathTest, NobodyTouchesWhatIsNotTheirs) {
