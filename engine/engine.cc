@@ -102,8 +102,8 @@ class Pass {
     const Rows logits = ComputeLogits(exec, hidden);
     MNEME_RETURN_IF_ERROR(exec.device().Wait());
     for (int64_t i = 0; i < wanted; ++i) finite[targets_[i].index] &= finite_[i];
-    if (wanted > 0 && !InPlace(memory)) ScatterLogits(logits);
-    KeepHidden();
+    if (wanted > 0 && !InPlace(memory)) MNEME_RETURN_IF_ERROR(ScatterLogits(logits));
+    MNEME_RETURN_IF_ERROR(KeepHidden());
     Clear();
     return absl::OkStatus();
   }
@@ -150,20 +150,22 @@ class Pass {
   }
 
   // To where they are wanted.
-  void ScatterLogits(Rows logits) {
+  absl::Status ScatterLogits(Rows logits) {
     const size_t row_bytes = head_.rows() * sizeof(float);
-    const std::span<const std::byte> rows =
-        logits_reader_.Read(logits_, 0, logits.count() * row_bytes);
+    MNEME_ASSIGN_OR_RETURN(const std::span<const std::byte> rows,
+                           logits_reader_.Read(logits_, 0, logits.count() * row_bytes));
     for (size_t i = 0; i < targets_.size(); ++i) {
       std::memcpy(targets_[i].logits, rows.data() + i * row_bytes, row_bytes);
     }
+    return absl::OkStatus();
   }
 
   // The last row of each slice, with its state.
-  void KeepHidden() {
+  absl::Status KeepHidden() {
     std::span<const std::byte> rows;
     if (!targets_.empty()) {
-      rows = hidden_reader_.Read(hidden_, 0, targets_.size() * hidden_bytes());
+      MNEME_ASSIGN_OR_RETURN(rows,
+                             hidden_reader_.Read(hidden_, 0, targets_.size() * hidden_bytes()));
     }
     for (const Advance& advance : advances_) {
       advance.state->position += advance.tokens;
@@ -172,6 +174,7 @@ class Pass {
       std::memcpy(advance.state->hidden.data(), rows.data() + advance.last_row * hidden_bytes(),
                   hidden_bytes());
     }
+    return absl::OkStatus();
   }
 
   bool InPlace(const Memory& memory) const { return memory.OnHost() && LieInOrder(); }
@@ -224,16 +227,18 @@ class Engine::Impl {
   // Last: its steps use the others.
   WorkerThread stepper;
 
-  void MakeInitialState();
+  absl::Status MakeInitialState();
   absl::Status Validate(std::span<const EngineSlice> slices) const;
   absl::Status Step(std::span<const EngineSlice> slices, std::vector<int>& non_finite);
+  // Throws std::bad_alloc.
+  absl::Status Passes(std::span<const EngineSlice> slices, std::vector<int>& non_finite);
 };
 
-void Engine::Impl::MakeInitialState() {
+absl::Status Engine::Impl::MakeInitialState() {
   const Turns::Hold turn(device->turns());
   State initial = states.Blank();
   arch->InitState(exec, SlotAt(initial.block.address()));
-  states.SetInitial(std::move(initial));
+  return states.SetInitial(std::move(initial));
 }
 
 Engine::Engine(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -253,7 +258,7 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Load(const EngineOptions& option
   const Contract contract = arch->info().has_quantized_weights ? options.contract : Contract::kF32;
 
   auto impl = std::make_unique<Impl>(device, contract, checkpoint, std::move(arch));
-  impl->MakeInitialState();
+  MNEME_RETURN_IF_ERROR(impl->MakeInitialState());
   MNEME_ASSIGN_OR_RETURN(impl->tokenizer,
                          Tokenizer::Create(*checkpoint, impl->arch->info().vocab_size));
   absl::StatusOr<std::unique_ptr<const ChatTemplate>> chat_template =
@@ -276,6 +281,7 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Load(const EngineOptions& option
   return std::unique_ptr<Engine>(new Engine(std::move(impl)));
 }
 
+Device& Engine::device() const { return *impl_->device; }
 const ArchInfo& Engine::info() const { return impl_->arch->info(); }
 const std::string& Engine::model_name() const { return impl_->model_name; }
 const std::string& Engine::model_fingerprint() const { return impl_->fingerprint; }
@@ -342,8 +348,21 @@ absl::Status Engine::Impl::Validate(std::span<const EngineSlice> slices) const {
 }
 
 absl::Status Engine::Impl::Step(std::span<const EngineSlice> slices, std::vector<int>& non_finite) {
-  MNEME_RETURN_IF_ERROR(Validate(slices));
   const Turns::Hold turn(device->turns());
+  try {
+    MNEME_RETURN_IF_ERROR(Validate(slices));
+    MNEME_RETURN_IF_ERROR(device->Fault());
+    return Passes(slices, non_finite);
+  } catch (const std::bad_alloc&) {
+    // What had begun ends here, with its errors: they are not the next pass's.
+    device->Wait().IgnoreError();
+    MNEME_RETURN_IF_ERROR(device->Fault());
+    return absl::ResourceExhaustedError("there is no memory for this step");
+  }
+}
+
+absl::Status Engine::Impl::Passes(std::span<const EngineSlice> slices,
+                                  std::vector<int>& non_finite) {
   std::vector<uint8_t> finite(slices.size(), 1);
 
   // Whole slices where they fit, pieces of the long ones otherwise.
@@ -375,11 +394,7 @@ absl::Status Engine::Step(std::span<const EngineSlice> slices, std::vector<int>*
   std::vector<int> bad;
   std::vector<int>& found = non_finite != nullptr ? *non_finite : bad;
   found.clear();
-  try {
-    return impl_->Step(slices, found);
-  } catch (const std::bad_alloc&) {
-    return absl::ResourceExhaustedError("there is no memory for this step");
-  }
+  return impl_->Step(slices, found);
 }
 
 Engine::Ticket Engine::Submit(std::span<const EngineSlice> slices) {

@@ -61,6 +61,7 @@ class Engine {
   static absl::StatusOr<std::unique_ptr<Engine>> Load(const EngineOptions& options);
   ~Engine();
 
+  Device& device() const;  // that it runs on
   const ArchInfo& info() const;
   const std::string& model_name() const;         // the checkpoint's own name
   const std::string& model_fingerprint() const;  // 32 raw bytes
@@ -89,8 +90,9 @@ class Engine {
   // INVALID_ARGUMENT (token id out of range, bad slice: nothing was read); INTERNAL "not finite" if
   // a wanted logit row is NaN or infinite: that slice's index is in `non_finite`, its state must be
   // thrown away, the others are good. OUT_OF_RANGE: a slice would go beyond
-  // schema().position_limit(); nothing was read. RESOURCE_EXHAUSTED if memory ran out: all the
-  // states must be thrown away.
+  // schema().position_limit(); nothing was read. RESOURCE_EXHAUSTED if memory ran out, INTERNAL
+  // with the device's words if it failed (for good: Device::Fault): all the states must be thrown
+  // away.
   absl::Status Step(std::span<const EngineSlice> slices, std::vector<int>* non_finite = nullptr);
 
   // Step in two halves, for a caller with work of its own meanwhile: Submit returns at once, Wait

@@ -24,8 +24,9 @@ class Host final : public Memory {
   void Write(Block& to, size_t at, std::span<const std::byte> bytes) override {
     std::memcpy(to.data() + at, bytes.data(), bytes.size());
   }
-  void Read(const Block& from, size_t at, std::span<std::byte> bytes) const override {
+  absl::Status Read(const Block& from, size_t at, std::span<std::byte> bytes) const override {
     std::memcpy(bytes.data(), from.data() + at, bytes.size());
+    return absl::OkStatus();
   }
   void Copy(const Block& from, size_t at, size_t size_bytes, Block& to) override {
     std::memcpy(to.data() + at, from.data() + at, size_bytes);

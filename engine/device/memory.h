@@ -7,6 +7,8 @@
 #include <memory>
 #include <span>
 
+#include "absl/status/status.h"
+
 namespace mneme::engine {
 
 class Memory;
@@ -45,7 +47,8 @@ class Block {
   std::unique_ptr<std::byte, ReleaseBlock> at_;
 };
 
-// Must outlive its blocks. Thread-safe.
+// Must outlive its blocks. Thread-safe. Writes and copies that a device's fault keeps from
+// happening say nothing: whatever is read or waited for afterwards fails.
 class Memory {
  public:
   virtual ~Memory() = default;
@@ -57,7 +60,8 @@ class Memory {
   // Zeroed, 64-byte aligned. Throws std::bad_alloc.
   Block Allocate(size_t size_bytes);
   virtual void Write(Block& to, size_t at, std::span<const std::byte> bytes) = 0;
-  virtual void Read(const Block& from, size_t at, std::span<std::byte> bytes) const = 0;
+  // INTERNAL after a fault of the device; `bytes` then mean nothing.
+  virtual absl::Status Read(const Block& from, size_t at, std::span<std::byte> bytes) const = 0;
   // Bytes [at, at + size_bytes) of one block to the same place of another.
   virtual void Copy(const Block& from, size_t at, size_t size_bytes, Block& to) = 0;
   // A file's bytes that a matrix is used from, as this memory's kernels reach them: the mapping

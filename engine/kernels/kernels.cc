@@ -28,16 +28,19 @@ namespace {
 struct Backend {
   const Kernels* kernels;
   MakeDeviceFn device;
+  bool on_host = false;  // one device, the host's processors
 };
 
 // Backends are added, never taken away; where they lie does not change.
 class Registry {
  public:
   Registry() ABSL_NO_THREAD_SAFETY_ANALYSIS {  // nobody else has it yet
-#define ENGINE_BACKEND(name)                                                               \
-  Add({&name##_kernels(), [](int num_threads) -> absl::StatusOr<std::unique_ptr<Device>> { \
-         return name##_device(num_threads);                                                \
-       }});
+#define ENGINE_BACKEND(name)                                                 \
+  Add({&name##_kernels(),                                                    \
+       [](int num_threads, int) -> absl::StatusOr<std::unique_ptr<Device>> { \
+         return name##_device(num_threads);                                  \
+       },                                                                    \
+       /*on_host=*/true});
 #include "engine/kernels/backend_list.inc"
 #undef ENGINE_BACKEND
   }
@@ -49,7 +52,7 @@ class Registry {
   std::optional<Backend> Find(std::string_view name) {
     const MutexLock lock(&mutex_);
     for (size_t i = 0; i < count_; ++i) {
-      if (kernels_[i]->name == name) return Backend{kernels_[i], devices_[i]};
+      if (kernels_[i]->name == name) return backends_[i];
     }
     return std::nullopt;
   }
@@ -58,13 +61,13 @@ class Registry {
  private:
   void Add(const Backend& backend) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     kernels_[count_] = backend.kernels;
-    devices_[count_++] = backend.device;
+    backends_[count_++] = backend;
   }
 
   static constexpr size_t kMost = 8;
   Mutex mutex_;
   std::array<const Kernels*, kMost> kernels_ ABSL_GUARDED_BY(mutex_);
-  std::array<MakeDeviceFn, kMost> devices_ ABSL_GUARDED_BY(mutex_);
+  std::array<Backend, kMost> backends_ ABSL_GUARDED_BY(mutex_);
   size_t count_ ABSL_GUARDED_BY(mutex_) = 0;
 };
 
@@ -146,7 +149,8 @@ std::vector<std::string> BackendNames() {
 
 absl::Status OpenBackend(const std::string& library) { return Backends().Open(library); }
 
-absl::StatusOr<std::unique_ptr<Device>> CreateDevice(std::string_view backend, int num_threads) {
+absl::StatusOr<std::unique_ptr<Device>> CreateDevice(std::string_view backend, int num_threads,
+                                                     int ordinal) {
   if (num_threads < 0) {
     return absl::InvalidArgumentError(
         absl::StrCat("num_threads is ", num_threads, ", expected 0 or more"));
@@ -157,7 +161,7 @@ absl::StatusOr<std::unique_ptr<Device>> CreateDevice(std::string_view backend, i
     if (found || plugin.name != backend) continue;
     const std::string library = FindLibrary(plugin);
     if (library.empty()) {
-      return absl::FailedPreconditionError(absl::StrCat(
+      return absl::NotFoundError(absl::StrCat(
           "backend '", std::string(backend), "' is not installed: no ", std::string(plugin.library),
           " beside this program or in ", MNEME_PATH_TO_PRIVATE_LIBRARIES, " from there"));
     }
@@ -169,7 +173,12 @@ absl::StatusOr<std::unique_ptr<Device>> CreateDevice(std::string_view backend, i
                                                    "'; there are ",
                                                    absl::StrJoin(BackendNames(), ", ")));
   }
-  return found->device(num_threads);
+  if (found->on_host && ordinal != 0) {
+    return absl::InvalidArgumentError(absl::StrCat("there is no device ", ordinal, " of backend '",
+                                                   std::string(backend),
+                                                   "': it has device 0 only"));
+  }
+  return found->device(num_threads, ordinal);
 }
 
 }  // namespace mneme::engine

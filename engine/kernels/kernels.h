@@ -80,10 +80,12 @@ std::vector<std::string> BackendNames();
 // of another build. Once opened it stays; to open it again changes nothing.
 absl::Status OpenBackend(const std::string& library);
 
-// A device of the backend, whose plugin is opened if need be. `num_threads`: of the host's
+// Device `ordinal` of the backend, whose plugin is opened if need be. `num_threads`: of the host's
 // processors that may work for it; 0: all that this process may use. INVALID_ARGUMENT names the
-// backends there are; FAILED_PRECONDITION: this machine has no such device, or no plugin for it.
-absl::StatusOr<std::unique_ptr<Device>> CreateDevice(std::string_view backend, int num_threads);
+// backends there are, or how many devices this one has; FAILED_PRECONDITION: the machine has none
+// of them that can be used; NOT_FOUND: the backend's plugin is not installed.
+absl::StatusOr<std::unique_ptr<Device>> CreateDevice(std::string_view backend, int num_threads,
+                                                     int ordinal = 0);
 
 // Restricts the cpu backend to one SIMD target by name, so that replicas on unlike machines agree
 // bit for bit. "" lifts it. False if this machine or build does not have the target. Not

@@ -16,9 +16,10 @@ namespace mneme::engine {
 
 struct Kernels;
 
-// Of a device of the backend, with `num_threads` of the host's processors for what a device leaves
-// to them. FAILED_PRECONDITION where this machine has no usable one.
-using MakeDeviceFn = absl::StatusOr<std::unique_ptr<Device>> (*)(int num_threads);
+// Of the backend's device `ordinal`, with `num_threads` of the host's processors for what a device
+// leaves to them. INVALID_ARGUMENT says how many there are if that is none of them;
+// FAILED_PRECONDITION: it is none that can be used, or this machine has none at all.
+using MakeDeviceFn = absl::StatusOr<std::unique_ptr<Device>> (*)(int num_threads, int ordinal);
 
 struct BackendPlugin {
   const char* build_id;  // first, for ever

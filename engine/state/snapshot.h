@@ -79,7 +79,7 @@ struct EncodedSnapshot {
 
 // Encodes `state`. `base`, if given, is an earlier snapshot of the *same sequence* (same tokens up
 // to its position): what they share is taken over by name without reading the rows again. INTERNAL
-// if the state holds a value that is not finite.
+// if the state holds a value that is not finite, or its device has failed.
 absl::StatusOr<EncodedSnapshot> EncodeSnapshot(const StateSchema& schema, const State& state,
                                                const SnapshotIdentity& identity,
                                                const SnapshotManifest* base);

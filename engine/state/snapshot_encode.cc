@@ -181,8 +181,9 @@ absl::Status Fill(Draft& draft) {
   for (const Part& part : draft.parts) {
     const char* bytes = part.at;
     if (part.block != nullptr) {
-      bytes = reinterpret_cast<const char*>(
-          reader.Read(*part.block, part.offset_bytes, part.size_bytes).data());
+      MNEME_ASSIGN_OR_RETURN(const std::span read,
+                             reader.Read(*part.block, part.offset_bytes, part.size_bytes));
+      bytes = reinterpret_cast<const char*>(read.data());
     }
     const DType dtype = part.tensor != nullptr ? part.tensor->dtype : DType::kF32;
     if (!AllFinite(bytes, part.size_bytes, dtype)) return NotFinite(part.tensor);

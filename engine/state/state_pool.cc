@@ -5,23 +5,26 @@
 #include <span>
 #include <utility>
 
+#include "engine/core/status_macros.h"
 #include "engine/device/block_reader.h"
 
 namespace mneme::engine {
 
 State StatePool::Blank() const { return {.block = memory_.Allocate(schema_.size_bytes())}; }
 
-void StatePool::SetInitial(State state) {
+absl::Status StatePool::SetInitial(State state) {
   initial_ = std::move(state);
   written_.clear();
   BlockReader reader;
   for (const StateTensor& tensor : schema_.tensors()) {
     if (tensor.kind == StateKind::kPaged) continue;  // no tokens, no pages
-    const std::span bytes = reader.Read(initial_.block, tensor.offset_bytes, tensor.size_bytes);
+    MNEME_ASSIGN_OR_RETURN(const std::span bytes,
+                           reader.Read(initial_.block, tensor.offset_bytes, tensor.size_bytes));
     if (std::ranges::any_of(bytes, [](std::byte b) { return b != std::byte{0}; })) {
       written_.push_back(&tensor);
     }
   }
+  return absl::OkStatus();
 }
 
 State StatePool::New() const {

@@ -3,6 +3,7 @@
 
 #include <vector>
 
+#include "absl/status/status.h"
 #include "engine/device/memory.h"
 #include "engine/state/schema.h"
 
@@ -17,8 +18,9 @@ class StatePool {
   // Zeros. Throws std::bad_alloc, as New.
   State Blank() const;
   // What New() copies, a state of this pool that has read nothing; zeros without this call. What of
-  // it is zero is not copied: a large window that nobody has written yet costs no memory.
-  void SetInitial(State state);
+  // it is zero is not copied: a large window that nobody has written yet costs no memory. INTERNAL
+  // after a fault of the device.
+  absl::Status SetInitial(State state);
   State New() const;
   // Room in `state` for so many more tokens: pages, its own from its position on. Throws
   // std::bad_alloc.

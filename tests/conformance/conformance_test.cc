@@ -156,7 +156,7 @@ Trace RunAll(Engine& engine, std::span<const TokenId> tokens, const std::vector<
 // A block's bytes, wherever they lie.
 std::vector<std::byte> BytesOf(const Block& block) {
   std::vector<std::byte> bytes(block.size());
-  block.memory()->Read(block, 0, bytes);
+  EXPECT_TRUE(block.memory()->Read(block, 0, bytes).ok());
   return bytes;
 }
 

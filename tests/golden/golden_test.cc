@@ -84,8 +84,9 @@ void CheckState(const GoldenCase& c, const StateSchema& schema, const State& sta
   size_t begin = 0;
   for (const StateTensor& tensor : schema.tensors()) {
     std::vector<float> actual(tensor.size_bytes / sizeof(float));
-    state.block.memory()->Read(state.block, tensor.offset_bytes,
-                               std::as_writable_bytes(std::span(actual)));
+    const absl::Status read = state.block.memory()->Read(state.block, tensor.offset_bytes,
+                                                         std::as_writable_bytes(std::span(actual)));
+    EXPECT_TRUE(read.ok()) << read;
     EXPECT_TRUE(
         test::AllClose(actual, std::span(expected).subspan(begin, actual.size()), tolerance))
         << "state tensor '" << tensor.name << "' of layer " << tensor.layer;

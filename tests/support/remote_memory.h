@@ -17,8 +17,10 @@ class RemoteMemory final : public engine::Memory {
   void Write(engine::Block& to, size_t at, std::span<const std::byte> bytes) override {
     std::memcpy(to.address() + at, bytes.data(), bytes.size());
   }
-  void Read(const engine::Block& from, size_t at, std::span<std::byte> bytes) const override {
+  absl::Status Read(const engine::Block& from, size_t at,
+                    std::span<std::byte> bytes) const override {
     std::memcpy(bytes.data(), from.address() + at, bytes.size());
+    return absl::OkStatus();
   }
   void Copy(const engine::Block& from, size_t at, size_t size_bytes, engine::Block& to) override {
     std::memcpy(to.address() + at, from.address() + at, size_bytes);

@@ -47,8 +47,9 @@ class CostDevice::Addresses final : public Memory {
   bool OnHost() const override { return false; }
   int64_t CapacityBytes() const override { return int64_t{1} << 46; }
   void Write(Block&, size_t, std::span<const std::byte>) override {}
-  void Read(const Block&, size_t, std::span<std::byte> bytes) const override {
+  absl::Status Read(const Block&, size_t, std::span<std::byte> bytes) const override {
     std::memset(bytes.data(), 0, bytes.size());
+    return absl::OkStatus();
   }
   void Copy(const Block&, size_t, size_t, Block&) override {}
   const std::byte* Map(std::span<const std::byte> file, Block& store) override {
@@ -75,6 +76,9 @@ CostDevice::CostDevice(Observer observer, Device& under)
 CostDevice::~CostDevice() = default;
 
 Memory& CostDevice::memory() { return under_ != nullptr ? under_->memory() : *addresses_; }
+absl::Status CostDevice::Fault() const {
+  return under_ != nullptr ? under_->Fault() : absl::OkStatus();
+}
 absl::Status CostDevice::Wait() { return under_ != nullptr ? under_->Wait() : absl::OkStatus(); }
 void CostDevice::ForEach(int64_t n, absl::FunctionRef<void(int64_t)> fn) {
   if (under_ != nullptr) return under_->ForEach(n, fn);

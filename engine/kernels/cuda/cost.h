@@ -91,6 +91,7 @@ class CostDevice final : public Device {
   const Kernels& kernels() const override;
   Memory& memory() override;
   absl::Status Wait() override;
+  absl::Status Fault() const override;
   void ForEach(int64_t n, absl::FunctionRef<void(int64_t)> fn) override;
 
   // ---- for its kernels

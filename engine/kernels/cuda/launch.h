@@ -27,6 +27,7 @@ void Launch(CudaDevice& device, void (*kernel)(Params...), dim3 grid, unsigned t
             size_t shared_bytes, Args... args) {
   static_assert((std::is_trivially_copyable_v<Params> && ...));
   if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
+  device.Use();
   constexpr size_t kWithoutAsking = 48 << 10;
   if (shared_bytes > kWithoutAsking && !device.MayShareMore(kernel)) return;
   cudaLaunchConfig_t config{};

@@ -40,8 +40,8 @@ constexpr Kernels kKernels = {
     .simd_target = [] { return std::string("cuda"); },
 };
 
-absl::StatusOr<std::unique_ptr<Device>> MakeDevice(int num_threads) {
-  return CudaDevice::Create(kKernels.name, kKernels, num_threads);
+absl::StatusOr<std::unique_ptr<Device>> MakeDevice(int num_threads, int ordinal) {
+  return CudaDevice::Create(kKernels.name, kKernels, num_threads, ordinal);
 }
 
 }  // namespace

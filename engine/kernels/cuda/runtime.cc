@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <new>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 
@@ -14,62 +15,46 @@ std::string Describe(cudaError_t error) {
 
 // ---- memory
 
-namespace {
-
-// Full is an answer, not a fault of the device: std::bad_alloc, and the error is cleared.
-std::byte* OrBadAlloc(cudaError_t error, void* at) {
-  if (error != cudaSuccess) {
-    cudaGetLastError();
-    throw std::bad_alloc();
-  }
-  return static_cast<std::byte*>(at);
-}
-std::byte* AllocateOnDevice(size_t bytes) {
-  void* at = nullptr;
-  const cudaError_t error = cudaMalloc(&at, bytes);
-  return OrBadAlloc(error, at);
-}
-std::byte* AllocatePinned(size_t bytes) {
-  void* at = nullptr;
-  const cudaError_t error = cudaHostAlloc(&at, bytes, cudaHostAllocDefault);
-  return OrBadAlloc(error, at);
-}
-
-}  // namespace
-
 int64_t CudaMemory::CapacityBytes() const {
   return static_cast<int64_t>(device_.properties().totalGlobalMem);
 }
 
 std::byte* CudaMemory::AllocateBytes(size_t size_bytes) {
-  std::byte* const at = AllocateOnDevice(std::max<size_t>(size_bytes, 1));
-  device_.Check(cudaMemsetAsync(at, 0, size_bytes, device_.stream()), "clearing memory");
+  std::byte* const at = device_.AllocateOnDevice(size_bytes);
+  device_.CheckCopy(cudaMemsetAsync(at, 0, size_bytes, device_.stream()), "clearing memory");
   return at;
 }
 
 // The runtime waits for the device first.
-void CudaMemory::Free(std::byte* at, size_t) { device_.Check(cudaFree(at), "freeing memory"); }
+void CudaMemory::Free(std::byte* at, size_t) {
+  device_.Use();
+  device_.Check(cudaFree(at), "freeing memory");
+}
 
 void CudaMemory::Write(Block& to, size_t at, std::span<const std::byte> bytes) {
   if (bytes.empty()) return;
-  device_.Check(cudaMemcpyAsync(to.address() + at, bytes.data(), bytes.size(),
-                                cudaMemcpyHostToDevice, device_.stream()),
-                "writing memory");
+  device_.Use();
+  device_.CheckCopy(cudaMemcpyAsync(to.address() + at, bytes.data(), bytes.size(),
+                                    cudaMemcpyHostToDevice, device_.stream()),
+                    "writing memory");
 }
 
-void CudaMemory::Read(const Block& from, size_t at, std::span<std::byte> bytes) const {
-  if (bytes.empty()) return;
-  device_.Check(cudaMemcpyAsync(bytes.data(), from.address() + at, bytes.size(),
-                                cudaMemcpyDeviceToHost, device_.stream()),
-                "reading memory");
-  device_.Check(cudaStreamSynchronize(device_.stream()), "reading memory");
+absl::Status CudaMemory::Read(const Block& from, size_t at, std::span<std::byte> bytes) const {
+  if (bytes.empty()) return absl::OkStatus();
+  device_.Use();
+  device_.CheckCopy(cudaMemcpyAsync(bytes.data(), from.address() + at, bytes.size(),
+                                    cudaMemcpyDeviceToHost, device_.stream()),
+                    "reading memory");
+  device_.CheckCopy(cudaStreamSynchronize(device_.stream()), "reading memory");
+  return device_.Fault();
 }
 
 void CudaMemory::Copy(const Block& from, size_t at, size_t size_bytes, Block& to) {
   if (size_bytes == 0) return;
-  device_.Check(cudaMemcpyAsync(to.address() + at, from.address() + at, size_bytes,
-                                cudaMemcpyDeviceToDevice, device_.stream()),
-                "copying memory");
+  device_.Use();
+  device_.CheckCopy(cudaMemcpyAsync(to.address() + at, from.address() + at, size_bytes,
+                                    cudaMemcpyDeviceToDevice, device_.stream()),
+                    "copying memory");
 }
 
 const std::byte* CudaMemory::Map(std::span<const std::byte> file, Block& store) {
@@ -96,8 +81,8 @@ void Staging::Release() {
 void Staging::Grow(size_t half_bytes) {
   device_.Check(cudaStreamSynchronize(device_.stream()), "staging");
   Release();
-  host_ = AllocatePinned(2 * half_bytes);
-  image_ = AllocateOnDevice(2 * half_bytes);
+  host_ = device_.AllocatePinned(2 * half_bytes);
+  image_ = device_.AllocateOnDevice(2 * half_bytes);
   for (cudaEvent_t& event : read_) {
     device_.Check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "staging");
   }
@@ -107,6 +92,7 @@ void Staging::Grow(size_t half_bytes) {
 }
 
 Staging::Place Staging::Reserve(size_t bytes) {
+  device_.Use();
   constexpr size_t kAlignment = 256, kSmallest = 1 << 20;
   bytes = (bytes + kAlignment - 1) / kAlignment * kAlignment;
   if (bytes > half_bytes_) Grow(std::max({bytes, 2 * half_bytes_, kSmallest}));
@@ -123,6 +109,7 @@ Staging::Place Staging::Reserve(size_t bytes) {
 
 void Staging::Send(const Place& place) {
   if (place.bytes == 0) return;
+  device_.Use();
   device_.Check(cudaMemcpyAsync(place.device, place.host, place.bytes, cudaMemcpyHostToDevice,
                                 device_.stream()),
                 "staging");
@@ -130,9 +117,22 @@ void Staging::Send(const Place& place) {
 
 // ---- device
 
+namespace {
+
+// The calling thread's device, without a call to the driver where it is already.
+cudaError_t SetDevice(int ordinal) {
+  thread_local int current = -1;
+  if (current == ordinal) return cudaSuccess;
+  const cudaError_t error = cudaSetDevice(ordinal);
+  current = error == cudaSuccess ? ordinal : -1;
+  return error;
+}
+
+}  // namespace
+
 absl::StatusOr<std::unique_ptr<Device>> CudaDevice::Create(std::string_view name,
-                                                           const Kernels& kernels,
-                                                           int num_threads) {
+                                                           const Kernels& kernels, int num_threads,
+                                                           int ordinal) {
   int count = 0;  // without a driver the runtime leaves it alone
   const cudaError_t error = cudaGetDeviceCount(&count);
   if (error != cudaSuccess || count == 0) {
@@ -141,8 +141,14 @@ absl::StatusOr<std::unique_ptr<Device>> CudaDevice::Create(std::string_view name
         absl::StrCat("no usable CUDA device: ",
                      error != cudaSuccess ? Describe(error) : "the driver knows of none"));
   }
+  if (ordinal < 0 || ordinal >= count) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("there is no CUDA device ", ordinal, ": this machine has ", count,
+                     count == 1 ? ", number 0" : absl::StrCat(", numbers 0 to ", count - 1)));
+  }
   cudaDeviceProp properties;
-  for (const cudaError_t step : {cudaSetDevice(0), cudaGetDeviceProperties(&properties, 0)}) {
+  for (const cudaError_t step :
+       {SetDevice(ordinal), cudaGetDeviceProperties(&properties, ordinal)}) {
     if (step != cudaSuccess) {
       cudaGetLastError();
       return absl::FailedPreconditionError(absl::StrCat("no usable CUDA device: ", Describe(step)));
@@ -153,7 +159,8 @@ absl::StatusOr<std::unique_ptr<Device>> CudaDevice::Create(std::string_view name
         absl::StrCat("no usable CUDA device: ", properties.name, " has compute capability ",
                      properties.major, ".", properties.minor, ", expected 8.0 or above"));
   }
-  std::unique_ptr<CudaDevice> device(new CudaDevice(name, kernels, num_threads, properties));
+  std::unique_ptr<CudaDevice> device(
+      new CudaDevice(name, kernels, num_threads, ordinal, properties));
   if (!device->Check(cudaStreamCreateWithFlags(&device->stream_, cudaStreamNonBlocking),
                      "making a stream")) {
     return device->Wait();
@@ -161,15 +168,18 @@ absl::StatusOr<std::unique_ptr<Device>> CudaDevice::Create(std::string_view name
   return device;
 }
 
-CudaDevice::CudaDevice(std::string_view name, const Kernels& kernels, int num_threads,
+CudaDevice::CudaDevice(std::string_view name, const Kernels& kernels, int num_threads, int ordinal,
                        const cudaDeviceProp& properties)
     : name_(name),
+      ordinal_(ordinal),
+      place_(absl::StrCat(std::string(name), ":", ordinal)),
       kernels_(kernels),
       properties_(properties),
       numerics_(absl::StrCat("sm_", properties.major, properties.minor)),
       pool_(num_threads) {}
 
 CudaDevice::~CudaDevice() {
+  Use();
   if (stream_ != nullptr) cudaStreamSynchronize(stream_);
   for (std::byte* scratch : scratch_) cudaFree(scratch);
   for (const RopeCopy& copy : rope_copies_) cudaFree(copy.at);
@@ -178,8 +188,32 @@ CudaDevice::~CudaDevice() {
   if (stream_ != nullptr) cudaStreamDestroy(stream_);
 }
 
+void CudaDevice::Use() { Check(SetDevice(ordinal_), "choosing the device"); }
+
+std::byte* CudaDevice::OrBadAlloc(cudaError_t error, void* at) {
+  if (error == cudaSuccess) return static_cast<std::byte*>(at);
+  cudaGetLastError();
+  if (error != cudaErrorMemoryAllocation) Check(error, "allocating memory");
+  throw std::bad_alloc();
+}
+
+std::byte* CudaDevice::AllocateOnDevice(size_t bytes) {
+  Use();
+  void* at = nullptr;
+  const cudaError_t error = cudaMalloc(&at, std::max<size_t>(bytes, 1));
+  return OrBadAlloc(error, at);
+}
+
+std::byte* CudaDevice::AllocatePinned(size_t bytes) {
+  Use();
+  void* at = nullptr;
+  const cudaError_t error = cudaHostAlloc(&at, bytes, cudaHostAllocDefault);
+  return OrBadAlloc(error, at);
+}
+
 void CudaDevice::Grow(std::byte*& at, size_t& has, size_t bytes) {
   if (has >= bytes) return;
+  Use();
   Check(cudaFree(at), "making room");
   at = nullptr;
   has = 0;
@@ -194,6 +228,7 @@ std::byte* CudaDevice::Scratch(Slot slot, size_t bytes) {
 
 const float* CudaDevice::RopeTable(std::span<const int64_t> positions,
                                    std::span<const double> theta) {
+  Use();
   const RopeTables::Table& table = rope_tables_.Get(pool_, positions, theta);
   for (const RopeCopy& copy : rope_copies_) {
     if (copy.id == table.id) return reinterpret_cast<const float*>(copy.at);
@@ -216,6 +251,7 @@ const float* CudaDevice::RopeTable(std::span<const int64_t> positions,
 
 void CudaDevice::Deliver(const std::byte* from, void* to, size_t bytes) {
   if (bytes == 0) return;
+  Use();
   if (delivered_used_ + bytes > delivered_bytes_) {
     // What waits in the old memory is handed out first.
     Check(cudaStreamSynchronize(stream_), "delivery");
@@ -241,25 +277,46 @@ void CudaDevice::HandOut() {
   delivered_used_ = 0;
 }
 
+absl::Status CudaDevice::Failed(cudaError_t error, const char* what) const {
+  return absl::InternalError(
+      absl::StrCat(place_, " (", properties_.name, ") failed, ", what, ": ", Describe(error)));
+}
+
 bool CudaDevice::Check(cudaError_t error, const char* what) {
   if (error == cudaSuccess) return true;
   cudaGetLastError();
+  // What CUDA does not get over it says again.
+  const bool stays = cudaDeviceSynchronize() != cudaSuccess;
+  cudaGetLastError();
+  const absl::Status status = error == cudaErrorMemoryAllocation
+                                  ? absl::ResourceExhaustedError("the device's memory is full")
+                                  : Failed(error, what);
   const MutexLock lock(&mutex_);
-  if (error_.ok()) {
-    error_ = absl::InternalError(absl::StrCat(std::string(name_), " device ", properties_.name,
-                                              ", ", what, ": ", Describe(error)));
-  }
+  if (error_.ok()) error_ = status;
+  if (stays && fault_.ok()) fault_ = Failed(error, what);
   return false;
 }
 
+void CudaDevice::CheckCopy(cudaError_t error, const char* what) {
+  if (error == cudaSuccess) return;
+  cudaGetLastError();
+  if (error == cudaErrorMemoryAllocation) throw std::bad_alloc();
+  const MutexLock lock(&mutex_);
+  if (fault_.ok()) fault_ = Failed(error, what);
+}
+
+absl::Status CudaDevice::Fault() const {
+  const MutexLock lock(&mutex_);
+  return fault_;
+}
+
 absl::Status CudaDevice::Wait() {
+  Use();
   Check(cudaStreamSynchronize(stream_), "running kernels");
-  Check(cudaGetLastError(), "running kernels");
   HandOut();
   const MutexLock lock(&mutex_);
-  absl::Status error = std::move(error_);
-  error_ = absl::OkStatus();
-  return error;
+  absl::Status error = std::exchange(error_, absl::OkStatus());
+  return fault_.ok() ? error : fault_;
 }
 
 }  // namespace mneme::engine::cuda

@@ -1,7 +1,13 @@
 // A CUDA device: its memory, the stream that keeps calls in order, and what launchers need.
 //
 // The only file, with runtime.cc, that allocates. Nothing here waits but Read, Wait and what says
-// so; errors stick to the device until Wait reports them.
+// so.
+//
+// An error is one of three things. Memory that ran out is an answer: std::bad_alloc, or
+// RESOURCE_EXHAUSTED of the next Wait. Another error of a launch that CUDA gets over is the next
+// Wait's. What CUDA repeats whatever it is asked (an illegal address, an ECC error) is the device's
+// fault, for good; so is a copy that did not happen, because nobody could tell what it left behind
+// from what was to be there.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -36,7 +42,7 @@ class CudaMemory final : public Memory {
   bool OnHost() const override { return false; }
   int64_t CapacityBytes() const override;
   void Write(Block& to, size_t at, std::span<const std::byte> bytes) override;
-  void Read(const Block& from, size_t at, std::span<std::byte> bytes) const override;
+  absl::Status Read(const Block& from, size_t at, std::span<std::byte> bytes) const override;
   void Copy(const Block& from, size_t at, size_t size_bytes, Block& to) override;
   const std::byte* Map(std::span<const std::byte> file, Block& store) override;
 
@@ -82,20 +88,32 @@ class Staging {
 
 class CudaDevice final : public Device {
  public:
-  // FAILED_PRECONDITION without a usable device, with the driver's words.
+  // FAILED_PRECONDITION without a usable device, with the driver's words; INVALID_ARGUMENT if there
+  // are devices, but none of that number.
   static absl::StatusOr<std::unique_ptr<Device>> Create(std::string_view name,
-                                                        const Kernels& kernels, int num_threads);
+                                                        const Kernels& kernels, int num_threads,
+                                                        int ordinal);
   ~CudaDevice() override;
 
   std::string_view name() const override { return name_; }
+  std::string place() const override { return place_; }
   std::string description() const override { return properties_.name; }
   std::string numerics() const override { return numerics_; }
   const Kernels& kernels() const override { return kernels_; }
   Memory& memory() override { return memory_; }
   absl::Status Wait() override;
+  absl::Status Fault() const override;
   void ForEach(int64_t n, absl::FunctionRef<void(int64_t)> fn) override {
     pool_.Run(n, [&](int64_t i, int) { fn(i); });
   }
+
+  // Makes it the calling thread's device, as most of CUDA's calls want it.
+  void Use();
+  // At least one byte, contents undefined. Throws std::bad_alloc.
+  std::byte* AllocateOnDevice(size_t bytes);
+  std::byte* AllocatePinned(size_t bytes);
+  // For copies: throws std::bad_alloc if memory ran out; anything else is the device's fault.
+  void CheckCopy(cudaError_t error, const char* what);
 
   // ---- for launchers, called by one thread that holds the turn
 
@@ -126,12 +144,15 @@ class CudaDevice final : public Device {
     return true;
   }
 
-  // Keeps the first error. True if there was none.
+  // Keeps the first error for Wait. True if there was none.
   bool Check(cudaError_t error, const char* what);
 
  private:
-  CudaDevice(std::string_view name, const Kernels& kernels, int num_threads,
+  CudaDevice(std::string_view name, const Kernels& kernels, int num_threads, int ordinal,
              const cudaDeviceProp& properties);
+
+  absl::Status Failed(cudaError_t error, const char* what) const;
+  std::byte* OrBadAlloc(cudaError_t error, void* at);
 
   // At least `bytes` at `at`, which has `has`; contents are lost where they do not suffice.
   void Grow(std::byte*& at, size_t& has, size_t bytes);
@@ -139,6 +160,8 @@ class CudaDevice final : public Device {
   void HandOut();
 
   const std::string_view name_;
+  const int ordinal_;
+  const std::string place_;
   const Kernels& kernels_;
   const cudaDeviceProp properties_;
   const std::string numerics_;
@@ -169,7 +192,8 @@ class CudaDevice final : public Device {
   size_t delivered_used_ = 0;
 
   mutable Mutex mutex_;
-  absl::Status error_ ABSL_GUARDED_BY(mutex_);
+  absl::Status error_ ABSL_GUARDED_BY(mutex_);  // the first since Wait
+  absl::Status fault_ ABSL_GUARDED_BY(mutex_);  // the first of those that stay
 };
 
 }  // namespace mneme::engine::cuda

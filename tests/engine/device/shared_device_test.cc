@@ -79,6 +79,10 @@ TEST(DeviceTest, IsMadeByTheNameOfItsBackend) {
   EXPECT_THAT(std::string(unknown.message()),
               testing::HasSubstr(absl::StrJoin(BackendNames(), ", ")));
   EXPECT_EQ(CreateDevice("cpu", -1).status().code(), absl::StatusCode::kInvalidArgument);
+  const absl::Status second = CreateDevice("cpu", 1, /*ordinal=*/1).status();
+  EXPECT_EQ(second.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(second.message()),
+              testing::HasSubstr("no device 1 of backend 'cpu': it has device 0 only"));
 }
 
 }  // namespace

@@ -37,7 +37,7 @@ TEST(PluginTest, OtherLibrariesAreRefused) {
 TEST(PluginTest, OneThatIsNotInstalledIsNamedAndSaysSo) {
   EXPECT_THAT(BackendNames(), Contains("cuda"));
   const absl::Status status = CreateDevice("cuda", 1).status();
-  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(status.code(), absl::StatusCode::kNotFound);
   EXPECT_THAT(std::string(status.message()), HasSubstr("libmneme_cuda.so"));
 }
 
@@ -49,7 +49,12 @@ TEST(PluginTest, AMachineWithoutADeviceSaysWhy) {
   if (devices == nullptr || std::string(devices) != "0") {
     ASSERT_TRUE(device.ok()) << device.status();
     EXPECT_EQ((*device)->name(), "cuda-emu");
+    EXPECT_EQ((*device)->place(), "cuda-emu:0");
     EXPECT_EQ((*device)->numerics(), "sm_80");
+    const absl::Status second = CreateDevice("cuda-emu", 1, /*ordinal=*/1).status();
+    EXPECT_EQ(second.code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_THAT(std::string(second.message()),
+                HasSubstr("there is no CUDA device 1: this machine has 1, number 0"));
     return;
   }
   EXPECT_EQ(device.status().code(), absl::StatusCode::kFailedPrecondition);

@@ -18,7 +18,7 @@ const StateSchema& Schema() {
 
 std::vector<std::byte> Bytes(const State& state) {
   std::vector<std::byte> bytes(state.block.size());
-  state.block.memory()->Read(state.block, 0, bytes);
+  EXPECT_TRUE(state.block.memory()->Read(state.block, 0, bytes).ok());
   return bytes;
 }
 
@@ -36,7 +36,7 @@ TEST_P(StatePoolTest, EveryStateBeginsAlike) {
   expected[Schema().tensors()[2].offset_bytes] = std::byte{1};
   State initial = states.Blank();
   memory.Write(initial.block, 0, expected);
-  states.SetInitial(std::move(initial));
+  ASSERT_TRUE(states.SetInitial(std::move(initial)).ok());
   State first = states.New();
   EXPECT_EQ(first.position, 0);
   EXPECT_EQ(Bytes(first), expected);
