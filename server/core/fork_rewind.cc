@@ -81,9 +81,8 @@ absl::Status Rewind::ToSnapshot(const SnapshotName& name) {
   if (!base_.data.damaged()) return absl::OkStatus();
   // Of a damaged session only a point that can be read is worth going back to.
   MNEME_ASSIGN_OR_RETURN(const Model* model, FindModel());
-  MNEME_ASSIGN_OR_RETURN(
-      auto grant, parts_.states->Acquire(context_, model->name,
-                                         model->SlotBytes(target_.position_tokens()), nullptr, 0));
+  MNEME_ASSIGN_OR_RETURN(auto grant, TakeSlot(parts_, context_, *model, target_.position_tokens(),
+                                              nullptr, /*queued_tokens=*/0));
   held_.slot = std::move(grant.slot);
   MNEME_ASSIGN_OR_RETURN(held_.loaded, RestorePoint(parts_, *model, base_.name.tenant, target_));
   has_state_ = true;
@@ -128,9 +127,8 @@ absl::Status Rewind::ToPosition(int64_t position) {
   const auto rest = std::span(tokens).subspan(from.position_tokens());
   recomputed_ = static_cast<int64_t>(rest.size());
 
-  MNEME_ASSIGN_OR_RETURN(
-      auto grant, parts_.states->Acquire(context_, model->name, model->SlotBytes(position), nullptr,
-                                         recomputed_));
+  MNEME_ASSIGN_OR_RETURN(auto grant,
+                         TakeSlot(parts_, context_, *model, position, nullptr, recomputed_));
   held_.slot = std::move(grant.slot);
   MNEME_ASSIGN_OR_RETURN(held_.loaded, RestorePoint(parts_, *model, base_.name.tenant, from));
   MNEME_RETURN_IF_ERROR(ReadTokens(context_, *model, held_.loaded, rest));
@@ -139,20 +137,14 @@ absl::Status Rewind::ToPosition(int64_t position) {
 
   target_ = from;
   if (position > 0) {
-    auto encoded =
-        engine::EncodeSnapshot(model->engine->schema(), held_.loaded.state,
-                               model->engine->snapshot_identity(), held_.loaded.manifest.get());
-    if (!encoded.ok()) {
-      return Error(absl::StatusCode::kInternal, reason::kInternal,
-                   "the state could not be encoded; the session is unchanged");
-    }
-    for (auto& chunk : encoded->new_chunks) {
+    MNEME_ASSIGN_OR_RETURN(engine::EncodedSnapshot encoded, EncodeState(*model, held_.loaded));
+    for (auto& chunk : encoded.new_chunks) {
       new_chunks_.push_back({chunk.hash, std::move(chunk.bytes)});
     }
-    target_.set_manifest(encoded->manifest.Serialize());
+    target_.set_manifest(encoded.manifest.Serialize());
     *target_.mutable_settings() = model->settings;
     held_.loaded.manifest =
-        std::make_shared<const engine::SnapshotManifest>(std::move(encoded->manifest));
+        std::make_shared<const engine::SnapshotManifest>(std::move(encoded.manifest));
   }
   target_.set_position_tokens(position);
   target_.set_last_token(position > 0 ? tokens.back() : -1);

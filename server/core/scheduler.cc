@@ -5,6 +5,7 @@
 #include <new>
 #include <utility>
 
+#include "server/core/device_status.h"
 #include "server/core/errors.h"
 
 namespace mneme::server {
@@ -170,8 +171,7 @@ bool Scheduler::Step() {
                 "the model produced a value that is not finite; the session is unchanged"));
       failed.push_back(job.sequence);
     } else if (!status.ok() && non_finite.empty()) {
-      job.sequence->OnFailure(Error(absl::StatusCode::kInternal, reason::kBackendFailed,
-                                    "the engine failed; the session is unchanged"));
+      job.sequence->OnFailure(EngineFailure(status, engine_.device()));
       failed.push_back(job.sequence);
     } else {
       read.push_back(&job);

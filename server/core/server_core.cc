@@ -2,12 +2,15 @@
 
 #include <algorithm>
 #include <chrono>
+#include <map>
 #include <thread>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "engine/core/mutex.h"
 #include "engine/core/status_macros.h"
 #include "server/core/admin.h"
+#include "server/core/device_status.h"
 #include "server/core/generate.h"
 #include "server/core/ingest.h"
 #include "server/core/parts.h"
@@ -238,6 +241,21 @@ class ServerCoreImpl final : public ServerCore {
     std::vector<std::string> names;
     for (const auto& [name, model] : parts_.models->models()) names.push_back(name);
     return names;
+  }
+  std::vector<DeviceFault> DeviceFaults() const override {
+    std::map<std::string, DeviceFault> faults;
+    for (const auto& [name, model] : parts_.models->models()) {
+      const engine::Device& device = model->engine->device();
+      const absl::Status status = CheckDevice(device);
+      if (status.ok()) continue;
+      DeviceFault& fault = faults[device.place()];
+      fault.device = device.place();
+      fault.message = std::string(status.message());
+      fault.models.push_back(name);
+    }
+    std::vector<DeviceFault> out;
+    for (auto& [place, fault] : faults) out.push_back(std::move(fault));
+    return out;
   }
   absl::Status CheckStore() override { return parts_.sessions->Probe(); }
 

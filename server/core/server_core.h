@@ -7,7 +7,9 @@
 #pragma once
 
 #include <memory>
+#include <string>
 #include <string_view>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -59,6 +61,13 @@ class Import {
   virtual absl::Status Write(std::string_view data) = 0;
   // After the last ones: makes the session. Once.
   virtual absl::StatusOr<v1::ImportSessionResponse> Finish() = 0;
+};
+
+// A device that has failed for good, and the models that were on it.
+struct DeviceFault {
+  std::string device;   // "cuda:1"
+  std::string message;  // for operators: what failed, and what to do
+  std::vector<std::string> models;
 };
 
 class ServerCore {
@@ -134,6 +143,8 @@ class ServerCore {
   virtual std::vector<std::string> ModelNames() const = 0;
   // What computes, for the log: "cpu (host, avx3)".
   virtual std::string DeviceDescription() const = 0;
+  // Empty while all is well; a device that is here stays here.
+  virtual std::vector<DeviceFault> DeviceFaults() const = 0;
   // Store reachable (probe).
   virtual absl::Status CheckStore() = 0;
 

@@ -17,6 +17,7 @@
 #include "engine/core/status_macros.h"
 #include "engine/state/schema_text.h"
 #include "server/core/cancel_status.h"
+#include "server/core/device_status.h"
 #include "server/core/errors.h"
 #include "server/core/limits.h"
 #include "server/core/model_mismatch.h"
@@ -297,6 +298,7 @@ absl::Status ImportImpl::TakeHeader(const SessionFileHeader& header,
                reason::kFieldOutOfRange);
     return errors.ToStatus();
   }
+  MNEME_RETURN_IF_ERROR(CheckDevice(model_->engine->device()));
   MNEME_ASSIGN_OR_RETURN(auto grant,
                          parts_.states->Acquire(context_, model_->name, bytes, nullptr, 0));
   slot_ = std::move(grant.slot);
@@ -312,6 +314,7 @@ absl::Status ImportImpl::Decode() {
       model_->engine->states(), model_->engine->snapshot_identity(), *header_.manifest,
       [&](const engine::ChunkHash& hash) -> absl::StatusOr<std::string> { return kept_.at(hash); });
   if (!decoded.ok()) {
+    MNEME_RETURN_IF_ERROR(CheckDevice(model_->engine->device()));
     if (decoded.status().GetPayload(engine::kNotFinitePayload).has_value()) {
       return Error(absl::StatusCode::kInvalidArgument, reason::kStateNotFinite,
                    absl::StrCat("the file's state cannot be used: ", decoded.status().message()));
@@ -346,6 +349,7 @@ absl::StatusOr<v1::ImportSessionResponse> ImportImpl::Finish() {
   try {
     MNEME_RETURN_IF_ERROR(Decode());
   } catch (const std::bad_alloc&) {
+    MNEME_RETURN_IF_ERROR(CheckDevice(model_->engine->device()));
     return OutOfMemory();
   }
   MNEME_RETURN_IF_ERROR(CheckTranscript());

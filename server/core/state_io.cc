@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "engine/core/status_macros.h"
 #include "server/core/cancel_status.h"
+#include "server/core/device_status.h"
 #include "server/core/errors.h"
 #include "server/core/model_mismatch.h"
 #include "server/core/snapshots.h"
@@ -94,12 +95,6 @@ class ReadSequence final : public Sequence {
 
 }  // namespace
 
-absl::Status OutOfMemory() {
-  return WithRetry(Error(absl::StatusCode::kUnavailable, reason::kOverloaded,
-                         "there is no memory for another state; repeat the call later"),
-                   absl::Seconds(1));
-}
-
 void MarkDamaged(Parts& parts, const SessionRecord& seen) {
   // Best effort: if it cannot be written, the next turn finds the damage again.
   (void)parts.sessions->Update(seen.name, [&](SessionRecord& record, SessionStore::Change&) {
@@ -110,6 +105,31 @@ void MarkDamaged(Parts& parts, const SessionRecord& seen) {
     record.data.set_damaged(true);
     return absl::OkStatus();
   });
+}
+
+absl::StatusOr<StateCache::Grant> TakeSlot(Parts& parts, CallContext& context, const Model& model,
+                                           int64_t end, const StateCache::Identity* want,
+                                           int64_t queued_tokens) {
+  MNEME_RETURN_IF_ERROR(CheckDevice(model.engine->device()));
+  MNEME_ASSIGN_OR_RETURN(
+      auto grant,
+      parts.states->Acquire(context, model.name, model.SlotBytes(end), want, queued_tokens));
+  MNEME_RETURN_IF_ERROR(CheckDevice(model.engine->device()));
+  return grant;
+}
+
+absl::StatusOr<engine::EncodedSnapshot> EncodeState(const Model& model, const LoadedState& loaded) {
+  try {
+    auto encoded = engine::EncodeSnapshot(model.engine->schema(), loaded.state,
+                                          model.engine->snapshot_identity(), loaded.manifest.get());
+    if (encoded.ok()) return encoded;
+    MNEME_RETURN_IF_ERROR(CheckDevice(model.engine->device()));
+    return Error(absl::StatusCode::kInternal, reason::kInternal,
+                 "the state could not be encoded; the session is unchanged");
+  } catch (const std::bad_alloc&) {
+    MNEME_RETURN_IF_ERROR(CheckDevice(model.engine->device()));
+    return OutOfMemory();
+  }
 }
 
 absl::StatusOr<LoadedState> RestorePoint(Parts& parts, const Model& model,
@@ -152,6 +172,7 @@ absl::StatusOr<LoadedState> RestorePoint(Parts& parts, const Model& model,
     parts.metrics.state_restore_store.Observe(Since(start));
     return loaded;
   } catch (const std::bad_alloc&) {
+    MNEME_RETURN_IF_ERROR(CheckDevice(model.engine->device()));
     return OutOfMemory();
   }
 }
@@ -165,9 +186,8 @@ absl::StatusOr<HeldState> HoldHead(Parts& parts, CallContext& context, const Mod
                                    const SessionRecord& record, const TokenCounts& counts) {
   const auto start = Clock::now();
   const StateCache::Identity want = IdentityOf(record);
-  MNEME_ASSIGN_OR_RETURN(
-      auto grant, parts.states->Acquire(context, model.name, model.SlotBytes(counts.end), &want,
-                                        counts.queued));
+  MNEME_ASSIGN_OR_RETURN(auto grant,
+                         TakeSlot(parts, context, model, counts.end, &want, counts.queued));
   HeldState held;
   held.slot = std::move(grant.slot);
   held.queue_seconds = Since(start);
@@ -191,9 +211,8 @@ absl::StatusOr<HeldState> HoldHead(Parts& parts, CallContext& context, const Mod
 absl::StatusOr<HeldState> HoldCopy(Parts& parts, CallContext& context, const Model& model,
                                    const SessionRecord* record, const TokenCounts& counts) {
   const auto start = Clock::now();
-  MNEME_ASSIGN_OR_RETURN(
-      auto grant, parts.states->Acquire(context, model.name, model.SlotBytes(counts.end), nullptr,
-                                        counts.queued));
+  MNEME_ASSIGN_OR_RETURN(auto grant,
+                         TakeSlot(parts, context, model, counts.end, nullptr, counts.queued));
   HeldState held;
   held.slot = std::move(grant.slot);
   held.queue_seconds = Since(start);
@@ -225,14 +244,9 @@ absl::StatusOr<CommitResult> CommitHead(Parts& parts, const Model& model, const 
   std::shared_ptr<const engine::SnapshotManifest> manifest;  // null at position 0
   std::vector<memstore::NewChunk> new_chunks;
   if (loaded.state.position > 0) {
-    auto encoded = engine::EncodeSnapshot(model.engine->schema(), loaded.state,
-                                          model.engine->snapshot_identity(), loaded.manifest.get());
-    if (!encoded.ok()) {
-      return Error(absl::StatusCode::kInternal, reason::kInternal,
-                   "the state could not be encoded; the session is unchanged");
-    }
-    manifest = std::make_shared<const engine::SnapshotManifest>(std::move(encoded->manifest));
-    for (auto& chunk : encoded->new_chunks) {
+    MNEME_ASSIGN_OR_RETURN(engine::EncodedSnapshot encoded, EncodeState(model, loaded));
+    manifest = std::make_shared<const engine::SnapshotManifest>(std::move(encoded.manifest));
+    for (auto& chunk : encoded.new_chunks) {
       new_chunks.push_back({chunk.hash, std::move(chunk.bytes)});
     }
   }

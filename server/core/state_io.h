@@ -10,13 +10,22 @@
 
 namespace mneme::server {
 
+// A slot of the model's device, as StateCache::Acquire gives it, for a state that never holds more
+// than `end` tokens. INTERNAL BACKEND_FAILED at once if the device has failed for good, also while
+// the call waited.
+absl::StatusOr<StateCache::Grant> TakeSlot(Parts& parts, CallContext& context, const Model& model,
+                                           int64_t end, const StateCache::Identity* want,
+                                           int64_t queued_tokens);
+
+// The snapshot of a state that is to be kept. An error leaves the session as it is: BACKEND_FAILED,
+// OVERLOADED or INTERNAL.
+absl::StatusOr<engine::EncodedSnapshot> EncodeState(const Model& model, const LoadedState& loaded);
+
 // Reads the state of `point`. DATA_LOSS STATE_CORRUPT if the stored bytes fail their checks,
 // FAILED_PRECONDITION MODEL_MISMATCH if they are of another model or another state layout.
 absl::StatusOr<LoadedState> RestorePoint(Parts& parts, const Model& model,
                                          const std::string& tenant, const storage::Point& point);
 
-// UNAVAILABLE OVERLOADED: there is no memory for another state.
-absl::Status OutOfMemory();
 // Its head, as `seen`, cannot be read. Best effort: what cannot be written is found again.
 void MarkDamaged(Parts& parts, const SessionRecord& seen);
 

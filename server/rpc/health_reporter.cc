@@ -3,7 +3,9 @@
 #include <spdlog/spdlog.h>
 
 #include <string>
+#include <vector>
 
+#include "absl/strings/str_join.h"
 #include "server/core/errors.h"
 
 namespace mneme::server {
@@ -11,6 +13,12 @@ namespace {
 
 constexpr char kSessions[] = "mneme.v1.Sessions";
 constexpr char kGeneration[] = "mneme.v1.Generation";
+
+bool NoModelIsLeft(const std::vector<DeviceFault>& faults, const ServerCore& core) {
+  size_t lost = 0;
+  for (const DeviceFault& fault : faults) lost += fault.models.size();
+  return lost > 0 && lost == core.ModelNames().size();
+}
 
 }  // namespace
 
@@ -38,8 +46,32 @@ void HealthReporter::StopServing() {
 }
 
 std::string HealthReporter::WhyNotReady() {
-  MutexLock lock(&mutex_);
-  return stopping_ ? "draining" : store_lost_ ? "the store does not answer" : "";
+  {
+    MutexLock lock(&mutex_);
+    if (stopping_) return "draining";
+    if (store_lost_) return "the store does not answer";
+  }
+  // With some of the models a server still answers who is there, but others are the better place.
+  const std::vector<DeviceFault> faults = core_.DeviceFaults();
+  return faults.empty() ? "" : faults.front().message;
+}
+
+std::string HealthReporter::WhyNotAlive() {
+  const std::vector<DeviceFault> faults = core_.DeviceFaults();
+  return NoModelIsLeft(faults, core_) ? faults.front().message : "";
+}
+
+void HealthReporter::LookAtDevices() {
+  const std::vector<DeviceFault> faults = core_.DeviceFaults();
+  for (const DeviceFault& fault : faults) {
+    if (!lost_devices_.insert(fault.device).second) continue;
+    for (const std::string& model : fault.models) health_->SetServingStatus(model, false);
+    spdlog::error("health: {} is lost, and with it {}; restart the server: {}", fault.device,
+                  absl::StrJoin(fault.models, ", "), fault.message);
+  }
+  if (all_lost_ || !NoModelIsLeft(faults, core_)) return;
+  all_lost_ = true;
+  for (const char* name : {kSessions, kGeneration, ""}) health_->SetServingStatus(name, false);
 }
 
 void HealthReporter::Watch() {
@@ -56,9 +88,10 @@ void HealthReporter::Watch() {
     }
     if (lost != store_lost_) {
       store_lost_ = lost;
-      health_->SetServingStatus(kSessions, !lost);
+      health_->SetServingStatus(kSessions, !lost && !all_lost_);
       spdlog::warn("health: the store {}", lost ? "is lost; sessions are not served" : "is back");
     }
+    LookAtDevices();
     if (start) {
       auto probe = [state = probe_, &core = core_] {
         const absl::Status status = core.CheckStore();

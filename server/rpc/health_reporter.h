@@ -1,12 +1,15 @@
-// Keeps the standard health service true: store probes while serving, NOT_SERVING while draining.
+// Keeps the standard health service true: store probes and the devices' faults while serving,
+// NOT_SERVING while draining.
 //
-// Names: "" (the process), mneme.v1.Sessions, mneme.v1.Generation, models/{m}.
+// Names: "" (the process), mneme.v1.Sessions, mneme.v1.Generation, models/{m}. A device that fails
+// takes its models with it, and everything with the last of them; none comes back in this process.
 #pragma once
 
 #include <grpcpp/health_check_service_interface.h>
 
 #include <chrono>
 #include <memory>
+#include <set>
 #include <string>
 #include <thread>
 
@@ -35,6 +38,8 @@ class HealthReporter {
 
   // For /readyz: why no new work should be sent here now; "" if it should.
   std::string WhyNotReady();
+  // For /healthz: why this process should be replaced; "" if it should not.
+  std::string WhyNotAlive();
 
  private:
   // Shared with a probe that may hang in a broken store.
@@ -46,6 +51,7 @@ class HealthReporter {
   };
 
   void Watch();
+  void LookAtDevices() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   grpc::HealthCheckServiceInterface* const health_;
   ServerCore& core_;
@@ -57,6 +63,8 @@ class HealthReporter {
   CondVar changed_;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   bool store_lost_ ABSL_GUARDED_BY(mutex_) = false;
+  std::set<std::string> lost_devices_ ABSL_GUARDED_BY(mutex_);
+  bool all_lost_ ABSL_GUARDED_BY(mutex_) = false;  // no model is left
   std::thread watcher_;
 };
 

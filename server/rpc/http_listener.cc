@@ -69,7 +69,7 @@ HttpListener::~HttpListener() = default;
 
 std::unique_ptr<HttpListener> HttpListener::Start(
     const std::string& address, std::vector<std::shared_ptr<prometheus::Collectable>> metrics,
-    std::function<std::string()> why_not_ready,
+    Probe why_not_alive, Probe why_not_ready,
     std::function<bool(const std::string& authorization)> may_scrape) {
   std::unique_ptr<HttpListener> listener(new HttpListener);
   try {
@@ -89,11 +89,14 @@ std::unique_ptr<HttpListener> HttpListener::Start(
                  .body = "send `Authorization: Bearer KEY` with a key of role metrics\n",
                  .more_headers = "WWW-Authenticate: Bearer\r\n"};
   });
-  serve("/healthz", [](const std::string&) { return Reply{.body = "ok\n"}; });
-  serve("/readyz", [why_not_ready = std::move(why_not_ready)](const std::string&) {
-    const std::string why = why_not_ready();
-    return why.empty() ? Reply{.body = "ready\n"} : Reply{.code = 503, .body = why + "\n"};
-  });
+  const auto probe = [&](const char* path, const char* good, Probe ask) {
+    serve(path, [good, ask = std::move(ask)](const std::string&) {
+      const std::string why = ask();
+      return why.empty() ? Reply{.body = good} : Reply{.code = 503, .body = why + "\n"};
+    });
+  };
+  probe("/healthz", "ok\n", std::move(why_not_alive));
+  probe("/readyz", "ready\n", std::move(why_not_ready));
   return listener;
 }
 

@@ -1,7 +1,7 @@
 // What scrapers, balancers and orchestrators ask over plain HTTP:
 //
 //   GET /metrics   Prometheus' text format; 401 to who may not scrape
-//   GET /healthz   200 as long as the process answers: restart it if not
+//   GET /healthz   200 as long as the process answers and can compute; 503 and why not: restart it
 //   GET /readyz    200 if new work may be sent here; 503 and why not, from the first moment of a
 //                  drain on
 #pragma once
@@ -20,13 +20,15 @@ namespace mneme::server {
 
 class HttpListener {
  public:
-  // `address` as in "127.0.0.1:7448"; port 0 takes any free one. `why_not_ready` returns "" for
-  // ready; `may_scrape` is asked with the header `authorization`, "" if there is none. Both are
-  // called on the listener's threads until the destructor has returned. nullptr if it cannot listen
+  // What is wrong, "" if nothing. Called on the listener's threads until the destructor has
+  // returned.
+  using Probe = std::function<std::string()>;
+  // `address` as in "127.0.0.1:7448"; port 0 takes any free one. `may_scrape` is asked with the
+  // header `authorization`, "" if there is none, on the same threads. nullptr if it cannot listen
   // there.
   static std::unique_ptr<HttpListener> Start(
       const std::string& address, std::vector<std::shared_ptr<prometheus::Collectable>> metrics,
-      std::function<std::string()> why_not_ready,
+      Probe why_not_alive, Probe why_not_ready,
       std::function<bool(const std::string& authorization)> may_scrape);
   ~HttpListener();
 

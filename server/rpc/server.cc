@@ -159,7 +159,8 @@ absl::Status RpcServer::ListenForHttp() {
     metrics.push_back(std::make_shared<StoreDiskMetrics>(env_.config.store.path));
   }
   http_ = HttpListener::Start(
-      address, std::move(metrics), [this] { return health_->WhyNotReady(); },
+      address, std::move(metrics), [this] { return health_->WhyNotAlive(); },
+      [this] { return health_->WhyNotReady(); },
       [this](const std::string& authorization) { return gate_.MayScrape(authorization); });
   if (http_ == nullptr) return CannotListen("listen.metrics_address", address);
   metrics_address_ = WithPort(address, http_->port());

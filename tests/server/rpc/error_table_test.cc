@@ -10,11 +10,13 @@
 #include <set>
 #include <sstream>
 
+#include "engine/kernels/kernels.h"
 #include "memstore/rocksdb_state_store.h"
 #include "tests/server/core/session_file_testing.h"
 #include "tests/server/rpc/keys_testing.h"
 #include "tests/server/rpc/served_core.h"
 #include "tests/support/child_process.h"
+#include "tests/support/emulated_gpus.h"
 #include "tests/support/failing_new.h"
 #include "tests/support/fault_file_system.h"
 
@@ -684,11 +686,27 @@ TEST_F(ErrorTableTest, TheEngineRunsOutOfMemory) {
   {
     // Log-probabilities of 3,000 tokens need 4.5 MB for the step's logits.
     test::FailingNew failing(1 << 20);
-    EXPECT_RPC(Score("s", 3000), INTERNAL, "BACKEND_FAILED");
+    EXPECT_RPC(Score("s", 3000), UNAVAILABLE, "OVERLOADED");
     EXPECT_GT(failing.refused(), 0);
   }
   EXPECT_TRUE(Score("s", 3000).ok());
   EXPECT_TRUE(Turn(Request("s", "more", 3)).ok());
+}
+
+TEST_F(ErrorTableTest, ADeviceFails) {
+  test::TemporaryFolder folder;
+  test::EmulatedGpus gpus(/*count=*/1, folder.path());
+  ASSERT_TRUE(engine::OpenBackend(MNEME_CUDA_EMU_PLUGIN).ok());
+  config.engine.backend = "cuda-emu";
+  Serve();
+  ASSERT_TRUE(CreateOverRpc("s").ok());
+  ASSERT_TRUE(Turn(Request("s", "some text", 3)).ok());
+  gpus.Order("launch 1 0");
+  EXPECT_RPC(Turn(Request("s", "more", 3)), INTERNAL, "BACKEND_FAILED");
+  EXPECT_RPC(Turn(Request("s", "more", 3)), INTERNAL, "BACKEND_FAILED");
+  EXPECT_RPC(Score("s", 3), INTERNAL, "BACKEND_FAILED");
+  EXPECT_RPC(Ingest("s", {{0, "x"}}), INTERNAL, "BACKEND_FAILED");
+  EXPECT_EQ(Get("s").version(), 1);
 }
 
 TEST_F(ErrorTableTest, NoMemoryForAState) {

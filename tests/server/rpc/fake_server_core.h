@@ -41,7 +41,9 @@ class FakeServerCore : public ServerCore {
         return absl::UnimplementedError("set start_import");
       };
   Replaceable<absl::Status()> check_store = [] { return absl::OkStatus(); };
+  Replaceable<std::vector<DeviceFault>()> device_faults = [] { return std::vector<DeviceFault>(); };
   Replaceable<void()> preempt_all = [] {};
+  std::vector<std::string> models = {"models/m"};  // before the server starts
   std::atomic<int> generate_calls = 0;
   std::atomic<bool> draining = false;
   std::atomic<int64_t> running_calls = 0;
@@ -179,8 +181,9 @@ class FakeServerCore : public ServerCore {
   absl::StatusOr<v1::ScoreResponse> Score(CallContext&, const v1::ScoreRequest&) override {
     return v1::ScoreResponse();
   }
-  std::vector<std::string> ModelNames() const override { return {"models/m"}; }
+  std::vector<std::string> ModelNames() const override { return models; }
   std::string DeviceDescription() const override { return "none"; }
+  std::vector<DeviceFault> DeviceFaults() const override { return device_faults(); }
   absl::Status CheckStore() override { return check_store(); }
   void StartDrain() override { draining = true; }
   int64_t RunningCalls() const override { return running_calls; }

@@ -85,6 +85,27 @@ TEST_F(HttpListenerTest, ReadyUntilADrainBegins) {
   EXPECT_EQ(Get("/readyz").code, 503);
 }
 
+TEST_F(HttpListenerTest, NotReadyWithoutADeviceAndNotAliveWithoutAny) {
+  std::atomic<int> failed = 0;
+  core_.models = {"models/a", "models/b"};
+  core_.device_faults = [&] {
+    std::vector<DeviceFault> faults;
+    if (failed > 0) faults.push_back({"cuda:0", "cuda:0 fell", {"models/a"}});
+    if (failed > 1) faults.push_back({"cuda:1", "cuda:1 fell", {"models/b"}});
+    return faults;
+  };
+  StartServer();
+  EXPECT_EQ(Get("/readyz").code, 200);
+  failed = 1;
+  EXPECT_EQ(Get("/readyz").code, 503);
+  EXPECT_EQ(Get("/readyz").body, "cuda:0 fell\n");
+  EXPECT_EQ(Get("/healthz").code, 200);  // it still serves the other model
+  failed = 2;
+  EXPECT_EQ(Get("/readyz").code, 503);
+  EXPECT_EQ(Get("/healthz").code, 503);
+  EXPECT_EQ(Get("/healthz").body, "cuda:0 fell\n");
+}
+
 TEST_F(HttpListenerTest, NotReadyWhileTheStoreIsLost) {
   std::atomic<bool> lost = false;
   core_.check_store = [&] { return lost ? absl::UnavailableError("unplugged") : absl::OkStatus(); };

@@ -211,6 +211,42 @@ TEST_F(RpcServerTest, HealthKnowsEveryNameAndFollowsTheStore) {
   wait_for("mneme.v1.Sessions", "SERVING");
 }
 
+TEST_F(RpcServerTest, HealthFollowsTheDevices) {
+  std::atomic<int> failed = 0;
+  core_.models = {"models/a", "models/b"};
+  core_.device_faults = [&] {
+    std::vector<DeviceFault> faults;
+    if (failed > 0) faults.push_back({"cuda:1", "cuda:1 fell", {"models/b"}});
+    if (failed > 1) faults.push_back({"cuda:0", "cuda:0 fell too", {"models/a"}});
+    return faults;
+  };
+  std::atomic<bool> store_up = true;
+  core_.check_store = [&] { return store_up ? absl::OkStatus() : absl::UnavailableError("gone"); };
+  StartServer({.probe_interval = milliseconds(10), .store_lost_after = milliseconds(100)});
+  const std::vector<std::string> shared = {"", "mneme.v1.Sessions", "mneme.v1.Generation"};
+  auto wait_for = [&](const std::string& name, const char* state) {
+    for (int i = 0; i < 2000 && Health(channel_, name) != state; ++i) {
+      std::this_thread::sleep_for(milliseconds(5));
+    }
+    EXPECT_EQ(Health(channel_, name), state) << name;
+  };
+  EXPECT_EQ(Health(channel_, "models/b"), "SERVING");
+  failed = 1;
+  wait_for("models/b", "NOT_SERVING");
+  // The other device serves its model.
+  EXPECT_EQ(Health(channel_, "models/a"), "SERVING");
+  for (const std::string& name : shared) EXPECT_EQ(Health(channel_, name), "SERVING") << name;
+  failed = 2;
+  wait_for("models/a", "NOT_SERVING");
+  for (const std::string& name : shared) wait_for(name, "NOT_SERVING");
+  // A store that comes back does not bring the devices with it.
+  store_up = false;
+  std::this_thread::sleep_for(milliseconds(200));
+  store_up = true;
+  std::this_thread::sleep_for(milliseconds(100));
+  EXPECT_EQ(Health(channel_, "mneme.v1.Sessions"), "NOT_SERVING");
+}
+
 TEST_F(RpcServerTest, ReflectionListsTheServices) {
   StartServer();
   grpc::GenericStub stub(channel_);
