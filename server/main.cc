@@ -75,10 +75,11 @@ void PrintModels(ServerCore& core) {
   if (!models.ok()) return;
   for (const v1::Model& model : models->models()) {
     std::cout << absl::StrFormat(
-        "%s: %s, %.1f M parameters, %s weights %.1f MiB, state %.2f MiB per session (%s)\n",
+        "%s: %s, %.1f M parameters, %s weights %.1f MiB, state %.2f MiB per session (%s), on %s\n",
         model.name(), model.architecture(), static_cast<double>(model.parameters()) / 1e6,
         model.weight_type(), static_cast<double>(model.weight_bytes()) / (1 << 20),
-        static_cast<double>(model.state_bytes()) / (1 << 20), model.state_formula());
+        static_cast<double>(model.state_bytes()) / (1 << 20), model.state_formula(),
+        model.device());
     if (!model.has_chat_template()) {
       std::cout << "  takes no messages: " << model.chat_template_problem() << "\n";
     }

@@ -87,6 +87,7 @@ int Get(client::Client& client, const Context& context, const std::string& name)
     if (m->has_default_sampling()) {
       table.Add({"sampling", SamplingDefaults(m->default_sampling())});
     }
+    if (!m->device().empty()) table.Add({"device", m->device()});
     table.Add({"fingerprint", m->fingerprint()});
     table.Add({"numerics", m->numerics_id()});
     table.Print(std::cout);

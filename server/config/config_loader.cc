@@ -14,6 +14,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "engine/core/status_macros.h"
@@ -38,6 +39,8 @@ constexpr char kExamples[] = R"(EXAMPLES
                  --engine.window_tokens=2048 --listen.address=127.0.0.1:0
   The same from a file and the environment; see what holds and why, then leave:
     MNEME_ENGINE_THREADS=2 mneme-server --config mneme.yaml --print-config
+  Two models, each on a GPU of its own:
+    mneme-server --model a=a.gguf --model b=b.gguf,device=1
   For other machines, over TLS, for those who have a key (`mneme keys create` makes one):
     mneme-server --config /etc/mneme.yaml --listen.address=0.0.0.0:7447 \
                  --listen.tls.cert=server.pem --listen.tls.key=server.key \
@@ -48,9 +51,10 @@ constexpr char kExamples[] = R"(EXAMPLES
 WHERE A SETTING COMES FROM (highest first)
   the flag --engine.threads=2, the variable MNEME_ENGINE_THREADS=2, the file given by --config
   (or MNEME_CONFIG):
-    models: {smollm2: /models/smollm2.gguf}
+    models: {smollm2: /models/smollm2.gguf, b: {path: /models/b.gguf, device: 1}}
     engine: {threads: 2}
-  and the default shown above. Models: --model NAME=PATH or MNEME_MODELS=a=a.gguf,b=b.gguf.
+  and the default shown above. Models: --model NAME=PATH[,device=N] or
+  MNEME_MODELS=a=a.gguf,b=b.gguf,device=1.
   A name that is not known is an error in each of them, but for variables of the client.
 
 EXIT CODES
@@ -86,12 +90,106 @@ struct Source {
   std::vector<std::pair<ModelConfig, std::string>> models;  // with origin
 };
 
+// What may stand beside a model's path.
+constexpr char kDeviceKey[] = "device";
+
+absl::Status SetModelOption(ModelConfig& model, const std::string& key, const std::string& value,
+                            const std::string& origin) {
+  if (key != kDeviceKey) {
+    return Usage(absl::StrCat(origin, ": model ", model.name, ": unknown key \"", key,
+                              "\", expected ", kDeviceKey));
+  }
+  if (!absl::SimpleAtoi(value, &model.device) || model.device < 0) {
+    return Usage(absl::StrCat(origin, ": model ", model.name, ": ", kDeviceKey,
+                              " must be a whole number of at least 0, is \"", value, "\""));
+  }
+  return absl::OkStatus();
+}
+
+// NAME=PATH, then KEY=VALUE behind commas. A comma that no KEY= follows is one of the path.
 absl::StatusOr<ModelConfig> ParseModel(const std::string& text, const std::string& origin) {
   const size_t equals = text.find('=');
-  if (equals == std::string::npos || equals == 0 || equals + 1 == text.size()) {
-    return Usage(absl::StrCat(origin, ": a model must be written NAME=PATH, is \"", text, "\""));
+  const std::vector<std::string> parts =
+      absl::StrSplit(text.substr(equals == std::string::npos ? 0 : equals + 1), ',');
+  if (equals == std::string::npos || equals == 0 || parts[0].empty()) {
+    return Usage(absl::StrCat(origin,
+                              ": a model must be written NAME=PATH or NAME=PATH,device=N, "
+                              "is \"",
+                              text, "\""));
   }
-  return ModelConfig{.name = text.substr(0, equals), .path = text.substr(equals + 1)};
+  ModelConfig model{.name = text.substr(0, equals), .path = parts[0]};
+  std::set<std::string> given;
+  for (size_t i = 1; i < parts.size(); ++i) {
+    const std::pair<std::string, std::string> option =
+        absl::StrSplit(parts[i], absl::MaxSplits('=', 1));
+    const auto& [key, value] = option;
+    const bool has_value = parts[i].find('=') != std::string::npos;
+    if (!has_value && given.empty() && key != kDeviceKey) {
+      absl::StrAppend(&model.path, ",", parts[i]);
+      continue;
+    }
+    if (!has_value) {
+      return Usage(absl::StrCat(origin, ": model ", model.name, ": expected ", kDeviceKey,
+                                "=N behind the path, is \"", parts[i], "\""));
+    }
+    if (!given.insert(key).second) {
+      return Usage(absl::StrCat(origin, ": model ", model.name, ": ", key, " is given twice"));
+    }
+    MNEME_RETURN_IF_ERROR(SetModelOption(model, key, value, origin));
+  }
+  return model;
+}
+
+// "a=a.gguf,b=b.gguf,device=1": what begins with an option's key is of the model before.
+absl::StatusOr<std::vector<ModelConfig>> ParseModels(const std::string& text,
+                                                     const std::string& origin) {
+  std::vector<std::string> entries;
+  for (absl::string_view part : absl::StrSplit(text, ',', absl::SkipWhitespace())) {
+    const bool is_option = absl::StartsWith(part, absl::StrCat(kDeviceKey, "="));
+    if (is_option && entries.empty()) {
+      return Usage(absl::StrCat(origin, ": ", std::string(part), " must stand behind its model"));
+    }
+    if (is_option) {
+      absl::StrAppend(&entries.back(), ",", part);
+    } else {
+      entries.emplace_back(part);
+    }
+  }
+  std::vector<ModelConfig> models;
+  for (const std::string& entry : entries) {
+    MNEME_ASSIGN_OR_RETURN(ModelConfig model, ParseModel(entry, origin));
+    models.push_back(std::move(model));
+  }
+  return models;
+}
+
+// Of the file: NAME: PATH, or NAME: {path: PATH, device: N}. `where` says the place of a node.
+absl::StatusOr<ModelConfig> ReadModel(const std::string& name, const YAML::Node& node,
+                                      const std::function<std::string(const YAML::Node&)>& where) {
+  if (node.IsScalar()) return ModelConfig{.name = name, .path = node.Scalar()};
+  if (!node.IsMap()) {
+    return Usage(absl::StrCat(where(node), ": models: ", name,
+                              " must be a path, or {path: PATH, device: N}"));
+  }
+  ModelConfig model{.name = name};
+  std::set<std::string> given;
+  for (const auto& entry : node) {
+    const std::string key = entry.first.as<std::string>();
+    if (!entry.second.IsScalar()) {
+      return Usage(absl::StrCat(where(entry.first), ": models: ", name, ": ", key,
+                                " must be a single value"));
+    }
+    if (!given.insert(key).second) {
+      return Usage(
+          absl::StrCat(where(entry.first), ": models: ", name, ": ", key, " is written twice"));
+    }
+    if (key == "path") {
+      model.path = entry.second.Scalar();
+    } else {
+      MNEME_RETURN_IF_ERROR(SetModelOption(model, key, entry.second.Scalar(), where(entry.first)));
+    }
+  }
+  return model;
 }
 
 absl::StatusOr<Source> ReadEnvironment(const std::vector<std::string>& environment,
@@ -108,10 +206,8 @@ absl::StatusOr<Source> ReadEnvironment(const std::vector<std::string>& environme
     if (name == "MNEME_CONFIG") {
       *config_path = value;
     } else if (name == "MNEME_MODELS") {
-      for (absl::string_view model : absl::StrSplit(value, ',', absl::SkipWhitespace())) {
-        MNEME_ASSIGN_OR_RETURN(ModelConfig parsed, ParseModel(std::string(model), origin));
-        source.models.emplace_back(std::move(parsed), origin);
-      }
+      MNEME_ASSIGN_OR_RETURN(std::vector<ModelConfig> models, ParseModels(value, origin));
+      for (ModelConfig& model : models) source.models.emplace_back(std::move(model), origin);
     } else if (auto key = keys.find(name); key != keys.end()) {
       source.values[key->second] = {value, origin};
     } else if (!IsForeignVariable(name, value)) {
@@ -176,12 +272,10 @@ absl::StatusOr<Source> ReadFile(const std::string& path) {
           return Usage(absl::StrCat(where, ": models: must be a mapping NAME: PATH"));
         }
         for (const auto& model : section.second) {
-          if (!model.second.IsScalar()) {
-            return Usage(absl::StrCat(at(model.first.Mark()), ": models: must map NAME: PATH"));
-          }
-          source.models.emplace_back(
-              ModelConfig{model.first.as<std::string>(), model.second.Scalar()},
-              at(model.first.Mark()));
+          MNEME_ASSIGN_OR_RETURN(
+              ModelConfig read, ReadModel(model.first.as<std::string>(), model.second,
+                                          [&](const YAML::Node& node) { return at(node.Mark()); }));
+          source.models.emplace_back(std::move(read), at(model.first.Mark()));
         }
       } else if (section.second.IsMap()) {
         if (std::find(sections.begin(), sections.end(), name) == sections.end()) {
@@ -222,7 +316,7 @@ absl::StatusOr<CommandLine> ReadArguments(const std::vector<std::string>& argume
   app.allow_extras();
   std::vector<std::string> models;
   app.add_option("--model", models, "a checkpoint to serve as models/NAME; may be repeated")
-      ->type_name("NAME=PATH")
+      ->type_name("NAME=PATH[,device=N]")
       ->allow_extra_args(false);  // one value each time
   app.add_option("--config", line.config_path, "configuration file (YAML)")->type_name("FILE");
   app.add_flag("--print-config", line.print_config,
@@ -415,7 +509,11 @@ std::string PrintConfig(const Config& config, const std::map<std::string, std::s
   };
   line("models:", models_origin);
   for (const ModelConfig& model : config.models) {
-    absl::StrAppend(&out, "  ", model.name, ": ", quoted(model.path), "\n");
+    const std::string path = quoted(model.path);
+    absl::StrAppend(
+        &out, "  ", model.name, ": ",
+        model.device == 0 ? path : absl::StrCat("{path: ", path, ", device: ", model.device, "}"),
+        "\n");
   }
   std::string section;
   for (const Setting& setting : Settings()) {
@@ -445,7 +543,7 @@ std::string PrintConfig(const Config& config, const std::map<std::string, std::s
 std::vector<std::string> SettingsThatNeedRestart(const Config& running, const Config& wanted) {
   std::vector<std::string> keys;
   const auto same = [](const ModelConfig& a, const ModelConfig& b) {
-    return a.name == b.name && a.path == b.path;
+    return a.name == b.name && a.path == b.path && a.device == b.device;
   };
   if (!std::equal(running.models.begin(), running.models.end(), wanted.models.begin(),
                   wanted.models.end(), same)) {

@@ -3,15 +3,17 @@
 
 #include <cstdint>
 #include <map>
+#include <set>
 #include <string>
 #include <vector>
 
 namespace mneme::server {
 
-// One checkpoint to load, written NAME=PATH; NAME becomes models/NAME.
+// One checkpoint to load, written NAME=PATH or NAME=PATH,device=N; NAME becomes models/NAME.
 struct ModelConfig {
   std::string name;
   std::string path;
+  int device = 0;  // which of the backend's
 };
 
 // A GPU if there is one, the processors otherwise.
@@ -61,9 +63,9 @@ struct Config {
     int64_t max_request_bytes = 16 << 20;
     int64_t max_input_tokens = 1 << 20;
     int64_t max_output_tokens = 65536;
-    int64_t max_running_streams = 256;
+    int64_t max_running_streams = 256;  // on each device
     int64_t max_queued_requests = 512;
-    int64_t state_memory_bytes = 0;      // 0 = half of RAM
+    int64_t state_memory_bytes = 0;      // of each device; 0 = half of its memory
     int64_t prefill_chunk_tokens = 256;  // of one sequence in one step
     int64_t max_step_tokens = 512;
     int64_t slow_client_timeout_ms = 30000;
@@ -98,6 +100,13 @@ struct Config {
   } drain;
 
   std::string log_level = "info";  // trace | debug | info | warn | error
+
+  // How many devices the models are on.
+  int64_t num_devices() const {
+    std::set<int> devices;
+    for (const ModelConfig& model : models) devices.insert(model.device);
+    return static_cast<int64_t>(devices.size());
+  }
 };
 
 }  // namespace mneme::server

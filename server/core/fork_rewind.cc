@@ -178,9 +178,10 @@ absl::StatusOr<SessionRecord> Rewind::Commit() {
                          parts_.sessions->Update(base_.name, change_record, std::move(new_chunks_),
                                                  lease_, /*last_write=*/true));
   if (has_state_) {
-    parts_.states->Keep(std::move(held_.slot), IdentityOf(written), std::move(held_.loaded));
+    parts_.states.Of(base_.data.model())
+        .Keep(std::move(held_.slot), IdentityOf(written), std::move(held_.loaded));
   } else {
-    parts_.states->Drop(CacheKey(base_.name));
+    parts_.states.Drop(CacheKey(base_.name));
   }
   return written;
 }

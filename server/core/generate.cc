@@ -203,7 +203,8 @@ absl::Status Turn::Commit() {
   version_ = commit.record.data.head().version();
   position_ = commit.record.data.head().position_tokens();
   held_bytes_ = commit.record.data.head().unfinished_character().size();
-  parts_.states->Keep(std::move(held_.slot), IdentityOf(commit.record), std::move(held_.loaded));
+  parts_.states.Of(model_->name)
+      .Keep(std::move(held_.slot), IdentityOf(commit.record), std::move(held_.loaded));
   return absl::OkStatus();
 }
 

@@ -291,7 +291,8 @@ void IngestImpl::Close() {
   closed_ = true;
   if (held_.slot && held_.loaded.state.position == base_.data.head().position_tokens() &&
       failed_.ok()) {
-    parts_.states->Keep(std::move(held_.slot), IdentityOf(base_), std::move(held_.loaded));
+    parts_.states.Of(model_->name)
+        .Keep(std::move(held_.slot), IdentityOf(base_), std::move(held_.loaded));
   } else {
     held_.loaded = LoadedState();
     held_.slot.Release();

@@ -16,7 +16,7 @@
 
 namespace mneme::server {
 
-// Of states in one memory: tier "host" or that of a device.
+// Of states in one memory: tier "host", or "cuda:1" for a device's own.
 struct TierMetrics {
   prometheus::Gauge& slots_used_ratio;  // mneme_state_slots_used_ratio
   prometheus::Gauge& state_bytes;

@@ -51,6 +51,10 @@ absl::StatusOr<engine::EngineOptions> OptionsFor(const Config& config, const Mod
   return options;
 }
 
+std::string DescribeDevice(const engine::Device& device) {
+  return absl::StrCat(device.place(), " (", device.description(), ")");
+}
+
 v1::Model Describe(const Model& model) {
   const engine::ArchInfo& info = model.engine->info();
   v1::Model out;
@@ -59,6 +63,7 @@ v1::Model Describe(const Model& model) {
   out.set_description(model.engine->model_name());
   out.set_fingerprint(absl::BytesToHexString(model.engine->model_fingerprint()));
   out.set_numerics_id(model.engine->numerics_id());
+  out.set_device(DescribeDevice(model.engine->device()));
   out.set_parameters(info.parameters);
   out.set_weight_bytes(info.weight_bytes);
   out.set_vocab_size(info.vocab_size);
@@ -103,24 +108,38 @@ bool Model::IsEndOfGeneration(engine::TokenId token) const {
   return std::binary_search(ends.begin(), ends.end(), token);
 }
 
-// That a GPU is not there is no error where nobody asked for one by name.
-absl::Status ModelRegistry::MakeDevice(const Config& config) {
-  std::string backend = config.engine.backend;
-  if (backend == kAutoBackend) {
-    auto gpu = engine::CreateDevice("cuda", config.engine.threads);
+// That a GPU is not there is no error where nobody asked for one by name; that there are GPUs, but
+// not the one that a model is to be on, is.
+absl::StatusOr<std::shared_ptr<engine::Device>> ModelRegistry::DeviceOf(const Config& config,
+                                                                        const ModelConfig& model) {
+  std::shared_ptr<engine::Device>& device = devices_[model.device];
+  if (device != nullptr) return device;
+  const int threads = config.engine.threads;
+  if (backend_.empty()) backend_ = config.engine.backend;
+  if (backend_ == kAutoBackend) {
+    auto gpu = engine::CreateDevice("cuda", threads, model.device);
+    if (absl::IsInvalidArgument(gpu.status())) return gpu.status();
     if (gpu.ok()) {
-      device_ = *std::move(gpu);
-      return absl::OkStatus();
+      backend_ = "cuda";
+      device = *std::move(gpu);
+      return device;
     }
     no_gpu_because_ = std::string(gpu.status().message());
-    backend = "cpu";
+    backend_ = "cpu";
   }
-  MNEME_ASSIGN_OR_RETURN(device_, engine::CreateDevice(backend, config.engine.threads));
-  return absl::OkStatus();
+  auto made = engine::CreateDevice(backend_, threads, model.device);
+  if (!made.ok()) {
+    const std::string why = no_gpu_because_.empty() ? "" : "; no GPU: " + no_gpu_because_;
+    return absl::Status(made.status().code(), absl::StrCat(made.status().message(), why));
+  }
+  device = *std::move(made);
+  return device;
 }
 
 std::string ModelRegistry::DeviceDescription() const {
-  std::string text = absl::StrCat(std::string(device_->name()), " (", device_->description(), ")");
+  std::string text = absl::StrJoin(devices_, ", ", [](std::string* out, const auto& entry) {
+    absl::StrAppend(out, DescribeDevice(*entry.second));
+  });
   if (!no_gpu_because_.empty()) absl::StrAppend(&text, "; no GPU: ", no_gpu_because_);
   return text;
 }
@@ -134,8 +153,6 @@ absl::StatusOr<std::unique_ptr<ModelRegistry>> ModelRegistry::Load(const Config&
                      absl::StrJoin(engine::AvailableSimdTargets(), ", ")));
   }
   auto registry = std::make_unique<ModelRegistry>();
-  // One for all models: its threads and scratch are shared, and their passes take turns.
-  MNEME_RETURN_IF_ERROR(registry->MakeDevice(config));
   for (const ModelConfig& entry : config.models) {
     if (!IsValidId(entry.name)) {
       return absl::InvalidArgumentError(
@@ -143,7 +160,10 @@ absl::StatusOr<std::unique_ptr<ModelRegistry>> ModelRegistry::Load(const Config&
                        "\" must be 1 to 63 of a-z, 0-9 and '-', begin with a letter and not end "
                        "with '-'"));
     }
-    auto options = OptionsFor(config, entry, registry->device_);
+    // One for all models on it: its threads and scratch are shared, and their passes take turns.
+    auto device = registry->DeviceOf(config, entry);
+    if (!device.ok()) return At(entry, device.status());
+    auto options = OptionsFor(config, entry, *device);
     if (!options.ok()) return options.status();
     auto model = std::make_unique<Model>();
     model->name = FullModelName(entry.name);
@@ -169,7 +189,8 @@ absl::StatusOr<std::unique_ptr<ModelRegistry>> ModelRegistry::Load(const Config&
     *model->info.mutable_default_sampling() = *std::move(sampling);
     metrics.model_info
         .Add({{"model", entry.name},
-              {"backend", std::string(registry->device_->name())},
+              {"backend", std::string((*device)->name())},
+              {"device", (*device)->place()},
               {"architecture", model->info.architecture()},
               {"weight_type", model->info.weight_type()}})
         .Set(1);

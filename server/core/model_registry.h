@@ -49,17 +49,21 @@ class ModelRegistry {
   // behind it is another one, model_mismatch.h; ACCESS_DENIED as above.
   absl::StatusOr<const Model*> ForSession(const CallContext& context,
                                           const storage::StoredSession& session) const;
-  // Where all of them run.
-  engine::Device& device() const { return *device_; }
-  // "cpu (host, avx3)", and why no GPU was taken where one was looked for.
+  // Where they run, by number: all of one backend.
+  const std::map<int, std::shared_ptr<engine::Device>>& devices() const { return devices_; }
+  // "cuda:0 (NVIDIA H200), cuda:1 (NVIDIA H200)"; or "cpu (host, avx3)", and why no GPU was taken
+  // where one was looked for.
   std::string DeviceDescription() const;
   // Ordered by name.
   const std::map<std::string, std::unique_ptr<Model>>& models() const { return models_; }
 
  private:
-  absl::Status MakeDevice(const Config& config);
+  // Made for the first model that is to be there.
+  absl::StatusOr<std::shared_ptr<engine::Device>> DeviceOf(const Config& config,
+                                                           const ModelConfig& model);
 
-  std::shared_ptr<engine::Device> device_;
+  std::string backend_;  // once the first device is there
+  std::map<int, std::shared_ptr<engine::Device>> devices_;
   std::string no_gpu_because_;
   std::map<std::string, std::unique_ptr<Model>> models_;
 };

@@ -77,12 +77,12 @@ absl::StatusOr<Writer> TakeWriter(Parts& parts, CallContext& context, const Sess
 void PublishOrphans(Parts& parts) {
   // A call waits for its sequence to be removed before it ends, so more sequences than running
   // calls means that one was left behind. Counted before and after, since turns come and go.
-  const int64_t before = parts.states->running();
+  const int64_t before = parts.states.running();
   int64_t sequences = 0;
   for (const auto& [name, model] : parts.models->models()) {
     sequences += model->scheduler->num_sequences();
   }
-  const int64_t running = std::max(before, parts.states->running());
+  const int64_t running = std::max(before, parts.states.running());
   parts.metrics.orphan_sequences.Set(
       static_cast<double>(std::max<int64_t>(0, sequences - running)));
 }

@@ -23,7 +23,7 @@ struct Parts {
   Metrics metrics;
   std::unique_ptr<ModelRegistry> models;
   std::unique_ptr<SessionStore> sessions;
-  std::unique_ptr<StateCache> states;
+  StateCaches states;
   std::unique_ptr<RequestMemory> requests;
   WriterTable writers;
   CallRegistry calls;

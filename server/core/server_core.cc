@@ -66,6 +66,33 @@ absl::Status CheckConfig(const Config& config) {
   return absl::OkStatus();
 }
 
+// For the states of the models on `device`, which have its budget to themselves.
+absl::Status AddCache(Parts& parts, engine::Device& device) {
+  const Config::Limits& limits = parts.config.limits;
+  const engine::Memory& memory = device.memory();
+  const int64_t budget =
+      limits.state_memory_bytes > 0 ? limits.state_memory_bytes : memory.CapacityBytes() / 2;
+  std::vector<std::string> names;
+  for (const auto& [name, model] : parts.models->models()) {
+    if (&model->engine->device() != &device) continue;
+    names.push_back(name);
+    const int64_t largest = model->SlotBytes(model->context_limit());
+    if (largest > budget) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("limits.state_memory_bytes is ", budget, ", one state of ", name, " needs ",
+                       largest, "; raise it or choose a smaller engine.window_tokens"));
+    }
+  }
+  const auto share = static_cast<int64_t>(parts.models->models().size());
+  parts.states.Add(
+      std::make_unique<StateCache>(
+          budget, static_cast<int>(limits.max_running_streams),
+          static_cast<int>((limits.max_queued_requests + share - 1) / share), names,
+          parts.metrics.Tier(memory.OnHost() ? "host" : device.place()), parts.metrics),
+      names);
+  return absl::OkStatus();
+}
+
 class ServerCoreImpl final : public ServerCore {
  public:
   static absl::StatusOr<std::unique_ptr<ServerCore>> Make(
@@ -75,18 +102,8 @@ class ServerCoreImpl final : public ServerCore {
     Parts& parts = core->parts_;
     parts.config = config;
     MNEME_ASSIGN_OR_RETURN(parts.models, ModelRegistry::Load(config, parts.metrics));
-    const engine::Memory& memory = parts.models->device().memory();
-    const int64_t budget = config.limits.state_memory_bytes > 0 ? config.limits.state_memory_bytes
-                                                                : memory.CapacityBytes() / 2;
-    std::vector<std::string> names;
-    for (const auto& [name, model] : parts.models->models()) {
-      names.push_back(name);
-      const int64_t largest = model->SlotBytes(model->context_limit());
-      if (largest > budget) {
-        return absl::InvalidArgumentError(absl::StrCat(
-            "limits.state_memory_bytes is ", budget, ", one state of ", name, " needs ", largest,
-            "; raise it or choose a smaller engine.window_tokens"));
-      }
+    for (const auto& [number, device] : parts.models->devices()) {
+      MNEME_RETURN_IF_ERROR(AddCache(parts, *device));
     }
     parts.sessions = std::make_unique<SessionStore>(
         std::move(store), config.sessions.undelete_window_ms,
@@ -96,16 +113,13 @@ class ServerCoreImpl final : public ServerCore {
         parts.metrics);
     MNEME_RETURN_IF_ERROR(parts.sessions->Probe());
     parts.sessions->CountSessions();
-    parts.states = std::make_unique<StateCache>(
-        budget, static_cast<int>(config.limits.max_running_streams),
-        static_cast<int>(config.limits.max_queued_requests), names,
-        parts.metrics.Tier(memory.OnHost() ? "host" : "device"), parts.metrics);
     parts.requests = std::make_unique<RequestMemory>(*parts.sessions);
     parts.generations = std::make_unique<GenerationTable>(
         GenerationTable::Options{
             .keep = absl::Milliseconds(config.generations.keep_ms),
             .keep_bytes = config.generations.keep_bytes,
-            .max_turns = static_cast<size_t>(config.limits.max_running_streams +
+            .max_turns = static_cast<size_t>(config.num_devices() *
+                                                 config.limits.max_running_streams +
                                              config.limits.max_queued_requests) +
                          kSpareTurnThreads},
         parts.metrics);

@@ -289,18 +289,19 @@ absl::Status ImportImpl::TakeHeader(const SessionFileHeader& header,
     kept_.emplace(chunk.id, std::string());
     bytes += chunk.size_bytes;
   }
+  StateCache& cache = parts_.states.Of(model_->name);
   // Both the file's bytes and the state that is made of them are in memory until the end.
-  if (bytes > parts_.states->budget_bytes()) {
+  if (bytes > cache.budget_bytes()) {
     FieldErrors errors;
     errors.Add("data",
                absl::StrCat("needs ", bytes, " bytes to be imported; limits.state_memory_bytes is ",
-                            parts_.states->budget_bytes()),
+                            cache.budget_bytes()),
                reason::kFieldOutOfRange);
     return errors.ToStatus();
   }
   MNEME_RETURN_IF_ERROR(CheckDevice(model_->engine->device()));
   MNEME_ASSIGN_OR_RETURN(auto grant,
-                         parts_.states->Acquire(context_, model_->name, bytes, nullptr, 0));
+                         cache.Acquire(context_, model_->name, bytes, nullptr, 0));
   slot_ = std::move(grant.slot);
   return absl::OkStatus();
 }
@@ -375,7 +376,7 @@ absl::StatusOr<v1::ImportSessionResponse> ImportImpl::Finish() {
     MNEME_RETURN_IF_ERROR(parts_.sessions->Create({record_}, snapshots, std::move(new_chunks)));
     record_.record_version = 1;
     if (header_.manifest != nullptr) {
-      parts_.states->Keep(std::move(slot_), IdentityOf(record_), std::move(loaded_));
+      parts_.states.Of(model_->name).Keep(std::move(slot_), IdentityOf(record_), std::move(loaded_));
     }
     MNEME_ASSIGN_OR_RETURN(*response.mutable_session(), ToProto(parts_, record_));
   }

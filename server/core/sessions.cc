@@ -55,8 +55,8 @@ absl::StatusOr<v1::Session> ToProto(Parts& parts, const SessionRecord& record) {
                 : running        ? v1::Session::RUNNING
                 : data.damaged() ? v1::Session::DAMAGED
                                  : v1::Session::ACTIVE);
-  out.set_residency(running || parts.states->Contains(key, head.version()) ? v1::Session::HOST
-                                                                           : v1::Session::STORE);
+  out.set_residency(running || parts.states.Contains(key, head.version()) ? v1::Session::HOST
+                                                                          : v1::Session::STORE);
   out.set_version(head.version());
   out.set_etag(EtagOf(record));
   out.set_position_tokens(head.position_tokens());
@@ -273,7 +273,7 @@ absl::StatusOr<v1::Session> Delete(Parts& parts, CallContext& context, const Ses
   };
   auto deleted = parts.sessions->Update(name, mark_deleted, {}, writer->lease, /*last_write=*/true);
   if (!deleted.ok()) return deleted.status();
-  parts.states->Drop(key);
+  parts.states.Drop(key);
   writer->Release();
   MNEME_ASSIGN_OR_RETURN(v1::Session session, ToProto(parts, *deleted));
   if (window_us == 0) MNEME_RETURN_IF_ERROR(parts.sessions->Purge(name));
@@ -337,7 +337,7 @@ int SweepSessions(Parts& parts, int limit) {
     } else {
       continue;
     }
-    parts.states->Drop(CacheKey(name));
+    parts.states.Drop(CacheKey(name));
     ++done;
   }
   return done;

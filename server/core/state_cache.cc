@@ -13,9 +13,12 @@ StateCache::StateCache(int64_t budget_bytes, int max_running, int max_waiting,
                        std::span<const std::string> models, TierMetrics tier, Metrics& metrics)
     : budget_bytes_(budget_bytes),
       max_running_(max_running),
-      max_waiting_((max_waiting + models.size() - 1) / models.size()),
+      max_waiting_(max_waiting),
       tier_(tier),
-      metrics_(metrics) {
+      metrics_(metrics),
+      requests_running_(metrics.requests_running),
+      requests_waiting_(metrics.requests_waiting),
+      queued_tokens_shown_(metrics.queued_tokens) {
   for (const std::string& model : models) lines_.try_emplace(model);
 }
 
@@ -208,13 +211,39 @@ int64_t StateCache::Waiting() const {
 }
 
 void StateCache::Publish() {
-  metrics_.requests_running.Set(running_);
-  metrics_.requests_waiting.Set(static_cast<double>(Waiting()));
-  metrics_.queued_tokens.Set(static_cast<double>(queued_tokens_));
+  requests_running_.Set(running_);
+  requests_waiting_.Set(static_cast<double>(Waiting()));
+  queued_tokens_shown_.Set(static_cast<double>(queued_tokens_));
   tier_.state_bytes.Set(static_cast<double>(pinned_bytes_ + resident_bytes_));
   tier_.slots_used_ratio.Set(static_cast<double>(pinned_bytes_) / budget_bytes_);
   tier_.sessions_running.Set(running_);
   tier_.sessions_resident.Set(static_cast<double>(by_key_.size()));
+}
+
+void StateCache::Part::Set(double value) {
+  if (value > value_) gauge_.Increment(value - value_);
+  if (value < value_) gauge_.Decrement(value_ - value);
+  value_ = value;
+}
+
+void StateCaches::Add(std::unique_ptr<StateCache> cache, std::span<const std::string> models) {
+  for (const std::string& model : models) by_model_[model] = cache.get();
+  caches_.push_back(std::move(cache));
+}
+
+void StateCaches::Drop(const std::string& key) {
+  for (const auto& cache : caches_) cache->Drop(key);
+}
+
+bool StateCaches::Contains(const std::string& key, int64_t version) const {
+  return std::ranges::any_of(caches_,
+                             [&](const auto& cache) { return cache->Contains(key, version); });
+}
+
+int64_t StateCaches::Sum(int64_t (StateCache::*of)() const) const {
+  int64_t sum = 0;
+  for (const auto& cache : caches_) sum += (*cache.*of)();
+  return sum;
 }
 
 }  // namespace mneme::server

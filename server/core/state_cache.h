@@ -39,7 +39,7 @@ class StateCache {
   struct Line;
 
  public:
-  // `models` share max_waiting evenly; no other may be asked for.
+  // Of `models`; no other may be asked for. At most max_waiting calls wait in the line of each.
   StateCache(int64_t budget_bytes, int max_running, int max_waiting,
              std::span<const std::string> models, TierMetrics tier, Metrics& metrics);
 
@@ -106,6 +106,16 @@ class StateCache {
     Residents residents;  // least recently used first
     std::deque<uint64_t> waiting;
   };
+  // What this cache adds to a gauge that those of other devices share.
+  class Part {
+   public:
+    explicit Part(prometheus::Gauge& gauge) : gauge_(gauge) {}
+    void Set(double value);
+
+   private:
+    prometheus::Gauge& gauge_;
+    double value_ = 0;
+  };
   using Freed = std::vector<LoadedState>;  // destroyed without the lock: unmapping is slow
 
   void Return(const Slot& slot) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -135,6 +145,31 @@ class StateCache {
   int running_ ABSL_GUARDED_BY(mutex_) = 0;
   int64_t queued_tokens_ ABSL_GUARDED_BY(mutex_) = 0;
   uint64_t next_ticket_ ABSL_GUARDED_BY(mutex_) = 0;
+  Part requests_running_ ABSL_GUARDED_BY(mutex_);
+  Part requests_waiting_ ABSL_GUARDED_BY(mutex_);
+  Part queued_tokens_shown_ ABSL_GUARDED_BY(mutex_);
+};
+
+// The caches of all devices, and what is asked of all of them together.
+class StateCaches {
+ public:
+  void Add(std::unique_ptr<StateCache> cache, std::span<const std::string> models);
+
+  // That of the device which `model` is on.
+  StateCache& Of(const std::string& model) const { return *by_model_.at(model); }
+  void Drop(const std::string& key);
+  bool Contains(const std::string& key, int64_t version) const;
+  // As those of StateCache, in sum.
+  int64_t running() const { return Sum(&StateCache::running); }
+  int64_t waiting() const { return Sum(&StateCache::waiting); }
+  int64_t used_bytes() const { return Sum(&StateCache::used_bytes); }
+  int64_t budget_bytes() const { return Sum(&StateCache::budget_bytes); }
+
+ private:
+  int64_t Sum(int64_t (StateCache::*of)() const) const;
+
+  std::vector<std::unique_ptr<StateCache>> caches_;
+  std::map<std::string, StateCache*> by_model_;
 };
 
 }  // namespace mneme::server

@@ -112,8 +112,8 @@ absl::StatusOr<StateCache::Grant> TakeSlot(Parts& parts, CallContext& context, c
                                            int64_t queued_tokens) {
   MNEME_RETURN_IF_ERROR(CheckDevice(model.engine->device()));
   MNEME_ASSIGN_OR_RETURN(
-      auto grant,
-      parts.states->Acquire(context, model.name, model.SlotBytes(end), want, queued_tokens));
+      auto grant, parts.states.Of(model.name)
+                      .Acquire(context, model.name, model.SlotBytes(end), want, queued_tokens));
   MNEME_RETURN_IF_ERROR(CheckDevice(model.engine->device()));
   return grant;
 }
@@ -195,7 +195,7 @@ absl::StatusOr<HeldState> HoldHead(Parts& parts, CallContext& context, const Mod
   if (grant.resident.has_value()) {
     held.loaded = *std::move(grant.resident);
     held.was_resident = true;
-    parts.states->tier().restore.Observe(Since(restore));
+    parts.states.Of(model.name).tier().restore.Observe(Since(restore));
   } else {
     auto loaded = RestorePoint(parts, model, record.name.tenant, record.data.head());
     if (!loaded.ok()) {

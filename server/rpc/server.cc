@@ -65,9 +65,9 @@ RpcServer::RpcServer(const Config& config, ServerCore& core, Files files,
                                    .Register(*core.metrics().registry()),
            .turns = turns_,
            .lookups = lookups_},
-      turns_(
-          config.limits.max_running_streams + config.limits.max_queued_requests + kSpareTurnThreads,
-          /*max_waiting=*/0),
+      turns_(config.num_devices() * config.limits.max_running_streams +
+                 config.limits.max_queued_requests + kSpareTurnThreads,
+             /*max_waiting=*/0),
       lookups_(kLookupThreads, kMaxWaitingLookups),
       sessions_(env_),
       generation_(env_),

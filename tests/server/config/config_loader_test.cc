@@ -105,6 +105,67 @@ TEST_F(ConfigLoaderTest, ModelsComeWholeFromTheHighestSource) {
   EXPECT_EQ(from_flags->config.models[0].name, "e");
 }
 
+TEST_F(ConfigLoaderTest, AModelSaysItsDevice) {
+  const auto expect = [](const absl::StatusOr<LoadedConfig>& loaded) {
+    ASSERT_TRUE(loaded.ok()) << loaded.status();
+    const std::vector<ModelConfig>& models = loaded->config.models;
+    ASSERT_EQ(models.size(), 3u);
+    EXPECT_EQ(models[0].device, 0);
+    EXPECT_EQ(models[1].path, "b.gguf");
+    EXPECT_EQ(models[1].device, 3);
+    EXPECT_EQ(models[2].name, "c");
+    EXPECT_EQ(models[2].device, 0);
+    EXPECT_EQ(loaded->config.num_devices(), 2);
+  };
+  expect(LoadConfig(
+      {"--model=a=a.gguf", "--model", "b=b.gguf,device=3", "--model=c=c.gguf,device=0"}, {kHome}));
+  expect(LoadConfig({}, {kHome, "MNEME_MODELS=a=a.gguf,b=b.gguf,device=3,c=c.gguf"}));
+  const std::string file =
+      WriteFile("models:\n  a: a.gguf\n  b: {path: b.gguf, device: 3}\n  c: {path: c.gguf}\n");
+  expect(LoadConfig({"--config", file}, {kHome}));
+  // What is printed is read again.
+  auto printed = LoadConfig({"--config", file, "--print-config"}, {kHome});
+  ASSERT_TRUE(printed.ok()) << printed.status();
+  expect(LoadConfig({"--config", WriteFile(printed->output)}, {kHome}));
+  // Paths keep their commas.
+  auto comma = LoadConfig({"--model=a=x,y.gguf,device=1"}, {kHome});
+  ASSERT_TRUE(comma.ok()) << comma.status();
+  EXPECT_EQ(comma->config.models[0].path, "x,y.gguf");
+  EXPECT_EQ(comma->config.models[0].device, 1);
+}
+
+TEST_F(ConfigLoaderTest, WrongOptionsOfAModelAreNamed) {
+  const auto flag = [](const std::string& model) {
+    return ErrorOf(LoadConfig({"--model", model}, {kHome}));
+  };
+  EXPECT_THAT(flag("a=a.gguf,devise=1"),
+              HasSubstr("--model: model a: unknown key \"devise\", expected device"));
+  EXPECT_THAT(flag("a=a.gguf,device=x"),
+              HasSubstr("model a: device must be a whole number of at least 0, is \"x\""));
+  EXPECT_THAT(flag("a=a.gguf,device=-1"), HasSubstr("at least 0, is \"-1\""));
+  EXPECT_THAT(flag("a=a.gguf,device=99999999999"), HasSubstr("is \"99999999999\""));
+  EXPECT_THAT(flag("a=a.gguf,device="), HasSubstr("is \"\""));
+  EXPECT_THAT(flag("a=a.gguf,device"), HasSubstr("expected device=N behind the path"));
+  EXPECT_THAT(flag("a=a.gguf,device=1,x"), HasSubstr("expected device=N behind the path"));
+  EXPECT_THAT(flag("a=a.gguf,device=1,device=2"), HasSubstr("device is given twice"));
+  EXPECT_THAT(flag("a=,device=1"), HasSubstr("NAME=PATH"));
+  EXPECT_THAT(ErrorOf(LoadConfig({}, {kHome, "MNEME_MODELS=device=1,a=a.gguf"})),
+              HasSubstr("environment MNEME_MODELS: device=1 must stand behind its model"));
+  EXPECT_THAT(ErrorOf(LoadConfig({}, {kHome, "MNEME_MODELS=a=a.gguf,device=one"})),
+              HasSubstr("environment MNEME_MODELS: model a: device must be"));
+  const auto file = [this](const std::string& models) {
+    return ErrorOf(LoadConfig({"--config", WriteFile(models)}, {kHome}));
+  };
+  EXPECT_THAT(file("models:\n  a: {path: a, devise: 1}\n"),
+              HasSubstr("mneme.yaml:2: model a: unknown key \"devise\""));
+  EXPECT_THAT(file("models:\n  a: {path: a, device: x}\n"),
+              HasSubstr("mneme.yaml:2: model a: device must be"));
+  EXPECT_THAT(file("models:\n  a: {path: a, device: [1]}\n"), HasSubstr("must be a single value"));
+  EXPECT_THAT(file("models:\n  a: {path: a, path: b}\n"), HasSubstr("path is written twice"));
+  EXPECT_THAT(file("models:\n  a: [a.gguf]\n"), HasSubstr("{path: PATH, device: N}"));
+  EXPECT_THAT(file("models:\n  a: {device: 1}\n"), HasSubstr("model \"a\" has no path"));
+}
+
 TEST_F(ConfigLoaderTest, UnknownKeysNameLineAndNearestKey) {
   const std::string path = WriteFile("listen:\n  address: 127.0.0.1:0\nengine:\n  thread: 2\n");
   const std::string error = ErrorOf(Load({"--config", path}));
@@ -248,6 +309,9 @@ TEST_F(ConfigLoaderTest, WhatAReloadCannotChangeIsListed) {
   const Config running = Load({"--log_level=info"})->config;
   EXPECT_THAT(SettingsThatNeedRestart(running, running), IsEmpty());
   EXPECT_THAT(SettingsThatNeedRestart(running, Load({"--log_level=debug"})->config), IsEmpty());
+  EXPECT_THAT(
+      SettingsThatNeedRestart(running, LoadConfig({"--model=m=m.gguf,device=1"}, {kHome})->config),
+      testing::ElementsAre("models"));
   EXPECT_THAT(SettingsThatNeedRestart(running, Load({"--engine.threads=3", "--listen.tls.cert=a",
                                                      "--listen.tls.key=b", "--model=n=n.gguf"})
                                                    ->config),

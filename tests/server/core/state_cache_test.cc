@@ -15,7 +15,7 @@ constexpr int64_t kStateBytes = 400;
 class StateCacheTest : public testing::Test {
  protected:
   // A budget of `states` states.
-  void Open(int states, int max_running, int max_waiting) {
+  void Open(int states, int max_running, int max_waiting) {  // of each model
     const std::vector<std::string> models = {"models/a", "models/b"};
     cache_ = std::make_unique<StateCache>(states * kStateBytes, max_running, max_waiting, models,
                                           metrics_.Tier("host"), metrics_);
@@ -76,7 +76,7 @@ TEST_F(StateCacheTest, WhoGivesUpHoldsNobodyUp) {
 }
 
 TEST_F(StateCacheTest, ACrowdBeforeOneModelLeavesPlacesToTheOther) {
-  Open(8, 1, /*max_waiting=*/2);
+  Open(8, 1, /*max_waiting=*/1);
   StateCache::Slot running = Take("models/a");
   std::thread first([&] { Take("models/a"); });
   WaitForWaiting(1);
@@ -104,6 +104,45 @@ TEST_F(StateCacheTest, IdleStatesGoFromTheModelThatHoldsTheMost) {
   for (int i = 16; i < 20; ++i) EXPECT_TRUE(cache_->Contains(absl::StrCat("b", i), 1)) << i;
   EXPECT_EQ(cache_->used_bytes(), 6 * kStateBytes);
   EXPECT_EQ(metrics_.Tier("host").evictions.Value(), 16);
+}
+
+// Two devices: budgets and lines of their own, and gauges that add up.
+TEST_F(StateCacheTest, ACacheForEachDevice) {
+  const std::vector<std::string> first = {"models/a"}, second = {"models/b"};
+  StateCaches caches;
+  caches.Add(std::make_unique<StateCache>(kStateBytes, 1, 1, first, metrics_.Tier("x:0"), metrics_),
+             first);
+  caches.Add(
+      std::make_unique<StateCache>(2 * kStateBytes, 1, 1, second, metrics_.Tier("x:1"), metrics_),
+      second);
+  CallContext context;
+  auto a = caches.Of("models/a").Acquire(context, "models/a", kStateBytes, nullptr, 0);
+  auto b = caches.Of("models/b").Acquire(context, "models/b", kStateBytes, nullptr, 0);
+  ASSERT_TRUE(a.ok() && b.ok());
+  EXPECT_EQ(caches.running(), 2);
+  EXPECT_EQ(metrics_.requests_running.Value(), 2);
+  EXPECT_EQ(metrics_.Tier("x:0").slots_used_ratio.Value(), 1.0);
+  EXPECT_EQ(metrics_.Tier("x:1").slots_used_ratio.Value(), 0.5);
+  // Who waits for one device waits in its line alone.
+  std::thread waits([&] {
+    CallContext other;
+    EXPECT_TRUE(caches.Of("models/a").Acquire(other, "models/a", kStateBytes, nullptr, 7).ok());
+  });
+  while (caches.Of("models/a").waiting() != 1) std::this_thread::yield();
+  EXPECT_EQ(metrics_.requests_waiting.Value(), 1);
+  EXPECT_EQ(metrics_.queued_tokens.Value(), 7);
+  LoadedState loaded;
+  loaded.state.hidden.resize(kStateBytes / sizeof(float));
+  caches.Of("models/b").Keep(std::move(b->slot), {"s", "uid", 1}, std::move(loaded));
+  EXPECT_TRUE(caches.Contains("s", 1));
+  EXPECT_EQ(caches.Of("models/a").waiting(), 1);
+  a->slot.Release();
+  waits.join();
+  EXPECT_EQ(metrics_.requests_running.Value(), 0);
+  EXPECT_EQ(metrics_.requests_waiting.Value(), 0);
+  EXPECT_EQ(metrics_.queued_tokens.Value(), 0);
+  caches.Drop("s");
+  EXPECT_FALSE(caches.Contains("s", 1));
 }
 
 TEST_F(StateCacheTest, HandsOutOnlyTheVersionAskedFor) {

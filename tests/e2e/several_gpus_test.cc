@@ -1,0 +1,146 @@
+// A real server with a model on each of two GPUs: where a model is changes none of its tokens, each
+// device has its own budget, and one that fails takes nothing with it that is on the other.
+#include <gtest/gtest.h>
+#include <signal.h>
+
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "client/client.h"
+#include "tests/support/emulated_gpus.h"
+#include "tests/support/http_get.h"
+#include "tests/support/server_process.h"
+
+namespace mneme::test {
+namespace {
+
+class SeveralGpusTest : public ::testing::Test {
+ protected:
+  // `second`: what stands behind the path of model b.
+  ServerProcess::Options Options(const std::string& second) {
+    return {.binary = MNEME_SERVER_BINARY,
+            .model = absl::StrCat("a=", MNEME_TINY_MODEL),
+            .folder = folder_.path(),
+            .flags = {"--model", absl::StrCat("b=", MNEME_TINY_MODEL, second),
+                      "--drain.pre_stop_delay", "0s", "--engine.backend", "cuda-emu"}};
+  }
+  void Start(const std::string& second) {
+    auto server = ServerProcess::Start(Options(second));
+    ASSERT_TRUE(server.ok()) << server.status();
+    server_ = *std::move(server);
+    auto client =
+        client::Client::Connect({.server = server_->address(), .work_timeout = absl::Seconds(120)});
+    ASSERT_TRUE(client.ok()) << client.status();
+    client_ = std::make_unique<client::Client>(*client);
+  }
+  void Create(const std::string& id, const std::string& model) {
+    v1::CreateSessionRequest create;
+    create.set_session_id(id);
+    create.mutable_session()->set_model(absl::StrCat("models/", model));
+    ASSERT_TRUE(client_->CreateSession(create).ok());
+  }
+  static v1::GenerateRequest Turn(const std::string& session, const std::string& text, int tokens) {
+    v1::GenerateRequest request;
+    request.set_session(session);
+    request.set_text(text);
+    request.set_max_output_tokens(tokens);
+    request.set_ignore_eos(true);
+    request.mutable_sampling()->set_seed(3);
+    return request;
+  }
+  std::vector<int32_t> Run(const std::string& session, const std::string& text) {
+    auto turn = client_->Complete(Turn(session, text, 12));
+    EXPECT_TRUE(turn.ok()) << session << ": " << turn.status();
+    if (!turn.ok()) return {};
+    return {turn->token_ids().begin(), turn->token_ids().end()};
+  }
+  std::string Metrics() { return HttpGet(server_->metrics_address(), "/metrics").body; }
+
+  TemporaryFolder folder_;
+  EmulatedGpus gpus_{/*count=*/2, folder_.path()};
+  std::unique_ptr<ServerProcess> server_;
+  std::unique_ptr<client::Client> client_;
+};
+
+#define EXPECT_HAS(text, part) EXPECT_NE((text).find(part), std::string::npos) << text
+
+TEST_F(SeveralGpusTest, AModelOnTheSecondAnswersAsOnTheFirst) {
+  // Both on the first; then one moves, with its session.
+  ASSERT_NO_FATAL_FAILURE(Start(""));
+  Create("of-a", "a");
+  Create("of-b", "b");
+  const std::vector<int32_t> first = Run("of-a", "The keeper of the lighthouse");
+  EXPECT_EQ(Run("of-b", "The keeper of the lighthouse"), first);
+  server_->Kill();
+
+  ASSERT_NO_FATAL_FAILURE(Start(",device=1"));
+  EXPECT_HAS(server_->Out(), "on cuda-emu:1 (emulated on the host)");
+  EXPECT_HAS(server_->Out(),
+             "backend: cuda-emu:0 (emulated on the host), cuda-emu:1 (emulated on the host)");
+  const std::vector<int32_t> second = Run("of-a", " wrote");
+  EXPECT_EQ(Run("of-b", " wrote"), second);
+  EXPECT_FALSE(second.empty());
+
+  auto a = client_->GetModel("a"), b = client_->GetModel("b");
+  ASSERT_TRUE(a.ok() && b.ok());
+  EXPECT_EQ(a->device(), "cuda-emu:0 (emulated on the host)");
+  EXPECT_EQ(b->device(), "cuda-emu:1 (emulated on the host)");
+  EXPECT_EQ(a->numerics_id(), b->numerics_id());
+  const auto shown = ChildProcess::Run(
+      {.command = {MNEME_CLI_BINARY, "models", "get", "b", "--server", server_->address()},
+       .folder = folder_.path(),
+       .name = "get"});
+  EXPECT_HAS(shown.out, "cuda-emu:1 (emulated on the host)");
+
+  const std::string metrics = Metrics();
+  EXPECT_HAS(metrics, "device=\"cuda-emu:0\"");
+  EXPECT_HAS(metrics, "device=\"cuda-emu:1\"");
+  for (const char* tier : {"cuda-emu:0", "cuda-emu:1"}) {
+    // One idle session each.
+    EXPECT_HAS(metrics, absl::StrCat("mneme_sessions{state=\"active\",tier=\"", tier, "\"} 1"));
+  }
+  server_->Signal(SIGTERM);
+  EXPECT_EQ(server_->Wait().code, 0);
+}
+
+TEST_F(SeveralGpusTest, OneThatFailsLeavesTheOtherServing) {
+  ASSERT_NO_FATAL_FAILURE(Start(",device=1"));
+  Create("of-a", "a");
+  Create("of-b", "b");
+  const std::vector<int32_t> first = Run("of-a", "The keeper");
+  EXPECT_EQ(Run("of-b", "The keeper"), first);
+  gpus_.Order("launch 9 1");
+  const absl::Status failed = client_->Complete(Turn("of-b", " wrote", 12)).status();
+  EXPECT_EQ(client::ErrorOf(failed).reason, "BACKEND_FAILED") << failed;
+  EXPECT_HAS(std::string(failed.message()), "cuda-emu:1");
+
+  EXPECT_FALSE(Run("of-a", " wrote").empty());
+  EXPECT_EQ(client_->GetSession("of-a")->version(), 2);
+  EXPECT_EQ(client_->GetSession("of-b")->version(), 1);
+  EXPECT_EQ(HttpGet(server_->metrics_address(), "/readyz").code, 503);
+  EXPECT_EQ(HttpGet(server_->metrics_address(), "/healthz").code, 200);
+  for (int i = 0; i < 1000 && server_->Log().find("is lost") == std::string::npos; ++i) {
+    absl::SleepFor(absl::Milliseconds(20));
+  }
+  EXPECT_HAS(server_->Log(), "cuda-emu:1 is lost, and with it models/b; restart the server");
+}
+
+TEST_F(SeveralGpusTest, ADeviceThatIsNotThereEndsTheServer) {
+  const auto run = [&](const ServerProcess::Options& options) {
+    return ChildProcess::Run(
+        {.command = ServerProcess::Command(options), .folder = folder_.path(), .name = "short"});
+  };
+  const ChildProcess::Result third = run(Options(",device=2"));
+  EXPECT_EQ(third.code, 3);
+  EXPECT_HAS(third.err, "model b: there is no CUDA device 2: this machine has 2, numbers 0 to 1");
+  ServerProcess::Options on_cpu = Options(",device=1");
+  on_cpu.flags.back() = "cpu";
+  const ChildProcess::Result cpu = run(on_cpu);
+  EXPECT_EQ(cpu.code, 3);
+  EXPECT_HAS(cpu.err, "model b: there is no device 1 of backend 'cpu': it has device 0 only");
+}
+
+}  // namespace
+}  // namespace mneme::test
