@@ -124,7 +124,8 @@ absl::StatusOr<std::shared_ptr<engine::Device>> ModelRegistry::DeviceOf(const Co
       device = *std::move(gpu);
       return device;
     }
-    no_gpu_because_ = std::string(gpu.status().message());
+    // A server that was installed without the backend is as it was meant to be: nothing to tell.
+    if (!absl::IsNotFound(gpu.status())) no_gpu_because_ = std::string(gpu.status().message());
     backend_ = "cpu";
   }
   auto made = engine::CreateDevice(backend_, threads, model.device);

@@ -52,7 +52,7 @@ class ModelRegistry {
   // Where they run, by number: all of one backend.
   const std::map<int, std::shared_ptr<engine::Device>>& devices() const { return devices_; }
   // "cuda:0 (NVIDIA H200), cuda:1 (NVIDIA H200)"; or "cpu (host, avx3)", and why no GPU was taken
-  // where one was looked for.
+  // where the backend for them is installed.
   std::string DeviceDescription() const;
   // Ordered by name.
   const std::map<std::string, std::unique_ptr<Model>>& models() const { return models_; }

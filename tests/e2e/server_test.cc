@@ -83,6 +83,28 @@ TEST_F(ServerTest, StartUpSaysWhatItServesAndWhereSessionsAre) {
       << out;
 }
 
+// A program alone, as it is installed without the plugin for GPUs: nobody asked for one.
+TEST_F(ServerTest, ABackendThatIsNotInstalledIsMissedOnlyByWhoAsksForIt) {
+  const std::filesystem::path alone = folder_.path() / "mneme-server";
+  std::filesystem::copy_file(MNEME_SERVER_BINARY, alone);
+  auto options = Options();
+  options.binary = alone;
+  {
+    auto server = Start(options);
+    ASSERT_NE(server, nullptr);
+    const std::string out = server->Out();
+    EXPECT_NE(out.find("\nbackend: cpu (host, "), std::string::npos) << out;
+    EXPECT_EQ(out.find("GPU"), std::string::npos) << out;
+    EXPECT_EQ(out.find("cuda"), std::string::npos) << out;
+  }
+  options.flags.insert(options.flags.end(), {"--engine.backend", "cuda"});
+  const auto asked = RunServer(options);
+  EXPECT_EQ(asked.code, 3) << asked.err;
+  EXPECT_NE(asked.err.find("backend 'cuda' is not installed: no libmneme_cuda.so beside"),
+            std::string::npos)
+      << asked.err;
+}
+
 // Without --store.path: the same place whatever directory it is started in, and an absolute path
 // for a relative one.
 TEST_F(ServerTest, TheDefaultPlaceIsTheUsers) {
