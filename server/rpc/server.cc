@@ -8,6 +8,7 @@
 #include <prometheus/histogram.h>
 #include <spdlog/spdlog.h>
 
+#include <algorithm>
 #include <chrono>
 #include <mutex>
 #include <thread>
@@ -65,7 +66,7 @@ RpcServer::RpcServer(const Config& config, ServerCore& core, Files files,
                                    .Register(*core.metrics().registry()),
            .turns = turns_,
            .lookups = lookups_},
-      turns_(config.num_devices() * config.limits.max_running_streams +
+      turns_(std::max<int64_t>(1, config.num_devices()) * config.limits.max_running_streams +
                  config.limits.max_queued_requests + kSpareTurnThreads,
              /*max_waiting=*/0),
       lookups_(kLookupThreads, kMaxWaitingLookups),
