@@ -16,6 +16,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "engine/core/status_macros.h"
 #include "memstore/state_store.h"
@@ -41,6 +42,8 @@ constexpr char kExamples[] = R"(EXAMPLES
     MNEME_ENGINE_THREADS=2 mneme-server --config mneme.yaml --print-config
   Two models, each on a GPU of its own:
     mneme-server --model a=a.gguf --model b=b.gguf,device=1
+  One model, a copy on each of two GPUs:
+    mneme-server --model a=a.gguf,device=0,device=1
   For other machines, over TLS, for those who have a key (`mneme keys create` makes one):
     mneme-server --config /etc/mneme.yaml --listen.address=0.0.0.0:7447 \
                  --listen.tls.cert=server.pem --listen.tls.key=server.key \
@@ -99,11 +102,23 @@ absl::Status SetModelOption(ModelConfig& model, const std::string& key, const st
     return Usage(absl::StrCat(origin, ": model ", model.name, ": unknown key \"", key,
                               "\", expected ", kDeviceKey));
   }
-  if (!absl::SimpleAtoi(value, &model.device) || model.device < 0) {
+  int device = 0;
+  if (!absl::SimpleAtoi(value, &device) || device < 0) {
     return Usage(absl::StrCat(origin, ": model ", model.name, ": ", kDeviceKey,
                               " must be a whole number of at least 0, is \"", value, "\""));
   }
+  if (std::ranges::count(model.devices, device) > 0) {
+    return Usage(absl::StrCat(origin, ": model ", model.name, ": ", kDeviceKey, " ", device,
+                              " is given twice"));
+  }
+  model.devices.push_back(device);
   return absl::OkStatus();
+}
+
+// Nothing was said: the first device.
+ModelConfig WithDevices(ModelConfig model) {
+  if (model.devices.empty()) model.devices = {0};
+  return model;
 }
 
 // NAME=PATH, then KEY=VALUE behind commas. A comma that no KEY= follows is one of the path.
@@ -117,14 +132,14 @@ absl::StatusOr<ModelConfig> ParseModel(const std::string& text, const std::strin
                               "is \"",
                               text, "\""));
   }
-  ModelConfig model{.name = text.substr(0, equals), .path = parts[0]};
-  std::set<std::string> given;
+  ModelConfig model{.name = text.substr(0, equals), .path = parts[0], .devices = {}};
+  bool has_options = false;
   for (size_t i = 1; i < parts.size(); ++i) {
     const std::pair<std::string, std::string> option =
         absl::StrSplit(parts[i], absl::MaxSplits('=', 1));
     const auto& [key, value] = option;
     const bool has_value = parts[i].find('=') != std::string::npos;
-    if (!has_value && given.empty() && key != kDeviceKey) {
+    if (!has_value && !has_options && key != kDeviceKey) {
       absl::StrAppend(&model.path, ",", parts[i]);
       continue;
     }
@@ -132,12 +147,10 @@ absl::StatusOr<ModelConfig> ParseModel(const std::string& text, const std::strin
       return Usage(absl::StrCat(origin, ": model ", model.name, ": expected ", kDeviceKey,
                                 "=N behind the path, is \"", parts[i], "\""));
     }
-    if (!given.insert(key).second) {
-      return Usage(absl::StrCat(origin, ": model ", model.name, ": ", key, " is given twice"));
-    }
+    has_options = true;
     MNEME_RETURN_IF_ERROR(SetModelOption(model, key, value, origin));
   }
-  return model;
+  return WithDevices(std::move(model));
 }
 
 // "a=a.gguf,b=b.gguf,device=1": what begins with an option's key is of the model before.
@@ -163,7 +176,8 @@ absl::StatusOr<std::vector<ModelConfig>> ParseModels(const std::string& text,
   return models;
 }
 
-// Of the file: NAME: PATH, or NAME: {path: PATH, device: N}. `where` says the place of a node.
+// Of the file: NAME: PATH, or NAME: {path: PATH, device: N} with one device or a list. `where` says
+// the place of a node.
 absl::StatusOr<ModelConfig> ReadModel(const std::string& name, const YAML::Node& node,
                                       const std::function<std::string(const YAML::Node&)>& where) {
   if (node.IsScalar()) return ModelConfig{.name = name, .path = node.Scalar()};
@@ -171,11 +185,14 @@ absl::StatusOr<ModelConfig> ReadModel(const std::string& name, const YAML::Node&
     return Usage(absl::StrCat(where(node), ": models: ", name,
                               " must be a path, or {path: PATH, device: N}"));
   }
-  ModelConfig model{.name = name};
+  ModelConfig model{.name = name, .devices = {}};
   std::set<std::string> given;
   for (const auto& entry : node) {
     const std::string key = entry.first.as<std::string>();
-    if (!entry.second.IsScalar()) {
+    const bool is_list = key == kDeviceKey && entry.second.IsSequence();
+    const std::vector<YAML::Node> values =
+        is_list ? entry.second.as<std::vector<YAML::Node>>() : std::vector{entry.second};
+    if (!std::ranges::all_of(values, [](const YAML::Node& value) { return value.IsScalar(); })) {
       return Usage(absl::StrCat(where(entry.first), ": models: ", name, ": ", key,
                                 " must be a single value"));
     }
@@ -183,13 +200,15 @@ absl::StatusOr<ModelConfig> ReadModel(const std::string& name, const YAML::Node&
       return Usage(
           absl::StrCat(where(entry.first), ": models: ", name, ": ", key, " is written twice"));
     }
-    if (key == "path") {
-      model.path = entry.second.Scalar();
-    } else {
-      MNEME_RETURN_IF_ERROR(SetModelOption(model, key, entry.second.Scalar(), where(entry.first)));
+    for (const YAML::Node& value : values) {
+      if (key == "path") {
+        model.path = value.Scalar();
+      } else {
+        MNEME_RETURN_IF_ERROR(SetModelOption(model, key, value.Scalar(), where(entry.first)));
+      }
     }
   }
-  return model;
+  return WithDevices(std::move(model));
 }
 
 absl::StatusOr<Source> ReadEnvironment(const std::vector<std::string>& environment,
@@ -510,10 +529,12 @@ std::string PrintConfig(const Config& config, const std::map<std::string, std::s
   line("models:", models_origin);
   for (const ModelConfig& model : config.models) {
     const std::string path = quoted(model.path);
-    absl::StrAppend(
-        &out, "  ", model.name, ": ",
-        model.device == 0 ? path : absl::StrCat("{path: ", path, ", device: ", model.device, "}"),
-        "\n");
+    absl::StrAppend(&out, "  ", model.name, ": ",
+                    model.devices == std::vector{0}
+                        ? path
+                        : absl::StrCat("{path: ", path, ", device: [",
+                                       absl::StrJoin(model.devices, ", "), "]}"),
+                    "\n");
   }
   std::string section;
   for (const Setting& setting : Settings()) {
@@ -543,7 +564,7 @@ std::string PrintConfig(const Config& config, const std::map<std::string, std::s
 std::vector<std::string> SettingsThatNeedRestart(const Config& running, const Config& wanted) {
   std::vector<std::string> keys;
   const auto same = [](const ModelConfig& a, const ModelConfig& b) {
-    return a.name == b.name && a.path == b.path && a.device == b.device;
+    return a.name == b.name && a.path == b.path && a.devices == b.devices;
   };
   if (!std::equal(running.models.begin(), running.models.end(), wanted.models.begin(),
                   wanted.models.end(), same)) {

@@ -58,7 +58,9 @@ v1::Loads GetLoads(Parts& parts) {
   for (const auto& [name, model] : parts.models->models()) {
     auto& load = *out.add_models();
     load.set_model(name);
-    load.set_sequences(static_cast<int64_t>(model->scheduler->num_sequences()));
+    size_t sequences = 0;
+    for (const Replica& replica : model->replicas) sequences += replica.scheduler->num_sequences();
+    load.set_sequences(static_cast<int64_t>(sequences));
   }
   return out;
 }

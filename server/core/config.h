@@ -9,11 +9,11 @@
 
 namespace mneme::server {
 
-// One checkpoint to load, written NAME=PATH or NAME=PATH,device=N; NAME becomes models/NAME.
+// One checkpoint to load, written NAME=PATH or NAME=PATH,device=N,...; NAME becomes models/NAME.
 struct ModelConfig {
   std::string name;
   std::string path;
-  int device = 0;  // which of the backend's
+  std::vector<int> devices = {0};  // which of the backend's: one copy on each
 };
 
 // A GPU if there is one, the processors otherwise.
@@ -104,7 +104,9 @@ struct Config {
   // How many devices the models are on.
   int64_t num_devices() const {
     std::set<int> devices;
-    for (const ModelConfig& model : models) devices.insert(model.device);
+    for (const ModelConfig& model : models) {
+      devices.insert(model.devices.begin(), model.devices.end());
+    }
     return static_cast<int64_t>(devices.size());
   }
 };

@@ -11,8 +11,8 @@ absl::Status CheckDevice(const engine::Device& device) {
   if (fault.ok()) return fault;
   return Error(absl::StatusCode::kInternal, reason::kBackendFailed,
                absl::StrCat(fault.message(),
-                            "; sessions are as at their last commit, and go on "
-                            "from there once the server has been restarted"));
+                            "; sessions are as at their last commit, and go on from there on "
+                            "another device of the model, or once the server has been restarted"));
 }
 
 absl::Status EngineFailure(const absl::Status& status, const engine::Device& device) {

@@ -81,10 +81,11 @@ absl::Status Rewind::ToSnapshot(const SnapshotName& name) {
   if (!base_.data.damaged()) return absl::OkStatus();
   // Of a damaged session only a point that can be read is worth going back to.
   MNEME_ASSIGN_OR_RETURN(const Model* model, FindModel());
-  MNEME_ASSIGN_OR_RETURN(auto grant, TakeSlot(parts_, context_, *model, target_.position_tokens(),
-                                              nullptr, /*queued_tokens=*/0));
-  held_.slot = std::move(grant.slot);
-  MNEME_ASSIGN_OR_RETURN(held_.loaded, RestorePoint(parts_, *model, base_.name.tenant, target_));
+  MNEME_ASSIGN_OR_RETURN(
+      held_, TakeSlot(context_, *model, model->SlotBytes(target_.position_tokens()), nullptr,
+                      /*queued_tokens=*/0));
+  MNEME_ASSIGN_OR_RETURN(held_.loaded,
+                         RestorePoint(parts_, *model, *held_.replica, base_.name.tenant, target_));
   has_state_ = true;
   return absl::OkStatus();
 }
@@ -127,17 +128,17 @@ absl::Status Rewind::ToPosition(int64_t position) {
   const auto rest = std::span(tokens).subspan(from.position_tokens());
   recomputed_ = static_cast<int64_t>(rest.size());
 
-  MNEME_ASSIGN_OR_RETURN(auto grant,
-                         TakeSlot(parts_, context_, *model, position, nullptr, recomputed_));
-  held_.slot = std::move(grant.slot);
-  MNEME_ASSIGN_OR_RETURN(held_.loaded, RestorePoint(parts_, *model, base_.name.tenant, from));
-  MNEME_RETURN_IF_ERROR(ReadTokens(context_, *model, held_.loaded, rest));
+  MNEME_ASSIGN_OR_RETURN(
+      held_, TakeSlot(context_, *model, model->SlotBytes(position), nullptr, recomputed_));
+  MNEME_ASSIGN_OR_RETURN(held_.loaded,
+                         RestorePoint(parts_, *model, *held_.replica, base_.name.tenant, from));
+  MNEME_RETURN_IF_ERROR(ReadTokens(context_, *model, held_, rest));
   model->metrics->recomputed_tokens.Increment(static_cast<double>(recomputed_));
   has_state_ = true;
 
   target_ = from;
   if (position > 0) {
-    MNEME_ASSIGN_OR_RETURN(engine::EncodedSnapshot encoded, EncodeState(*model, held_.loaded));
+    MNEME_ASSIGN_OR_RETURN(engine::EncodedSnapshot encoded, EncodeState(held_));
     for (auto& chunk : encoded.new_chunks) {
       new_chunks_.push_back({chunk.hash, std::move(chunk.bytes)});
     }
@@ -178,8 +179,7 @@ absl::StatusOr<SessionRecord> Rewind::Commit() {
                          parts_.sessions->Update(base_.name, change_record, std::move(new_chunks_),
                                                  lease_, /*last_write=*/true));
   if (has_state_) {
-    parts_.states.Of(base_.data.model())
-        .Keep(std::move(held_.slot), IdentityOf(written), std::move(held_.loaded));
+    parts_.states.Keep(std::move(held_.slot), IdentityOf(written), std::move(held_.loaded));
   } else {
     parts_.states.Drop(CacheKey(base_.name));
   }

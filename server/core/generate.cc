@@ -154,7 +154,7 @@ void Turn::SendStarted() {
 }
 
 void Turn::Decode(TurnSequence& sequence) {
-  std::stop_callback on_cancel(context_.stop_token(), [this] { model_->scheduler->Wake(); });
+  std::stop_callback on_cancel(context_.stop_token(), [this] { held_.replica->scheduler->Wake(); });
   const auto total = static_cast<int64_t>(input_.tokens.size());
   Clock::time_point next_progress = Clock::now() + kProgressInterval;
   while (true) {
@@ -164,7 +164,7 @@ void Turn::Decode(TurnSequence& sequence) {
     if (sequence.AwaitRemoval(until)) return;
     const auto now = Clock::now();
     if (now >= options_.end_time) {
-      model_->scheduler->Wake();
+      held_.replica->scheduler->Wake();
       // It ends within a step: do not spin until then.
       std::this_thread::sleep_for(std::chrono::microseconds(200));
     }
@@ -180,12 +180,12 @@ void Turn::Decode(TurnSequence& sequence) {
 
 absl::Status Turn::Replay() {
   held_.loaded = LoadedState();  // its bytes are needed for the new one
-  MNEME_ASSIGN_OR_RETURN(held_.loaded,
-                         RestorePoint(parts_, *model_, name_.tenant, base_.data.head()));
+  MNEME_ASSIGN_OR_RETURN(
+      held_.loaded, RestorePoint(parts_, *model_, *held_.replica, name_.tenant, base_.data.head()));
   std::vector<engine::TokenId> tokens = input_.tokens;
   tokens.insert(tokens.end(), result_.output.begin(), result_.output.end());
   recomputed_ += static_cast<int64_t>(tokens.size());
-  return ReadTokens(context_, *model_, held_.loaded, tokens);
+  return ReadTokens(context_, *model_, held_, tokens);
 }
 
 absl::Status Turn::Commit() {
@@ -195,7 +195,7 @@ absl::Status Turn::Commit() {
   AddOutput(static_cast<int64_t>(result_.output.size()), input_.runs);
   MNEME_ASSIGN_OR_RETURN(
       CommitResult commit,
-      CommitHead(parts_, *model_, base_, held_.loaded,
+      CommitHead(parts_, *model_, base_, held_,
                  {.ids = tokens, .runs = input_.runs, .finish_reason = result_.reason},
                  {.lease = writer_.lease, .call = &context_}));
   committed_ = true;
@@ -203,8 +203,7 @@ absl::Status Turn::Commit() {
   version_ = commit.record.data.head().version();
   position_ = commit.record.data.head().position_tokens();
   held_bytes_ = commit.record.data.head().unfinished_character().size();
-  parts_.states.Of(model_->name)
-      .Keep(std::move(held_.slot), IdentityOf(commit.record), std::move(held_.loaded));
+  parts_.states.Keep(std::move(held_.slot), IdentityOf(commit.record), std::move(held_.loaded));
   return absl::OkStatus();
 }
 
@@ -241,11 +240,11 @@ absl::Status Turn::Run() {
   SendStarted();
 
   auto sequence = std::make_shared<TurnSequence>(
-      *model_, context_, log_, held_.loaded, input_.tokens,
+      *model_, *held_.replica->scheduler, context_, log_, held_.loaded, input_.tokens,
       UnfinishedCharacter(model_->tokenizer(), base_.data.head().unfinished_character(),
                           input_.tokens),
       options_);
-  model_->scheduler->Add(sequence);
+  held_.replica->scheduler->Add(sequence);
   Decode(*sequence);
   result_ = sequence->result();
 

@@ -234,7 +234,7 @@ absl::Status IngestImpl::Read(bool all) {
   }
   MNEME_RETURN_IF_ERROR(
       CheckContext(*model_, held_.loaded.state.position, static_cast<int64_t>(unread_.size())));
-  MNEME_RETURN_IF_ERROR(ReadTokens(context_, *model_, held_.loaded, unread_));
+  MNEME_RETURN_IF_ERROR(ReadTokens(context_, *model_, held_, unread_));
   model_->metrics->input_tokens.Increment(static_cast<double>(unread_.size()));
   share_.Charge(static_cast<int64_t>(unread_.size()));
   uncommitted_.insert(uncommitted_.end(), unread_.begin(), unread_.end());
@@ -274,7 +274,7 @@ absl::Status IngestImpl::Commit(bool done) {
   mark.set_done(done);
   MNEME_ASSIGN_OR_RETURN(
       CommitResult commit,
-      CommitHead(parts_, *model_, base_, held_.loaded,
+      CommitHead(parts_, *model_, base_, held_,
                  {.ids = uncommitted_,
                   .runs = RunsOfText(model_->tokenizer(), v1::TranscriptPart::DOCUMENT,
                                      uncommitted_, base_.data.head().position_tokens())},
@@ -291,8 +291,7 @@ void IngestImpl::Close() {
   closed_ = true;
   if (held_.slot && held_.loaded.state.position == base_.data.head().position_tokens() &&
       failed_.ok()) {
-    parts_.states.Of(model_->name)
-        .Keep(std::move(held_.slot), IdentityOf(base_), std::move(held_.loaded));
+    parts_.states.Keep(std::move(held_.slot), IdentityOf(base_), std::move(held_.loaded));
   } else {
     held_.loaded = LoadedState();
     held_.slot.Release();

@@ -63,7 +63,9 @@ v1::Model Describe(const Model& model) {
   out.set_description(model.engine->model_name());
   out.set_fingerprint(absl::BytesToHexString(model.engine->model_fingerprint()));
   out.set_numerics_id(model.engine->numerics_id());
-  out.set_device(DescribeDevice(model.engine->device()));
+  out.set_device(absl::StrJoin(model.replicas, ", ", [](std::string* out, const Replica& replica) {
+    absl::StrAppend(out, DescribeDevice(replica.device()));
+  }));
   out.set_parameters(info.parameters);
   out.set_weight_bytes(info.weight_bytes);
   out.set_vocab_size(info.vocab_size);
@@ -110,14 +112,14 @@ bool Model::IsEndOfGeneration(engine::TokenId token) const {
 
 // That a GPU is not there is no error where nobody asked for one by name; that there are GPUs, but
 // not the one that a model is to be on, is.
-absl::StatusOr<std::shared_ptr<engine::Device>> ModelRegistry::DeviceOf(const Config& config,
-                                                                        const ModelConfig& model) {
-  std::shared_ptr<engine::Device>& device = devices_[model.device];
+absl::StatusOr<std::shared_ptr<engine::Device>> ModelRegistry::Device(const Config& config,
+                                                                      int number) {
+  std::shared_ptr<engine::Device>& device = devices_[number];
   if (device != nullptr) return device;
   const int threads = config.engine.threads;
   if (backend_.empty()) backend_ = config.engine.backend;
   if (backend_ == kAutoBackend) {
-    auto gpu = engine::CreateDevice("cuda", threads, model.device);
+    auto gpu = engine::CreateDevice("cuda", threads, number);
     if (absl::IsInvalidArgument(gpu.status())) return gpu.status();
     if (gpu.ok()) {
       backend_ = "cuda";
@@ -128,7 +130,7 @@ absl::StatusOr<std::shared_ptr<engine::Device>> ModelRegistry::DeviceOf(const Co
     if (!absl::IsNotFound(gpu.status())) no_gpu_because_ = std::string(gpu.status().message());
     backend_ = "cpu";
   }
-  auto made = engine::CreateDevice(backend_, threads, model.device);
+  auto made = engine::CreateDevice(backend_, threads, number);
   if (!made.ok()) {
     const std::string why = no_gpu_because_.empty() ? "" : "; no GPU: " + no_gpu_because_;
     return absl::Status(made.status().code(), absl::StrCat(made.status().message(), why));
@@ -143,6 +145,27 @@ std::string ModelRegistry::DeviceDescription() const {
   });
   if (!no_gpu_because_.empty()) absl::StrAppend(&text, "; no GPU: ", no_gpu_because_);
   return text;
+}
+
+absl::StatusOr<Replica> ModelRegistry::LoadReplica(const Config& config, const ModelConfig& entry,
+                                                   int number, ModelMetrics& metrics) {
+  // One device for all models on it: its threads and scratch are shared, and their passes take
+  // turns.
+  MNEME_ASSIGN_OR_RETURN(auto device, Device(config, number));
+  MNEME_ASSIGN_OR_RETURN(const auto options, OptionsFor(config, entry, std::move(device)));
+  Replica replica;
+  try {
+    MNEME_ASSIGN_OR_RETURN(replica.engine, engine::Engine::Load(options));
+    MNEME_RETURN_IF_ERROR(WarmUp(*replica.engine));
+  } catch (const std::bad_alloc&) {
+    return absl::ResourceExhaustedError("not enough memory");
+  }
+  replica.scheduler = std::make_unique<Scheduler>(
+      *replica.engine,
+      Scheduler::Limits{.prefill_chunk_tokens = config.limits.prefill_chunk_tokens,
+                        .max_step_tokens = config.limits.max_step_tokens},
+      metrics);
+  return replica;
 }
 
 absl::StatusOr<std::unique_ptr<ModelRegistry>> ModelRegistry::Load(const Config& config,
@@ -161,40 +184,35 @@ absl::StatusOr<std::unique_ptr<ModelRegistry>> ModelRegistry::Load(const Config&
                        "\" must be 1 to 63 of a-z, 0-9 and '-', begin with a letter and not end "
                        "with '-'"));
     }
-    // One for all models on it: its threads and scratch are shared, and their passes take turns.
-    auto device = registry->DeviceOf(config, entry);
-    if (!device.ok()) return At(entry, device.status());
-    auto options = OptionsFor(config, entry, *device);
-    if (!options.ok()) return options.status();
     auto model = std::make_unique<Model>();
     model->name = FullModelName(entry.name);
-    try {
-      auto engine = engine::Engine::Load(*options);
-      if (!engine.ok()) return At(entry, engine.status());
-      model->engine = *std::move(engine);
-      if (auto status = WarmUp(*model->engine); !status.ok()) return At(entry, status);
-    } catch (const std::bad_alloc&) {
-      return absl::ResourceExhaustedError(
-          absl::StrCat("model ", entry.name, ": not enough memory"));
-    }
     model->metrics = &metrics.ForModel(entry.name);
-    model->scheduler = std::make_unique<Scheduler>(
-        *model->engine,
-        Scheduler::Limits{.prefill_chunk_tokens = config.limits.prefill_chunk_tokens,
-                          .max_step_tokens = config.limits.max_step_tokens},
-        *model->metrics);
+    for (const int number : entry.devices) {
+      auto replica = registry->LoadReplica(config, entry, number, *model->metrics);
+      if (!replica.ok()) return At(entry, replica.status());
+      model->replicas.push_back(*std::move(replica));
+      model->engine = model->replicas.front().engine.get();
+      const engine::Engine& other = *model->replicas.back().engine;
+      if (other.numerics_id() != model->engine->numerics_id()) {
+        return absl::InvalidArgumentError(
+            absl::StrCat("model ", entry.name, ": its devices do not compute the same bits: ",
+                         model->engine->numerics_id(), " and ", other.numerics_id()));
+      }
+    }
     model->info = Describe(*model);
     model->settings = StateSettingsOf(config.engine);
     auto sampling = SamplingDefaults(config.sampling, entry.name, model->engine->sampling_hints());
     if (!sampling.ok()) return At(entry, sampling.status());
     *model->info.mutable_default_sampling() = *std::move(sampling);
-    metrics.model_info
-        .Add({{"model", entry.name},
-              {"backend", std::string((*device)->name())},
-              {"device", (*device)->place()},
-              {"architecture", model->info.architecture()},
-              {"weight_type", model->info.weight_type()}})
-        .Set(1);
+    for (const Replica& replica : model->replicas) {
+      metrics.model_info
+          .Add({{"model", entry.name},
+                {"backend", std::string(replica.device().name())},
+                {"device", replica.device().place()},
+                {"architecture", model->info.architecture()},
+                {"weight_type", model->info.weight_type()}})
+          .Set(1);
+    }
     const std::string name = model->name;
     if (!registry->models_.emplace(name, std::move(model)).second) {
       return absl::InvalidArgumentError(absl::StrCat("model ", entry.name, " is given twice"));

@@ -13,16 +13,26 @@
 #include "server/core/config.h"
 #include "server/core/metrics.h"
 #include "server/core/scheduler.h"
+#include "server/core/state_cache.h"
 #include "server/core/storage.pb.h"
 
 namespace mneme::server {
 
-// Immutable but for the engine, which only the scheduler steps.
-struct Model {
-  std::string name;  // models/{model}
+// A model on one device: its engine, which only the scheduler steps.
+struct Replica {
   std::unique_ptr<engine::Engine> engine;
   std::unique_ptr<Scheduler> scheduler;  // destroyed before the engine
-  ModelMetrics* metrics = nullptr;       // of the Metrics that Load was given
+  StateCache* states = nullptr;          // of the device
+
+  const engine::Device& device() const { return engine->device(); }
+};
+
+// Immutable.
+struct Model {
+  std::string name;                  // models/{model}
+  std::vector<Replica> replicas;     // at least one; they compute the same bits
+  engine::Engine* engine = nullptr;  // the first one's: for what they have alike
+  ModelMetrics* metrics = nullptr;   // of the Metrics that Load was given
   v1::Model info;
   storage::StateSettings settings;  // that its states are made with
 
@@ -59,8 +69,10 @@ class ModelRegistry {
 
  private:
   // Made for the first model that is to be there.
-  absl::StatusOr<std::shared_ptr<engine::Device>> DeviceOf(const Config& config,
-                                                           const ModelConfig& model);
+  absl::StatusOr<std::shared_ptr<engine::Device>> Device(const Config& config, int number);
+  // Engine and batch of `entry` on device `number`, warm.
+  absl::StatusOr<Replica> LoadReplica(const Config& config, const ModelConfig& entry, int number,
+                                      ModelMetrics& metrics);
 
   std::string backend_;  // once the first device is there
   std::map<int, std::shared_ptr<engine::Device>> devices_;

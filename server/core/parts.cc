@@ -80,7 +80,7 @@ void PublishOrphans(Parts& parts) {
   const int64_t before = parts.states.running();
   int64_t sequences = 0;
   for (const auto& [name, model] : parts.models->models()) {
-    sequences += model->scheduler->num_sequences();
+    for (const Replica& replica : model->replicas) sequences += replica.scheduler->num_sequences();
   }
   const int64_t running = std::max(before, parts.states.running());
   parts.metrics.orphan_sequences.Set(

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <map>
 #include <thread>
 #include <utility>
 
@@ -73,9 +72,13 @@ absl::Status AddCache(Parts& parts, engine::Device& device) {
   const int64_t budget =
       limits.state_memory_bytes > 0 ? limits.state_memory_bytes : memory.CapacityBytes() / 2;
   std::vector<std::string> names;
+  std::vector<Replica*> replicas;
   for (const auto& [name, model] : parts.models->models()) {
-    if (&model->engine->device() != &device) continue;
+    const auto here = std::ranges::find_if(
+        model->replicas, [&](const Replica& replica) { return &replica.device() == &device; });
+    if (here == model->replicas.end()) continue;
     names.push_back(name);
+    replicas.push_back(&*here);
     const int64_t largest = model->SlotBytes(model->context_limit());
     if (largest > budget) {
       return absl::InvalidArgumentError(
@@ -84,13 +87,19 @@ absl::Status AddCache(Parts& parts, engine::Device& device) {
     }
   }
   const auto share = static_cast<int64_t>(parts.models->models().size());
-  parts.states.Add(
-      std::make_unique<StateCache>(
-          budget, static_cast<int>(limits.max_running_streams),
-          static_cast<int>((limits.max_queued_requests + share - 1) / share), names,
-          parts.metrics.Tier(memory.OnHost() ? "host" : device.place()), parts.metrics),
-      names);
+  StateCache* const cache = parts.states.Add(std::make_unique<StateCache>(
+      budget, static_cast<int>(limits.max_running_streams),
+      static_cast<int>((limits.max_queued_requests + share - 1) / share), names,
+      parts.metrics.Tier(memory.OnHost() ? "host" : device.place()), parts.metrics));
+  for (Replica* replica : replicas) replica->states = cache;
   return absl::OkStatus();
+}
+
+// Whether every device of `model` has failed, `device` being the last of them in order.
+bool LostWith(const Model& model, const engine::Device& device) {
+  return &model.replicas.back().device() == &device &&
+         std::ranges::none_of(model.replicas,
+                              [](const Replica& replica) { return replica.device().Fault().ok(); });
 }
 
 class ServerCoreImpl final : public ServerCore {
@@ -118,10 +127,10 @@ class ServerCoreImpl final : public ServerCore {
         GenerationTable::Options{
             .keep = absl::Milliseconds(config.generations.keep_ms),
             .keep_bytes = config.generations.keep_bytes,
-            .max_turns = static_cast<size_t>(config.num_devices() *
-                                                 config.limits.max_running_streams +
-                                             config.limits.max_queued_requests) +
-                         kSpareTurnThreads},
+            .max_turns =
+                static_cast<size_t>(config.num_devices() * config.limits.max_running_streams +
+                                    config.limits.max_queued_requests) +
+                kSpareTurnThreads},
         parts.metrics);
     core->sweeper_ = std::thread([impl = core.get()] { impl->Sweep(); });
     return core;
@@ -257,19 +266,16 @@ class ServerCoreImpl final : public ServerCore {
     return names;
   }
   std::vector<DeviceFault> DeviceFaults() const override {
-    std::map<std::string, DeviceFault> faults;
-    for (const auto& [name, model] : parts_.models->models()) {
-      const engine::Device& device = model->engine->device();
-      const absl::Status status = CheckDevice(device);
+    std::vector<DeviceFault> faults;
+    for (const auto& [number, device] : parts_.models->devices()) {
+      const absl::Status status = CheckDevice(*device);
       if (status.ok()) continue;
-      DeviceFault& fault = faults[device.place()];
-      fault.device = device.place();
-      fault.message = std::string(status.message());
-      fault.models.push_back(name);
+      faults.push_back({device->place(), std::string(status.message()), {}});
+      for (const auto& [name, model] : parts_.models->models()) {
+        if (LostWith(*model, *device)) faults.back().models.push_back(name);
+      }
     }
-    std::vector<DeviceFault> out;
-    for (auto& [place, fault] : faults) out.push_back(std::move(fault));
-    return out;
+    return faults;
   }
   absl::Status CheckStore() override { return parts_.sessions->Probe(); }
 

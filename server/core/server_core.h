@@ -63,7 +63,7 @@ class Import {
   virtual absl::StatusOr<v1::ImportSessionResponse> Finish() = 0;
 };
 
-// A device that has failed for good, and the models that were on it.
+// A device that has failed for good, and the models that have none left because of it.
 struct DeviceFault {
   std::string device;   // "cuda:1"
   std::string message;  // for operators: what failed, and what to do

@@ -3,6 +3,7 @@
 // is in the store until all of it has been checked; then one transaction makes the session.
 #include <algorithm>
 #include <cstring>
+#include <limits>
 #include <map>
 #include <new>
 #include <optional>
@@ -168,10 +169,9 @@ class ImportImpl final : public Import {
   SessionRecord record_;
   const Model* model_ = nullptr;
   SessionFileHeader header_;
-  StateCache::Slot slot_;
+  HeldState held_;
   // What of the file goes into the store.
   std::map<memstore::ChunkId, std::string> kept_;
-  LoadedState loaded_;
   int64_t received_bytes_ = 0;
 };
 
@@ -289,41 +289,42 @@ absl::Status ImportImpl::TakeHeader(const SessionFileHeader& header,
     kept_.emplace(chunk.id, std::string());
     bytes += chunk.size_bytes;
   }
-  StateCache& cache = parts_.states.Of(model_->name);
+  int64_t room = std::numeric_limits<int64_t>::max();
+  for (const Replica& replica : model_->replicas) {
+    room = std::min(room, replica.states->budget_bytes());
+  }
   // Both the file's bytes and the state that is made of them are in memory until the end.
-  if (bytes > cache.budget_bytes()) {
+  if (bytes > room) {
     FieldErrors errors;
-    errors.Add("data",
-               absl::StrCat("needs ", bytes, " bytes to be imported; limits.state_memory_bytes is ",
-                            cache.budget_bytes()),
-               reason::kFieldOutOfRange);
+    errors.Add(
+        "data",
+        absl::StrCat("needs ", bytes, " bytes to be imported; limits.state_memory_bytes is ", room),
+        reason::kFieldOutOfRange);
     return errors.ToStatus();
   }
-  MNEME_RETURN_IF_ERROR(CheckDevice(model_->engine->device()));
-  MNEME_ASSIGN_OR_RETURN(auto grant,
-                         cache.Acquire(context_, model_->name, bytes, nullptr, 0));
-  slot_ = std::move(grant.slot);
+  MNEME_ASSIGN_OR_RETURN(held_, TakeSlot(context_, *model_, bytes, nullptr, /*queued_tokens=*/0));
   return absl::OkStatus();
 }
 
 absl::Status ImportImpl::Decode() {
+  engine::Engine& engine = *held_.replica->engine;
   if (header_.manifest == nullptr) {
-    loaded_.state = model_->engine->CreateState();
+    held_.loaded.state = engine.CreateState();
     return absl::OkStatus();
   }
   auto decoded = engine::DecodeSnapshot(
-      model_->engine->states(), model_->engine->snapshot_identity(), *header_.manifest,
+      engine.states(), engine.snapshot_identity(), *header_.manifest,
       [&](const engine::ChunkHash& hash) -> absl::StatusOr<std::string> { return kept_.at(hash); });
   if (!decoded.ok()) {
-    MNEME_RETURN_IF_ERROR(CheckDevice(model_->engine->device()));
+    MNEME_RETURN_IF_ERROR(CheckDevice(engine.device()));
     if (decoded.status().GetPayload(engine::kNotFinitePayload).has_value()) {
       return Error(absl::StatusCode::kInvalidArgument, reason::kStateNotFinite,
                    absl::StrCat("the file's state cannot be used: ", decoded.status().message()));
     }
     return DamagedFile(decoded.status().message());
   }
-  loaded_.state = *std::move(decoded);
-  loaded_.manifest = header_.manifest;
+  held_.loaded.state = *std::move(decoded);
+  held_.loaded.manifest = header_.manifest;
   return absl::OkStatus();
 }
 
@@ -350,7 +351,7 @@ absl::StatusOr<v1::ImportSessionResponse> ImportImpl::Finish() {
   try {
     MNEME_RETURN_IF_ERROR(Decode());
   } catch (const std::bad_alloc&) {
-    MNEME_RETURN_IF_ERROR(CheckDevice(model_->engine->device()));
+    MNEME_RETURN_IF_ERROR(CheckDevice(held_.replica->device()));
     return OutOfMemory();
   }
   MNEME_RETURN_IF_ERROR(CheckTranscript());
@@ -376,7 +377,7 @@ absl::StatusOr<v1::ImportSessionResponse> ImportImpl::Finish() {
     MNEME_RETURN_IF_ERROR(parts_.sessions->Create({record_}, snapshots, std::move(new_chunks)));
     record_.record_version = 1;
     if (header_.manifest != nullptr) {
-      parts_.states.Of(model_->name).Keep(std::move(slot_), IdentityOf(record_), std::move(loaded_));
+      parts_.states.Keep(std::move(held_.slot), IdentityOf(record_), std::move(held_.loaded));
     }
     MNEME_ASSIGN_OR_RETURN(*response.mutable_session(), ToProto(parts_, record_));
   }

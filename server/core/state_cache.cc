@@ -226,9 +226,16 @@ void StateCache::Part::Set(double value) {
   value_ = value;
 }
 
-void StateCaches::Add(std::unique_ptr<StateCache> cache, std::span<const std::string> models) {
-  for (const std::string& model : models) by_model_[model] = cache.get();
-  caches_.push_back(std::move(cache));
+StateCache* StateCaches::Add(std::unique_ptr<StateCache> cache) {
+  return caches_.emplace_back(std::move(cache)).get();
+}
+
+void StateCaches::Keep(StateCache::Slot slot, StateCache::Identity identity, LoadedState loaded) {
+  StateCache* const own = slot.cache();
+  for (const auto& cache : caches_) {
+    if (cache.get() != own) cache->Drop(identity.key);
+  }
+  own->Keep(std::move(slot), std::move(identity), std::move(loaded));
 }
 
 void StateCaches::Drop(const std::string& key) {

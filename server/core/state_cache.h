@@ -52,6 +52,7 @@ class StateCache {
     ~Slot() { Release(); }
     void Release();
     explicit operator bool() const { return cache_ != nullptr; }
+    StateCache* cache() const { return cache_; }
 
    private:
     friend class StateCache;
@@ -153,10 +154,10 @@ class StateCache {
 // The caches of all devices, and what is asked of all of them together.
 class StateCaches {
  public:
-  void Add(std::unique_ptr<StateCache> cache, std::span<const std::string> models);
+  StateCache* Add(std::unique_ptr<StateCache> cache);
 
-  // That of the device which `model` is on.
-  StateCache& Of(const std::string& model) const { return *by_model_.at(model); }
+  // StateCache::Keep of the slot's; what another device has of the session is of no use any more.
+  void Keep(StateCache::Slot slot, StateCache::Identity identity, LoadedState loaded);
   void Drop(const std::string& key);
   bool Contains(const std::string& key, int64_t version) const;
   // As those of StateCache, in sum.
@@ -169,7 +170,6 @@ class StateCaches {
   int64_t Sum(int64_t (StateCache::*of)() const) const;
 
   std::vector<std::unique_ptr<StateCache>> caches_;
-  std::map<std::string, StateCache*> by_model_;
 };
 
 }  // namespace mneme::server

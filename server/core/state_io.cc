@@ -28,6 +28,22 @@ absl::Status Corrupt() {
                "the stored state failed its checks; rewind to a good snapshot");
 }
 
+// Where a call for `want` had best run; null if every device of the model has failed.
+const Replica* ChooseReplica(const Model& model, const StateCache::Identity* want) {
+  const Replica* best = nullptr;
+  int64_t fewest = 0;
+  for (const Replica& replica : model.replicas) {
+    if (!replica.device().Fault().ok()) continue;
+    if (want != nullptr && replica.states->Contains(want->key, want->version)) return &replica;
+    const int64_t calls = replica.states->running() + replica.states->waiting();
+    if (best == nullptr || calls < fewest) {
+      best = &replica;
+      fewest = calls;
+    }
+  }
+  return best;
+}
+
 class ReadSequence final : public Sequence {
  public:
   ReadSequence(CallContext& context, ModelMetrics& metrics, engine::State* state,
@@ -107,39 +123,48 @@ void MarkDamaged(Parts& parts, const SessionRecord& seen) {
   });
 }
 
-absl::StatusOr<StateCache::Grant> TakeSlot(Parts& parts, CallContext& context, const Model& model,
-                                           int64_t end, const StateCache::Identity* want,
-                                           int64_t queued_tokens) {
-  MNEME_RETURN_IF_ERROR(CheckDevice(model.engine->device()));
-  MNEME_ASSIGN_OR_RETURN(
-      auto grant, parts.states.Of(model.name)
-                      .Acquire(context, model.name, model.SlotBytes(end), want, queued_tokens));
-  MNEME_RETURN_IF_ERROR(CheckDevice(model.engine->device()));
-  return grant;
+absl::StatusOr<HeldState> TakeSlot(CallContext& context, const Model& model, int64_t bytes,
+                                   const StateCache::Identity* want, int64_t queued_tokens) {
+  while (true) {
+    const Replica* replica = ChooseReplica(model, want);
+    // None is left: the first one tells why.
+    if (replica == nullptr) return CheckDevice(model.replicas.front().device());
+    MNEME_ASSIGN_OR_RETURN(
+        auto grant, replica->states->Acquire(context, model.name, bytes, want, queued_tokens));
+    if (!replica->device().Fault().ok()) continue;  // it failed while the call waited
+    HeldState held;
+    held.slot = std::move(grant.slot);
+    held.replica = replica;
+    held.was_resident = grant.resident.has_value();
+    if (held.was_resident) held.loaded = *std::move(grant.resident);
+    return held;
+  }
 }
 
-absl::StatusOr<engine::EncodedSnapshot> EncodeState(const Model& model, const LoadedState& loaded) {
+absl::StatusOr<engine::EncodedSnapshot> EncodeState(const HeldState& held) {
+  const engine::Engine& engine = *held.replica->engine;
   try {
-    auto encoded = engine::EncodeSnapshot(model.engine->schema(), loaded.state,
-                                          model.engine->snapshot_identity(), loaded.manifest.get());
+    auto encoded = engine::EncodeSnapshot(engine.schema(), held.loaded.state,
+                                          engine.snapshot_identity(), held.loaded.manifest.get());
     if (encoded.ok()) return encoded;
-    MNEME_RETURN_IF_ERROR(CheckDevice(model.engine->device()));
+    MNEME_RETURN_IF_ERROR(CheckDevice(engine.device()));
     return Error(absl::StatusCode::kInternal, reason::kInternal,
                  "the state could not be encoded; the session is unchanged");
   } catch (const std::bad_alloc&) {
-    MNEME_RETURN_IF_ERROR(CheckDevice(model.engine->device()));
+    MNEME_RETURN_IF_ERROR(CheckDevice(engine.device()));
     return OutOfMemory();
   }
 }
 
-absl::StatusOr<LoadedState> RestorePoint(Parts& parts, const Model& model,
+absl::StatusOr<LoadedState> RestorePoint(Parts& parts, const Model& model, const Replica& replica,
                                          const std::string& tenant, const storage::Point& point) {
   const auto start = Clock::now();
+  const engine::Engine& engine = *replica.engine;
   try {
     LoadedState loaded;
     if (point.manifest().empty()) {
       if (point.position_tokens() != 0) return Corrupt();
-      loaded.state = model.engine->CreateState();
+      loaded.state = engine.CreateState();
       return loaded;
     }
     auto manifest = engine::SnapshotManifest::Parse(point.manifest());
@@ -151,19 +176,19 @@ absl::StatusOr<LoadedState> RestorePoint(Parts& parts, const Model& model,
       parts.metrics.checksum_failures.Increment();
       return Corrupt();
     }
-    if (manifest->schema_hash != model.engine->schema().hash()) {
+    if (manifest->schema_hash != engine.schema().hash()) {
       return OtherLayout(point, *manifest, model);
     }
     absl::Status store_error;
-    auto decoded = engine::DecodeSnapshot(model.engine->states(), model.engine->snapshot_identity(),
-                                          *manifest, [&](const engine::ChunkHash& hash) {
+    auto decoded = engine::DecodeSnapshot(engine.states(), engine.snapshot_identity(), *manifest,
+                                          [&](const engine::ChunkHash& hash) {
                                             auto bytes = parts.sessions->ReadChunk(tenant, hash);
                                             if (!bytes.ok()) store_error = bytes.status();
                                             return bytes;
                                           });
     if (!store_error.ok()) return store_error;
     if (!decoded.ok() || decoded->position != point.position_tokens() ||
-        static_cast<int64_t>(decoded->hidden.size()) != model.engine->hidden_size()) {
+        static_cast<int64_t>(decoded->hidden.size()) != engine.hidden_size()) {
       parts.metrics.checksum_failures.Increment();
       return Corrupt();
     }
@@ -172,7 +197,7 @@ absl::StatusOr<LoadedState> RestorePoint(Parts& parts, const Model& model,
     parts.metrics.state_restore_store.Observe(Since(start));
     return loaded;
   } catch (const std::bad_alloc&) {
-    MNEME_RETURN_IF_ERROR(CheckDevice(model.engine->device()));
+    MNEME_RETURN_IF_ERROR(CheckDevice(replica.device()));
     return OutOfMemory();
   }
 }
@@ -186,18 +211,14 @@ absl::StatusOr<HeldState> HoldHead(Parts& parts, CallContext& context, const Mod
                                    const SessionRecord& record, const TokenCounts& counts) {
   const auto start = Clock::now();
   const StateCache::Identity want = IdentityOf(record);
-  MNEME_ASSIGN_OR_RETURN(auto grant,
-                         TakeSlot(parts, context, model, counts.end, &want, counts.queued));
-  HeldState held;
-  held.slot = std::move(grant.slot);
+  MNEME_ASSIGN_OR_RETURN(
+      HeldState held, TakeSlot(context, model, model.SlotBytes(counts.end), &want, counts.queued));
   held.queue_seconds = Since(start);
   const auto restore = Clock::now();
-  if (grant.resident.has_value()) {
-    held.loaded = *std::move(grant.resident);
-    held.was_resident = true;
-    parts.states.Of(model.name).tier().restore.Observe(Since(restore));
+  if (held.was_resident) {
+    held.replica->states->tier().restore.Observe(Since(restore));
   } else {
-    auto loaded = RestorePoint(parts, model, record.name.tenant, record.data.head());
+    auto loaded = RestorePoint(parts, model, *held.replica, record.name.tenant, record.data.head());
     if (!loaded.ok()) {
       if (absl::IsDataLoss(loaded.status())) MarkDamaged(parts, record);
       return loaded.status();
@@ -211,16 +232,14 @@ absl::StatusOr<HeldState> HoldHead(Parts& parts, CallContext& context, const Mod
 absl::StatusOr<HeldState> HoldCopy(Parts& parts, CallContext& context, const Model& model,
                                    const SessionRecord* record, const TokenCounts& counts) {
   const auto start = Clock::now();
-  MNEME_ASSIGN_OR_RETURN(auto grant,
-                         TakeSlot(parts, context, model, counts.end, nullptr, counts.queued));
-  HeldState held;
-  held.slot = std::move(grant.slot);
+  MNEME_ASSIGN_OR_RETURN(HeldState held, TakeSlot(context, model, model.SlotBytes(counts.end),
+                                                  nullptr, counts.queued));
   held.queue_seconds = Since(start);
   const auto restore = Clock::now();
   const std::string tenant = record != nullptr ? record->name.tenant : "";
   storage::Point point = record != nullptr ? record->data.head() : storage::Point();
   while (true) {
-    auto loaded = RestorePoint(parts, model, tenant, point);
+    auto loaded = RestorePoint(parts, model, *held.replica, tenant, point);
     if (loaded.ok()) {
       held.loaded = *std::move(loaded);
       held.restore_seconds = Since(restore);
@@ -238,13 +257,14 @@ absl::StatusOr<HeldState> HoldCopy(Parts& parts, CallContext& context, const Mod
 }
 
 absl::StatusOr<CommitResult> CommitHead(Parts& parts, const Model& model, const SessionRecord& base,
-                                        LoadedState& loaded, const NewTokens& tokens,
+                                        HeldState& held, const NewTokens& tokens,
                                         const CommitOptions& options) {
   const auto start = Clock::now();
+  LoadedState& loaded = held.loaded;
   std::shared_ptr<const engine::SnapshotManifest> manifest;  // null at position 0
   std::vector<memstore::NewChunk> new_chunks;
   if (loaded.state.position > 0) {
-    MNEME_ASSIGN_OR_RETURN(engine::EncodedSnapshot encoded, EncodeState(model, loaded));
+    MNEME_ASSIGN_OR_RETURN(engine::EncodedSnapshot encoded, EncodeState(held));
     manifest = std::make_shared<const engine::SnapshotManifest>(std::move(encoded.manifest));
     for (auto& chunk : encoded.new_chunks) {
       new_chunks.push_back({chunk.hash, std::move(chunk.bytes)});
@@ -320,12 +340,12 @@ absl::StatusOr<CommitResult> CommitHead(Parts& parts, const Model& model, const 
   return result;
 }
 
-absl::Status ReadTokens(CallContext& context, const Model& model, LoadedState& loaded,
+absl::Status ReadTokens(CallContext& context, const Model& model, HeldState& held,
                         std::span<const engine::TokenId> tokens, const RowsFn& on_rows) {
   auto sequence =
-      std::make_shared<ReadSequence>(context, *model.metrics, &loaded.state, tokens, on_rows);
+      std::make_shared<ReadSequence>(context, *model.metrics, &held.loaded.state, tokens, on_rows);
   // The batch looks at the context before every step; nothing is to be woken.
-  model.scheduler->Add(sequence);
+  held.replica->scheduler->Add(sequence);
   return sequence->Wait();
 }
 

@@ -10,20 +10,29 @@
 
 namespace mneme::server {
 
-// A slot of the model's device, as StateCache::Acquire gives it, for a state that never holds more
-// than `end` tokens. INTERNAL BACKEND_FAILED at once if the device has failed for good, also while
-// the call waited.
-absl::StatusOr<StateCache::Grant> TakeSlot(Parts& parts, CallContext& context, const Model& model,
-                                           int64_t end, const StateCache::Identity* want,
-                                           int64_t queued_tokens);
+// A state in memory with what it needs there.
+struct HeldState {
+  StateCache::Slot slot;
+  const Replica* replica = nullptr;  // of the model: where the slot is, and the state
+  LoadedState loaded;
+  bool was_resident = false;
+  double queue_seconds = 0;
+  double restore_seconds = 0;
+};
+
+// A slot of `bytes` of the replica that has the session's state `want` (may be null), else of the
+// one with the fewest calls; with the state, if it is there. INTERNAL BACKEND_FAILED at once if
+// every device of the model has failed, also while the call waits.
+absl::StatusOr<HeldState> TakeSlot(CallContext& context, const Model& model, int64_t bytes,
+                                   const StateCache::Identity* want, int64_t queued_tokens);
 
 // The snapshot of a state that is to be kept. An error leaves the session as it is: BACKEND_FAILED,
 // OVERLOADED or INTERNAL.
-absl::StatusOr<engine::EncodedSnapshot> EncodeState(const Model& model, const LoadedState& loaded);
+absl::StatusOr<engine::EncodedSnapshot> EncodeState(const HeldState& held);
 
 // Reads the state of `point`. DATA_LOSS STATE_CORRUPT if the stored bytes fail their checks,
 // FAILED_PRECONDITION MODEL_MISMATCH if they are of another model or another state layout.
-absl::StatusOr<LoadedState> RestorePoint(Parts& parts, const Model& model,
+absl::StatusOr<LoadedState> RestorePoint(Parts& parts, const Model& model, const Replica& replica,
                                          const std::string& tenant, const storage::Point& point);
 
 // Its head, as `seen`, cannot be read. Best effort: what cannot be written is found again.
@@ -32,20 +41,13 @@ void MarkDamaged(Parts& parts, const SessionRecord& seen);
 // Which state in memory is that of the session's head.
 StateCache::Identity IdentityOf(const SessionRecord& record);
 
-// A session's last committed state, in a slot. The resident one if it is the right one.
-struct HeldState {
-  StateCache::Slot slot;
-  LoadedState loaded;
-  bool was_resident = false;
-  double queue_seconds = 0;
-  double restore_seconds = 0;
-};
 // What a call means to read: `queued` tokens, and the state never holds more than `end`.
 struct TokenCounts {
   int64_t queued = 0;
   int64_t end = 0;
 };
-// For the session's writer. A state that cannot be read marks the session as damaged.
+// A session's last committed state, for its writer: the resident one if it is the right one. A
+// state that cannot be read marks the session as damaged.
 absl::StatusOr<HeldState> HoldHead(Parts& parts, CallContext& context, const Model& model,
                                    const SessionRecord& record, const TokenCounts& counts);
 // For readers and stateless calls: a copy, or an empty state if `record` is null.
@@ -68,18 +70,18 @@ struct CommitOptions {
   const storage::IngestMark* ingest = nullptr;  // its version is filled in here
   const CallContext* call = nullptr;            // whose request this does
 };
-// Writes `loaded` as the version after `base`. On success loaded.manifest is the new one. On
-// failure the session is as it was and `loaded` must be thrown away.
+// Writes held.loaded as the version after `base`; its manifest is the new one then. On failure the
+// session is as it was and the state must be thrown away.
 absl::StatusOr<CommitResult> CommitHead(Parts& parts, const Model& model, const SessionRecord& base,
-                                        LoadedState& loaded, const NewTokens& tokens,
+                                        HeldState& held, const NewTokens& tokens,
                                         const CommitOptions& options);
 
-// Feeds `tokens` to loaded.state through the batch. `on_rows`, if given, gets all logits, also
+// Feeds `tokens` to held.loaded.state through the batch. `on_rows`, if given, gets all logits, also
 // those before the first token where the state has read something, on a thread of the batch: [n,
 // V], the first row being what the state had to say about tokens[first]. The context's cancellation
 // ends it with its status; the state must then be thrown away.
 using RowsFn = std::function<void(int64_t first, std::span<const float> logits)>;
-absl::Status ReadTokens(CallContext& context, const Model& model, LoadedState& loaded,
+absl::Status ReadTokens(CallContext& context, const Model& model, HeldState& held,
                         std::span<const engine::TokenId> tokens, const RowsFn& on_rows = nullptr);
 
 }  // namespace mneme::server

@@ -158,15 +158,14 @@ absl::StatusOr<v1::ScoreResponse> Score(Parts& parts, CallContext& context,
   // The last token need not be read.
   const auto vocab = static_cast<size_t>(model->engine->info().vocab_size);
   const auto context_tokens = std::span(tokens).first(count - 1);
-  MNEME_RETURN_IF_ERROR(
-      ReadTokens(context, *model, held.loaded, context_tokens,
-                 [&](int64_t first, std::span<const float> logits) {
-                   for (size_t row = 0; row * vocab < logits.size(); ++row) {
-                     const auto next = static_cast<int>(first) + static_cast<int>(row);
-                     SetLogprobs(logits.subspan(row * vocab, vocab), tokens[next],
-                                 request.logprobs(), *response.mutable_logprobs(next));
-                   }
-                 }));
+  MNEME_RETURN_IF_ERROR(ReadTokens(
+      context, *model, held, context_tokens, [&](int64_t first, std::span<const float> logits) {
+        for (size_t row = 0; row * vocab < logits.size(); ++row) {
+          const auto next = static_cast<int>(first) + static_cast<int>(row);
+          SetLogprobs(logits.subspan(row * vocab, vocab), tokens[next], request.logprobs(),
+                      *response.mutable_logprobs(next));
+        }
+      }));
   model->metrics->input_tokens.Increment(static_cast<double>(count - 1));
   share.Charge(count - 1);
   double total = 0;

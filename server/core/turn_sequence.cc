@@ -13,10 +13,12 @@ double Seconds(Clock::duration d) { return std::chrono::duration<double>(d).coun
 
 }  // namespace
 
-TurnSequence::TurnSequence(const Model& model, CallContext& context, GenerationLog& log,
-                           LoadedState& loaded, const std::vector<engine::TokenId>& input,
-                           std::string begun, TurnOptions options)
+TurnSequence::TurnSequence(const Model& model, Scheduler& scheduler, CallContext& context,
+                           GenerationLog& log, LoadedState& loaded,
+                           const std::vector<engine::TokenId>& input, std::string begun,
+                           TurnOptions options)
     : model_(model),
+      scheduler_(scheduler),
       context_(context),
       log_(log),
       loaded_(loaded),
@@ -29,7 +31,7 @@ TurnSequence::TurnSequence(const Model& model, CallContext& context, GenerationL
       prefill_end_(started_) {
   const size_t window = std::min<size_t>(input_.size(), options_.sampling.penalty_window_tokens);
   history_.assign(input_.end() - static_cast<ptrdiff_t>(window), input_.end());
-  log_.OnRoom([scheduler = model_.scheduler.get()] { scheduler->Wake(); });
+  log_.OnRoom([&scheduler] { scheduler.Wake(); });
 }
 
 Sequence::Want TurnSequence::Next() {

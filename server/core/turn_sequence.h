@@ -65,8 +65,9 @@ class TurnSequence final : public Sequence {
  public:
   // All references must outlive the sequence's removal. `input` may be empty if the state has read
   // something. `begun`: UnfinishedCharacter() of everything up to the end of the input.
-  TurnSequence(const Model& model, CallContext& context, GenerationLog& log, LoadedState& loaded,
-               const std::vector<engine::TokenId>& input, std::string begun, TurnOptions options);
+  TurnSequence(const Model& model, Scheduler& scheduler, CallContext& context, GenerationLog& log,
+               LoadedState& loaded, const std::vector<engine::TokenId>& input, std::string begun,
+               TurnOptions options);
 
   // Of the turn's thread. Waits until the sequence was removed, or `until`; true if it was.
   bool AwaitRemoval(CallContext::Clock::time_point until);
@@ -100,6 +101,7 @@ class TurnSequence final : public Sequence {
   void Finish(v1::FinishReason reason);
 
   const Model& model_;
+  Scheduler& scheduler_;
   CallContext& context_;
   GenerationLog& log_;
   LoadedState& loaded_;

@@ -5,7 +5,6 @@
 #include <string>
 #include <vector>
 
-#include "absl/strings/str_join.h"
 #include "server/core/errors.h"
 
 namespace mneme::server {
@@ -64,10 +63,14 @@ std::string HealthReporter::WhyNotAlive() {
 void HealthReporter::LookAtDevices() {
   const std::vector<DeviceFault> faults = core_.DeviceFaults();
   for (const DeviceFault& fault : faults) {
-    if (!lost_devices_.insert(fault.device).second) continue;
-    for (const std::string& model : fault.models) health_->SetServingStatus(model, false);
-    spdlog::error("health: {} is lost, and with it {}; restart the server: {}", fault.device,
-                  absl::StrJoin(fault.models, ", "), fault.message);
+    if (lost_devices_.insert(fault.device).second) {
+      spdlog::error("health: {} is lost; restart the server: {}", fault.device, fault.message);
+    }
+    for (const std::string& model : fault.models) {
+      if (!lost_models_.insert(model).second) continue;
+      health_->SetServingStatus(model, false);
+      spdlog::error("health: {} is not served any more: it has no device left", model);
+    }
   }
   if (all_lost_ || !NoModelIsLeft(faults, core_)) return;
   all_lost_ = true;

@@ -1,8 +1,8 @@
 // Keeps the standard health service true: store probes and the devices' faults while serving,
 // NOT_SERVING while draining.
 //
-// Names: "" (the process), mneme.v1.Sessions, mneme.v1.Generation, models/{m}. A device that fails
-// takes its models with it, and everything with the last of them; none comes back in this process.
+// Names: "" (the process), mneme.v1.Sessions, mneme.v1.Generation, models/{m}. A model goes with
+// the last of its devices, and everything with the last model; none comes back in this process.
 #pragma once
 
 #include <grpcpp/health_check_service_interface.h>
@@ -64,6 +64,7 @@ class HealthReporter {
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   bool store_lost_ ABSL_GUARDED_BY(mutex_) = false;
   std::set<std::string> lost_devices_ ABSL_GUARDED_BY(mutex_);
+  std::set<std::string> lost_models_ ABSL_GUARDED_BY(mutex_);
   bool all_lost_ ABSL_GUARDED_BY(mutex_) = false;  // no model is left
   std::thread watcher_;
 };

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 
+#include <algorithm>
 #include <string>
 #include <vector>
 
@@ -47,6 +48,7 @@ class SeveralGpusTest : public ::testing::Test {
     request.set_text(text);
     request.set_max_output_tokens(tokens);
     request.set_ignore_eos(true);
+    request.set_add_bos(v1::GenerateRequest::ADD_BOS_NEVER);
     request.mutable_sampling()->set_seed(3);
     return request;
   }
@@ -55,6 +57,11 @@ class SeveralGpusTest : public ::testing::Test {
     EXPECT_TRUE(turn.ok()) << session << ": " << turn.status();
     if (!turn.ok()) return {};
     return {turn->token_ids().begin(), turn->token_ids().end()};
+  }
+  void WaitForLog(const char* text) {
+    for (int i = 0; i < 1000 && server_->Log().find(text) == std::string::npos; ++i) {
+      absl::SleepFor(absl::Milliseconds(20));
+    }
   }
   std::string Metrics() { return HttpGet(server_->metrics_address(), "/metrics").body; }
 
@@ -121,10 +128,77 @@ TEST_F(SeveralGpusTest, OneThatFailsLeavesTheOtherServing) {
   EXPECT_EQ(client_->GetSession("of-b")->version(), 1);
   EXPECT_EQ(HttpGet(server_->metrics_address(), "/readyz").code, 503);
   EXPECT_EQ(HttpGet(server_->metrics_address(), "/healthz").code, 200);
-  for (int i = 0; i < 1000 && server_->Log().find("is lost") == std::string::npos; ++i) {
-    absl::SleepFor(absl::Milliseconds(20));
+  WaitForLog("is not served any more");
+  EXPECT_HAS(server_->Log(), "cuda-emu:1 is lost; restart the server");
+  EXPECT_HAS(server_->Log(), "models/b is not served any more");
+}
+
+// One model, a copy on each: calls are spread, and with one device the other has them all.
+TEST_F(SeveralGpusTest, CopiesOfAModelAnswerAsOne) {
+  ServerProcess::Options options = Options("");
+  options.model += ",device=0,device=1";
+  options.flags.erase(options.flags.begin(), options.flags.begin() + 2);  // no model b
+  auto server = ServerProcess::Start(options);
+  ASSERT_TRUE(server.ok()) << server.status();
+  server_ = *std::move(server);
+  auto client =
+      client::Client::Connect({.server = server_->address(), .work_timeout = absl::Seconds(120)});
+  ASSERT_TRUE(client.ok()) << client.status();
+  client_ = std::make_unique<client::Client>(*client);
+  EXPECT_EQ(client_->GetModel("a")->device(),
+            "cuda-emu:0 (emulated on the host), cuda-emu:1 (emulated on the host)");
+
+  // A long turn on the first sends the next one to the second.
+  Create("s", "a");
+  Create("t", "a");
+  std::vector<int32_t> of_s, of_t;
+  auto stream = client_->Generate(Turn("s", "The keeper", 60));
+  ASSERT_TRUE(stream.ok()) << stream.status();
+  v1::GenerateResponse event;
+  while (of_s.empty() && stream->Next(&event)) {
+    of_s.insert(of_s.end(), event.delta().token_ids().begin(), event.delta().token_ids().end());
   }
-  EXPECT_HAS(server_->Log(), "cuda-emu:1 is lost, and with it models/b; restart the server");
+  of_t = Run("t", "The keeper");
+  while (stream->Next(&event)) {
+    of_s.insert(of_s.end(), event.delta().token_ids().begin(), event.delta().token_ids().end());
+  }
+  ASSERT_TRUE(stream->Finish().ok());
+  ASSERT_EQ(of_s.size(), 60u);
+  EXPECT_TRUE(std::equal(of_t.begin(), of_t.end(), of_s.begin()));
+  for (const char* tier : {"cuda-emu:0", "cuda-emu:1"}) {
+    EXPECT_HAS(Metrics(), absl::StrCat("mneme_sessions{state=\"active\",tier=\"", tier, "\"} 1"));
+  }
+  // A session goes on where its state is.
+  const std::vector<int32_t> next = Run("t", "; she wrote");
+  for (const char* tier : {"cuda-emu:0", "cuda-emu:1"}) {
+    EXPECT_HAS(Metrics(), absl::StrCat("mneme_sessions{state=\"active\",tier=\"", tier, "\"} 1"));
+  }
+
+  gpus_.Order("launch 4 1");
+  EXPECT_EQ(client::ErrorOf(client_->Complete(Turn("t", "; and", 12)).status()).reason,
+            "BACKEND_FAILED");
+  ASSERT_TRUE(gpus_.Taken());
+  // The session is at its last commit, and goes on from there on the device that is left.
+  EXPECT_EQ(client_->GetSession("t")->version(), 2);
+  const std::vector<int32_t> after = Run("t", "; and");
+  v1::GenerateRequest whole = Turn("", "", 12);
+  auto* ids = whole.mutable_token_ids()->mutable_ids();
+  for (const std::string text : {"The keeper", "; she wrote", "; and"}) {
+    v1::TokenizeRequest tokenize;
+    tokenize.set_text(text);
+    auto tokens = client_->Tokenize(tokenize);
+    ASSERT_TRUE(tokens.ok()) << tokens.status();
+    ids->Add(tokens->token_ids().begin(), tokens->token_ids().end());
+    if (text == "The keeper") ids->Add(of_t.begin(), of_t.end());
+    if (text == "; she wrote") ids->Add(next.begin(), next.end());
+  }
+  auto expected = client_->Complete(whole);
+  ASSERT_TRUE(expected.ok()) << expected.status();
+  EXPECT_TRUE(std::ranges::equal(expected->token_ids(), after));
+  WaitForLog("is lost");
+  EXPECT_EQ(server_->Log().find("is not served"), std::string::npos) << server_->Log();
+  EXPECT_EQ(HttpGet(server_->metrics_address(), "/readyz").code, 503);
+  EXPECT_EQ(HttpGet(server_->metrics_address(), "/healthz").code, 200);
 }
 
 TEST_F(SeveralGpusTest, ADeviceThatIsNotThereEndsTheServer) {

@@ -110,18 +110,21 @@ TEST_F(ConfigLoaderTest, AModelSaysItsDevice) {
     ASSERT_TRUE(loaded.ok()) << loaded.status();
     const std::vector<ModelConfig>& models = loaded->config.models;
     ASSERT_EQ(models.size(), 3u);
-    EXPECT_EQ(models[0].device, 0);
+    EXPECT_EQ(models[0].devices, std::vector{0});
     EXPECT_EQ(models[1].path, "b.gguf");
-    EXPECT_EQ(models[1].device, 3);
+    EXPECT_EQ(models[1].devices, std::vector{3});
     EXPECT_EQ(models[2].name, "c");
-    EXPECT_EQ(models[2].device, 0);
-    EXPECT_EQ(loaded->config.num_devices(), 2);
+    EXPECT_EQ(models[2].devices, (std::vector{2, 0}));
+    EXPECT_EQ(loaded->config.num_devices(), 3);
   };
   expect(LoadConfig(
-      {"--model=a=a.gguf", "--model", "b=b.gguf,device=3", "--model=c=c.gguf,device=0"}, {kHome}));
-  expect(LoadConfig({}, {kHome, "MNEME_MODELS=a=a.gguf,b=b.gguf,device=3,c=c.gguf"}));
-  const std::string file =
-      WriteFile("models:\n  a: a.gguf\n  b: {path: b.gguf, device: 3}\n  c: {path: c.gguf}\n");
+      {"--model=a=a.gguf", "--model", "b=b.gguf,device=3", "--model=c=c.gguf,device=2,device=0"},
+      {kHome}));
+  expect(LoadConfig({},
+                    {kHome, "MNEME_MODELS=a=a.gguf,b=b.gguf,device=3,c=c.gguf,device=2,device=0"}));
+  const std::string file = WriteFile(
+      "models:\n  a: a.gguf\n  b: {path: b.gguf, device: 3}\n  c: {path: c.gguf, device: [2, "
+      "0]}\n");
   expect(LoadConfig({"--config", file}, {kHome}));
   // What is printed is read again.
   auto printed = LoadConfig({"--config", file, "--print-config"}, {kHome});
@@ -131,7 +134,7 @@ TEST_F(ConfigLoaderTest, AModelSaysItsDevice) {
   auto comma = LoadConfig({"--model=a=x,y.gguf,device=1"}, {kHome});
   ASSERT_TRUE(comma.ok()) << comma.status();
   EXPECT_EQ(comma->config.models[0].path, "x,y.gguf");
-  EXPECT_EQ(comma->config.models[0].device, 1);
+  EXPECT_EQ(comma->config.models[0].devices, std::vector{1});
 }
 
 TEST_F(ConfigLoaderTest, WrongOptionsOfAModelAreNamed) {
@@ -147,7 +150,7 @@ TEST_F(ConfigLoaderTest, WrongOptionsOfAModelAreNamed) {
   EXPECT_THAT(flag("a=a.gguf,device="), HasSubstr("is \"\""));
   EXPECT_THAT(flag("a=a.gguf,device"), HasSubstr("expected device=N behind the path"));
   EXPECT_THAT(flag("a=a.gguf,device=1,x"), HasSubstr("expected device=N behind the path"));
-  EXPECT_THAT(flag("a=a.gguf,device=1,device=2"), HasSubstr("device is given twice"));
+  EXPECT_THAT(flag("a=a.gguf,device=1,device=2,device=1"), HasSubstr("device 1 is given twice"));
   EXPECT_THAT(flag("a=,device=1"), HasSubstr("NAME=PATH"));
   EXPECT_THAT(ErrorOf(LoadConfig({}, {kHome, "MNEME_MODELS=device=1,a=a.gguf"})),
               HasSubstr("environment MNEME_MODELS: device=1 must stand behind its model"));
@@ -160,7 +163,13 @@ TEST_F(ConfigLoaderTest, WrongOptionsOfAModelAreNamed) {
               HasSubstr("mneme.yaml:2: model a: unknown key \"devise\""));
   EXPECT_THAT(file("models:\n  a: {path: a, device: x}\n"),
               HasSubstr("mneme.yaml:2: model a: device must be"));
-  EXPECT_THAT(file("models:\n  a: {path: a, device: [1]}\n"), HasSubstr("must be a single value"));
+  EXPECT_THAT(file("models:\n  a: {path: [a]}\n"), HasSubstr("path must be a single value"));
+  EXPECT_THAT(file("models:\n  a: {path: a, device: [1, [2]]}\n"),
+              HasSubstr("device must be a single value"));
+  EXPECT_THAT(file("models:\n  a: {path: a, device: {n: 2}}\n"),
+              HasSubstr("device must be a single value"));
+  EXPECT_THAT(file("models:\n  a: {path: a, device: [1, 1]}\n"),
+              HasSubstr("mneme.yaml:2: model a: device 1 is given twice"));
   EXPECT_THAT(file("models:\n  a: {path: a, path: b}\n"), HasSubstr("path is written twice"));
   EXPECT_THAT(file("models:\n  a: [a.gguf]\n"), HasSubstr("{path: PATH, device: N}"));
   EXPECT_THAT(file("models:\n  a: {device: 1}\n"), HasSubstr("model \"a\" has no path"));

@@ -110,14 +110,13 @@ TEST_F(StateCacheTest, IdleStatesGoFromTheModelThatHoldsTheMost) {
 TEST_F(StateCacheTest, ACacheForEachDevice) {
   const std::vector<std::string> first = {"models/a"}, second = {"models/b"};
   StateCaches caches;
-  caches.Add(std::make_unique<StateCache>(kStateBytes, 1, 1, first, metrics_.Tier("x:0"), metrics_),
-             first);
-  caches.Add(
-      std::make_unique<StateCache>(2 * kStateBytes, 1, 1, second, metrics_.Tier("x:1"), metrics_),
-      second);
+  StateCache& x0 = *caches.Add(
+      std::make_unique<StateCache>(kStateBytes, 1, 1, first, metrics_.Tier("x:0"), metrics_));
+  StateCache& x1 = *caches.Add(
+      std::make_unique<StateCache>(2 * kStateBytes, 1, 1, second, metrics_.Tier("x:1"), metrics_));
   CallContext context;
-  auto a = caches.Of("models/a").Acquire(context, "models/a", kStateBytes, nullptr, 0);
-  auto b = caches.Of("models/b").Acquire(context, "models/b", kStateBytes, nullptr, 0);
+  auto a = x0.Acquire(context, "models/a", kStateBytes, nullptr, 0);
+  auto b = x1.Acquire(context, "models/b", kStateBytes, nullptr, 0);
   ASSERT_TRUE(a.ok() && b.ok());
   EXPECT_EQ(caches.running(), 2);
   EXPECT_EQ(metrics_.requests_running.Value(), 2);
@@ -126,23 +125,32 @@ TEST_F(StateCacheTest, ACacheForEachDevice) {
   // Who waits for one device waits in its line alone.
   std::thread waits([&] {
     CallContext other;
-    EXPECT_TRUE(caches.Of("models/a").Acquire(other, "models/a", kStateBytes, nullptr, 7).ok());
+    EXPECT_TRUE(x0.Acquire(other, "models/a", kStateBytes, nullptr, 7).ok());
   });
-  while (caches.Of("models/a").waiting() != 1) std::this_thread::yield();
+  while (x0.waiting() != 1) std::this_thread::yield();
   EXPECT_EQ(metrics_.requests_waiting.Value(), 1);
   EXPECT_EQ(metrics_.queued_tokens.Value(), 7);
   LoadedState loaded;
   loaded.state.hidden.resize(kStateBytes / sizeof(float));
-  caches.Of("models/b").Keep(std::move(b->slot), {"s", "uid", 1}, std::move(loaded));
+  caches.Keep(std::move(b->slot), {"s", "uid", 1}, std::move(loaded));
   EXPECT_TRUE(caches.Contains("s", 1));
-  EXPECT_EQ(caches.Of("models/a").waiting(), 1);
+  EXPECT_EQ(x0.waiting(), 1);
   a->slot.Release();
   waits.join();
   EXPECT_EQ(metrics_.requests_running.Value(), 0);
   EXPECT_EQ(metrics_.requests_waiting.Value(), 0);
   EXPECT_EQ(metrics_.queued_tokens.Value(), 0);
-  caches.Drop("s");
+  // A session that was elsewhere in between leaves nothing behind.
+  auto again = x0.Acquire(context, "models/a", kStateBytes, nullptr, 0);
+  ASSERT_TRUE(again.ok());
+  LoadedState next;
+  next.state.hidden.resize(kStateBytes / sizeof(float));
+  caches.Keep(std::move(again->slot), {"s", "uid", 2}, std::move(next));
+  EXPECT_TRUE(x0.Contains("s", 2));
   EXPECT_FALSE(caches.Contains("s", 1));
+  EXPECT_EQ(x1.used_bytes(), 0);
+  caches.Drop("s");
+  EXPECT_FALSE(caches.Contains("s", 2));
 }
 
 TEST_F(StateCacheTest, HandsOutOnlyTheVersionAskedFor) {
