@@ -21,7 +21,7 @@ class CoreDeviceFaultTest : public CoreTest {
  protected:
   static void SetUpTestSuite() {
     folder_ = new test::TemporaryFolder;
-    gpus_ = new test::EmulatedGpus(/*count=*/1, folder_->path());
+    gpus_ = new test::EmulatedGpus(/*count=*/2, folder_->path());
     ASSERT_TRUE(engine::OpenBackend(MNEME_CUDA_EMU_PLUGIN).ok());
   }
   static void TearDownTestSuite() {
@@ -48,7 +48,7 @@ class CoreDeviceFaultTest : public CoreTest {
 test::TemporaryFolder* CoreDeviceFaultTest::folder_ = nullptr;
 test::EmulatedGpus* CoreDeviceFaultTest::gpus_ = nullptr;
 
-// First: the other test loses the device.
+// First: the next test loses the device.
 TEST_F(CoreDeviceFaultTest, AMemoryThatRanOutRefusesTheTurnAndNothingElse) {
   config.engine.overflow = "error";  // states grow
   ASSERT_NO_FATAL_FAILURE(StartOn("cuda-emu"));
@@ -160,6 +160,72 @@ TEST_F(CoreDeviceFaultTest, AFaultEndsTurnsRefusesLaterOnesAndLosesNoSession) {
   EXPECT_EQ(Get("s").version(), before.version() + 1);
   EXPECT_FALSE(Say("idle", " wrote", 4).tokens.empty());
   EXPECT_FALSE(Say("child", " wrote", 4).tokens.empty());
+}
+
+// Of servers that share a store, one that cannot compute any more keeps no session from the others:
+// each call that its device ends gives the session's lease back, long before it would end by
+// itself.
+TEST_F(CoreDeviceFaultTest, AFaultGivesTheLeaseBack) {
+  store->shared = true;
+  config.replica.lease_ttl_ms = 3'600'000;
+  config.replica.lease_renew_ms = 1'000'000;
+  config.replica.name = "other";
+  config.engine.backend = "cpu";
+  auto made = ServerCore::Create(config, std::make_unique<TestStore>(store));
+  ASSERT_TRUE(made.ok()) << made.status();
+  const std::unique_ptr<ServerCore> other = *std::move(made);
+  config.replica.name = "lost";
+  config.models[0].devices = {1};  // the test before has lost the first
+  ASSERT_NO_FATAL_FAILURE(StartOn("cuda-emu"));
+  Create("s");
+  Say("s", "The keeper", 4);
+  int64_t version = Get("s").version();
+  // Refused while this server had the lease.
+  const auto other_goes_on = [&](const char* after) {
+    CallContext context;
+    CollectingSink sink;
+    const absl::Status status = other->Generate(context, Request("s", " wrote", 4), sink);
+    EXPECT_TRUE(status.ok()) << after << ": " << status;
+    EXPECT_EQ(sink.final.version(), ++version) << after;
+  };
+
+  // An ingest under way, which hears of it with its next text.
+  Create("t");
+  CallContext reading;
+  v1::IngestRequest::Start start;
+  start.set_session(Name("t"));
+  start.set_ingest_id("i");
+  auto ingest = core->StartIngest(reading, start);
+  ASSERT_TRUE(ingest.ok()) << ingest.status();
+
+  // In the middle of a turn, with the state's bytes on the device.
+  CollectingSink sink;
+  sink.on_event = [&](const v1::GenerateResponse& event) {
+    if (event.has_started()) gpus_->Order("launch 40 1");
+    return true;
+  };
+  Refusal(Request("s", " of", 500), absl::StatusCode::kInternal, reason::kBackendFailed, &sink);
+  ASSERT_TRUE(gpus_->Taken());
+  other_goes_on("a turn");
+  // At once, of a device that is lost already.
+  Refusal(Request("s", "more", 4), absl::StatusCode::kInternal, reason::kBackendFailed);
+  other_goes_on("a turn that was refused");
+  CallContext context;
+  v1::RewindSessionRequest rewind;
+  rewind.set_name(Name("s"));
+  rewind.set_position_tokens(2);
+  EXPECT_EQ(ReasonOf(core->RewindSession(context, rewind).status()), reason::kBackendFailed);
+  other_goes_on("a rewind");
+  start.set_session(Name("s"));
+  EXPECT_EQ(ReasonOf(core->StartIngest(context, start).status()), reason::kBackendFailed);
+  other_goes_on("an ingest that was refused");
+  v1::IngestRequest::Data data;
+  data.set_data("some text");
+  data.set_last(true);
+  EXPECT_EQ(ReasonOf((*ingest)->Write(data)), reason::kBackendFailed);
+  CollectingSink of_t;
+  EXPECT_TRUE(other->Generate(context, Request("t", "x", 4), of_t).ok());
+  EXPECT_EQ(Gauge("mneme_leases_held"), 0);
 }
 
 }  // namespace
