@@ -91,6 +91,7 @@ TEST_F(ConcurrencyTest, CancelAtAnyMomentLeavesNothing) {
   neighbour.join();
   EXPECT_EQ(witness.tokens, expected);
   ExpectIdle();
+  RecordProperty("trials", kThreads * kRounds);
   // Whatever was committed is whole: position, transcript and state agree.
   for (int t = 0; t < kThreads; ++t) {
     const std::string id = absl::StrCat("c", t);
@@ -144,6 +145,7 @@ TEST_F(ConcurrencyTest, ForkWhileTheParentGenerates) {
   for (auto& t : threads) t.join();
   for (const auto& sink : sinks) EXPECT_EQ(sink.tokens, expected);
   ExpectIdle();
+  RecordProperty("trials", children.sessions_size());
 }
 
 TEST_F(ConcurrencyTest, OneWriterAndAQueue) {
