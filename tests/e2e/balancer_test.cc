@@ -19,16 +19,12 @@
 #include "tests/support/free_address.h"
 #include "tests/support/http_get.h"
 #include "tests/support/server_process.h"
+#include "tests/support/wait_for.h"
 
 namespace mneme::test {
 namespace {
 
 std::string PortOf(const std::string& address) { return address.substr(address.rfind(':') + 1); }
-
-bool WaitFor(const std::function<bool()>& condition) {
-  for (int i = 0; i < 3000 && !condition(); ++i) absl::SleepFor(absl::Milliseconds(10));
-  return condition();
-}
 
 class BalancerTest : public ::testing::Test {
  protected:

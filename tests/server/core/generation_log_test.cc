@@ -9,11 +9,13 @@
 
 #include "absl/strings/str_cat.h"
 #include "server/core/errors.h"
+#include "tests/support/wait_for.h"
 
 namespace mneme::server {
 namespace {
 
 using std::chrono::milliseconds;
+using test::WaitFor;
 using Cancel = CallContext::Cancel;
 
 class Collect final : public TurnSink {
@@ -29,12 +31,6 @@ class Collect final : public TurnSink {
   std::vector<std::string> events;
   std::atomic<int> count = 0;
 };
-
-template <typename Condition>
-bool WaitFor(Condition condition) {
-  for (int i = 0; i < 20000 && !condition(); ++i) std::this_thread::sleep_for(milliseconds(1));
-  return condition();
-}
 
 class GenerationLogTest : public testing::Test {
  protected:

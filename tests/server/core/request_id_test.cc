@@ -6,18 +6,14 @@
 
 #include "server/core/session_names.h"
 #include "tests/server/core/core_test_base.h"
+#include "tests/support/wait_for.h"
 
 namespace mneme::server {
 namespace {
 
 using std::chrono::milliseconds;
+using test::WaitFor;
 using Cancel = CallContext::Cancel;
-
-template <typename Condition>
-bool WaitFor(Condition condition) {
-  for (int i = 0; i < 20000 && !condition(); ++i) std::this_thread::sleep_for(milliseconds(1));
-  return condition();
-}
 
 class RequestIdTest : public CoreTest {
  protected:

@@ -6,11 +6,13 @@
 #include <set>
 
 #include "tests/server/rpc/served_core.h"
+#include "tests/support/wait_for.h"
 
 namespace mneme::server {
 namespace {
 
 using std::chrono::milliseconds;
+using test::WaitFor;
 
 std::set<std::string>& Moved() {
   static auto& moved = *new std::set<std::string>;
@@ -89,10 +91,6 @@ class MetricFamiliesTest : public ServedCoreTest {
   void ExpectIs(double value, const std::string& name, const Labels& labels = {}) {
     EXPECT_EQ(Value(name, labels), value) << name << ::testing::PrintToString(labels);
     if (value != 0) Moved().insert(name);
-  }
-  static bool WaitFor(const std::function<bool()>& condition) {
-    for (int i = 0; i < 20000 && !condition(); ++i) std::this_thread::sleep_for(milliseconds(1));
-    return condition();
   }
 };
 

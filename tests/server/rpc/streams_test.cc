@@ -5,13 +5,16 @@
 #include <future>
 #include <thread>
 
+#include "absl/strings/str_cat.h"
 #include "tests/server/rpc/rpc_test_base.h"
+#include "tests/support/wait_for.h"
 
 namespace mneme::server {
 namespace {
 
 using std::chrono::milliseconds;
 using std::chrono::seconds;
+using test::WaitFor;
 
 class StreamsTest : public RpcTest {
  protected:
@@ -20,11 +23,6 @@ class StreamsTest : public RpcTest {
     while (context.cancelled() == CallContext::Cancel::kNone) {
       std::this_thread::sleep_for(milliseconds(1));
     }
-  }
-  template <typename Condition>
-  static bool WaitFor(Condition condition) {
-    for (int i = 0; i < 20000 && !condition(); ++i) std::this_thread::sleep_for(milliseconds(1));
-    return condition();
   }
 };
 
@@ -98,6 +96,7 @@ TEST_F(StreamsTest, AReaderThatNeverReadsEndsAsSlowConsumerWithBoundedMemory) {
   // Without a bound this turn sends gigabytes in its 300 ms.
   EXPECT_LT(accepted_bytes, 32 << 20);
   EXPECT_GT(accepted_bytes, 0);
+  RecordProperty("figure", absl::StrCat(accepted_bytes >> 10, " KiB under way, no more"));
   v1::GenerateResponse event;
   while (stream->Read(&event)) {
   }
