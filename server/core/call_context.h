@@ -25,8 +25,9 @@ class CallContext {
   std::string request_id;
   // Of a mutating call that says so: which request this is (request_memory.h).
   struct Request {
-    std::string id;       // "" if it says nothing
-    std::string payload;  // a hash of what it asks for
+    std::string id;          // "" if it says nothing
+    std::string payload;     // a hash of what it asks for
+    std::string generation;  // the id of the turn that does it, if one does
   } request;
   Clock::time_point arrival = Clock::now();
   Clock::time_point deadline = Clock::time_point::max();

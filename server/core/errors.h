@@ -41,6 +41,7 @@ inline constexpr char kSnapshotExists[] = "SNAPSHOT_EXISTS";
 inline constexpr char kSessionBusy[] = "SESSION_BUSY";
 inline constexpr char kLeaseLost[] = "LEASE_LOST";
 inline constexpr char kStreamTakenOver[] = "STREAM_TAKEN_OVER";
+inline constexpr char kStreamDiverged[] = "STREAM_DIVERGED";
 inline constexpr char kVersionMismatch[] = "VERSION_MISMATCH";
 inline constexpr char kModelNotLoaded[] = "MODEL_NOT_LOADED";
 inline constexpr char kModelMismatch[] = "MODEL_MISMATCH";
@@ -97,6 +98,7 @@ inline constexpr ReasonCode kReasonCodes[] = {
     {reason::kSessionBusy, absl::StatusCode::kAborted},
     {reason::kLeaseLost, absl::StatusCode::kAborted},
     {reason::kStreamTakenOver, absl::StatusCode::kAborted},
+    {reason::kStreamDiverged, absl::StatusCode::kAborted},
     {reason::kVersionMismatch, absl::StatusCode::kAborted},
     {reason::kModelNotLoaded, absl::StatusCode::kFailedPrecondition},
     {reason::kModelMismatch, absl::StatusCode::kFailedPrecondition},

@@ -6,6 +6,7 @@
 #include <stop_token>
 #include <utility>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "engine/core/status_macros.h"
 #include "server/core/cancel_status.h"
@@ -14,6 +15,7 @@
 #include "server/core/generation_log.h"
 #include "server/core/session_names.h"
 #include "server/core/state_io.h"
+#include "server/core/turn_journal.h"
 #include "server/core/turn_sequence.h"
 
 namespace mneme::server {
@@ -25,16 +27,35 @@ using Cancel = CallContext::Cancel;
 constexpr auto kProgressInterval = std::chrono::milliseconds(500);
 constexpr std::chrono::seconds kDefaultResumeWindow{60};
 
+// How long a turn goes on without a reader, or is kept for him if its process dies.
+Clock::duration ResumeWindowOf(const v1::GenerateRequest& request) {
+  if (request.on_disconnect() != v1::GenerateRequest::CONTINUE) return Clock::duration::zero();
+  if (!request.has_resume_window()) return kDefaultResumeWindow;
+  const auto& window = request.resume_window();  // may not have been checked yet
+  return std::chrono::seconds(std::clamp<int64_t>(window.seconds(), 0, kMaxResumeSeconds)) +
+         std::chrono::nanoseconds(window.nanos());
+}
+
+absl::Status Expired(const std::string& generation) {
+  return WithResource(
+      Error(absl::StatusCode::kFailedPrecondition, reason::kResumeExpired,
+            "the generation's output is not kept, or no longer; the session has what "
+            "was committed"),
+      "mneme.v1.Generation", generation);
+}
+
 double Seconds(Clock::duration d) { return std::chrono::duration<double>(d).count(); }
 
 class Turn {
  public:
-  Turn(Parts& parts, Generation& generation, const v1::GenerateRequest& request)
+  // `revived`: the session's interrupted turn, to be gone on with; `request` is its.
+  Turn(Parts& parts, Generation& generation, const v1::GenerateRequest& request, bool revived)
       : parts_(parts),
-        generation_(generation.name),
+        generation_(generation),
         context_(generation.turn),
         log_(generation.log),
-        request_(request) {}
+        request_(request),
+        revived_(revived) {}
 
   absl::Status Run();
 
@@ -43,18 +64,21 @@ class Turn {
 
   absl::Status Prepare();
   absl::Status ResolveModel();
+  absl::Status TakeUp();
   absl::Status Hold();
-  void SendStarted();
+  v1::GenerateResponse Started() const;
   void Decode(TurnSequence& sequence);
   absl::Status Replay();
   absl::Status Commit();
-  void SendFinal();
+  absl::Status End();
+  v1::GenerateResponse Final() const;
 
   Parts& parts_;
-  const std::string& generation_;
+  Generation& generation_;
   CallContext& context_;
   GenerationLog& log_;
   const v1::GenerateRequest& request_;
+  const bool revived_;
   const Clock::time_point start_ = Clock::now();
 
   SessionName name_;
@@ -63,6 +87,9 @@ class Turn {
   Writer writer_;
   SessionRecord base_;
   TurnInput input_;
+  TurnJournal journal_;
+  storage::StoredJournal turn_;         // what it begins with
+  std::vector<engine::TokenId> known_;  // said before the turn was interrupted
   HeldState held_;
   TurnResult result_;
   bool committed_ = false;
@@ -70,6 +97,7 @@ class Turn {
   int64_t position_ = 0;
   size_t held_bytes_ = 0;
   int64_t recomputed_ = 0;
+  int64_t num_input_ = 0;
   double queue_seconds_ = 0;
   double commit_seconds_ = 0;
 };
@@ -96,6 +124,11 @@ absl::Status Turn::Prepare() {
   MNEME_RETURN_IF_ERROR(resolved);
   options_ = OptionsOf(request_, *model_, parts_.config.limits, context_.arrival);
   options_.hold_unfinished = !stateless();
+  if (revived_ || (!stateless() && request_.on_disconnect() == v1::GenerateRequest::CONTINUE)) {
+    journal_ = TurnJournal(*parts_.sessions, name_, absl::FromChrono(ResumeWindowOf(request_)),
+                           context_.arrival);
+    *turn_.mutable_request() = Resolved(request_, *model_, options_);
+  }
 
   if (!stateless()) {
     MNEME_ASSIGN_OR_RETURN(writer_,
@@ -103,6 +136,8 @@ absl::Status Turn::Prepare() {
                                       request_.conflict_policy() == v1::GenerateRequest::QUEUE));
     MNEME_RETURN_IF_ERROR(ResolveModel());  // as it is now that nobody else writes
     MNEME_RETURN_IF_ERROR(CheckVersion(request_.expected_version(), base_, parts_.metrics));
+    MNEME_RETURN_IF_ERROR(revived_ ? TakeUp()
+                                   : SettleInterrupted(*parts_.sessions, name_, writer_.lease));
   }
   const storage::Point& head = base_.data.head();
   MNEME_ASSIGN_OR_RETURN(input_,
@@ -112,7 +147,7 @@ absl::Status Turn::Prepare() {
     required.Add("input", "is required: nothing has been read yet", reason::kFieldRequired);
     return required.ToStatus();
   }
-  const auto input = static_cast<int64_t>(input_.tokens.size());
+  const auto input = num_input_ = static_cast<int64_t>(input_.tokens.size());
   MNEME_RETURN_IF_ERROR(CheckInputLength(input, parts_.config.limits));
   MNEME_RETURN_IF_ERROR(CheckContext(*model_, head.position_tokens(), input));
   const int64_t room = model_->context_limit() - head.position_tokens() - input;
@@ -123,10 +158,30 @@ absl::Status Turn::Prepare() {
   return absl::OkStatus();
 }
 
+absl::Status Turn::TakeUp() {
+  MNEME_ASSIGN_OR_RETURN(auto found, FindInterrupted(*parts_.sessions, name_));
+  if (!found || found->turn.generation() != generation_.id() || found->expire_time <= absl::Now() ||
+      found->turn.session_uid() != base_.data.uid() ||
+      found->turn.version() != base_.data.head().version()) {
+    return Expired(generation_.name);
+  }
+  known_ = found->output;
+  const auto is_token = [&](engine::TokenId id) {
+    return id >= 0 && id < model_->tokenizer().vocab_size();
+  };
+  if (!std::all_of(known_.begin(), known_.end(), is_token) ||
+      static_cast<int64_t>(known_.size()) > options_.max_output_tokens) {
+    return DamagedTurn();
+  }
+  journal_.GoOn(*std::move(found));
+  journal_.Write({}, writer_.lease);  // the waiting for memory must not let it expire
+  return absl::OkStatus();
+}
+
 absl::Status Turn::Hold() {
   const auto input = static_cast<int64_t>(input_.tokens.size());
   const TokenCounts counts{
-      .queued = input,
+      .queued = input + static_cast<int64_t>(known_.size()),
       .end = base_.data.head().position_tokens() + input + options_.max_output_tokens};
   if (stateless()) {
     MNEME_ASSIGN_OR_RETURN(held_, HoldCopy(parts_, context_, *model_, nullptr, counts));
@@ -141,27 +196,30 @@ absl::Status Turn::Hold() {
   return absl::OkStatus();
 }
 
-void Turn::SendStarted() {
+v1::GenerateResponse Turn::Started() const {
   v1::GenerateResponse event;
   auto* started = event.mutable_started();
-  started->set_generation(generation_);
-  started->set_resume_token(MakeResumeToken(generation_));
-  started->set_version(version_);
+  started->set_generation(generation_.name);
+  started->set_resume_token(MakeResumeToken(generation_.name));
+  started->set_version(base_.data.head().version());
   started->set_seed(options_.sampling.seed);
   started->set_model_fingerprint(model_->info.fingerprint());
-  started->set_input_tokens(static_cast<int64_t>(input_.tokens.size()));
-  log_.Append(std::move(event));
+  started->set_input_tokens(num_input_);
+  return event;
 }
 
 void Turn::Decode(TurnSequence& sequence) {
   std::stop_callback on_cancel(context_.stop_token(), [this] { held_.replica->scheduler->Wake(); });
-  const auto total = static_cast<int64_t>(input_.tokens.size());
+  const int64_t total = sequence.to_prefill();
   Clock::time_point next_progress = Clock::now() + kProgressInterval;
   while (true) {
     const bool reading = sequence.prefilled() < total;
     // A time that passes while the sequence is out of the batch has to be pointed out to it.
     const auto until = reading ? std::min(next_progress, options_.end_time) : options_.end_time;
-    if (sequence.AwaitRemoval(until)) return;
+    if (sequence.AwaitRemoval(std::min(until, journal_.due()), journal_.due_tokens())) return;
+    if (journal_.open()) {
+      journal_.Write(log_.TokensFrom(journal_.num_tokens()), writer_.lease);
+    }
     const auto now = Clock::now();
     if (now >= options_.end_time) {
       held_.replica->scheduler->Wake();
@@ -192,22 +250,43 @@ absl::Status Turn::Commit() {
   if (result_.replay) MNEME_RETURN_IF_ERROR(Replay());
   std::vector<engine::TokenId> tokens = std::move(input_.tokens);
   tokens.insert(tokens.end(), result_.output.begin(), result_.output.end());
+  // What the turn ends with, if it is written.
+  const auto add_end = [&](const SessionRecord& record, SessionStore::Change& change) {
+    const storage::Point& head = record.data.head();
+    version_ = head.version();
+    position_ = head.position_tokens();
+    held_bytes_ = head.unfinished_character().size();
+    committed_ = true;
+    if (!journal_.open()) return;
+    std::vector<v1::GenerateResponse> events = log_.Output();
+    events.insert(events.begin(), Started());
+    events.push_back(Final());
+    journal_.AddEnd(events, change);
+  };
   AddOutput(static_cast<int64_t>(result_.output.size()), input_.runs);
   MNEME_ASSIGN_OR_RETURN(
       CommitResult commit,
       CommitHead(parts_, *model_, base_, held_,
                  {.ids = tokens, .runs = input_.runs, .finish_reason = result_.reason},
-                 {.lease = writer_.lease, .call = &context_}));
-  committed_ = true;
+                 {.lease = writer_.lease, .call = &context_, .beside = add_end}));
+  journal_.Close();
   commit_seconds_ = commit.seconds;
-  version_ = commit.record.data.head().version();
-  position_ = commit.record.data.head().position_tokens();
-  held_bytes_ = commit.record.data.head().unfinished_character().size();
   parts_.states.Keep(std::move(held_.slot), IdentityOf(commit.record), std::move(held_.loaded));
   return absl::OkStatus();
 }
 
-void Turn::SendFinal() {
+absl::Status Turn::End() {
+  MNEME_RETURN_IF_ERROR(result_.failure);
+  if (result_.cause == Cancel::kLeaseLost) return CancelStatus(result_.cause);
+  if (!stateless() && (result_.complete || result_.replay)) {
+    MNEME_RETURN_IF_ERROR(Commit());
+  } else if (stateless()) {
+    position_ += result_.prefilled + static_cast<int64_t>(result_.output.size());
+  }
+  return absl::OkStatus();
+}
+
+v1::GenerateResponse Turn::Final() const {
   v1::GenerateResponse event;
   auto* final = event.mutable_final();
   final->set_finish_reason(result_.reason);
@@ -229,7 +308,7 @@ void Turn::SendFinal() {
   usage->set_decode_ms(result_.decode_seconds * 1e3);
   usage->set_commit_ms(commit_seconds_ * 1e3);
   usage->set_state_bytes(static_cast<int64_t>(model_->engine->schema().StateBytes(position_)));
-  log_.Append(std::move(event));
+  return event;
 }
 
 absl::Status Turn::Run() {
@@ -237,22 +316,31 @@ absl::Status Turn::Run() {
   MNEME_ASSIGN_OR_RETURN(TenantUse::Share share, parts_.tenants.Begin(context_));
   MNEME_RETURN_IF_ERROR(Prepare());
   MNEME_RETURN_IF_ERROR(Hold());
-  SendStarted();
+  if (!revived_) {
+    turn_.set_generation(generation_.id());
+    turn_.set_payload(context_.request.payload);
+    turn_.set_session_uid(base_.data.uid());
+    turn_.set_version(base_.data.head().version());
+    MNEME_RETURN_IF_ERROR(journal_.Begin(turn_, writer_.lease));
+  }
+  turn_.Clear();
+  log_.Append(Started());
 
   auto sequence = std::make_shared<TurnSequence>(
-      *model_, *held_.replica->scheduler, context_, log_, held_.loaded, input_.tokens,
+      *model_, *held_.replica->scheduler, context_, log_, held_.loaded, input_.tokens, known_,
       UnfinishedCharacter(model_->tokenizer(), base_.data.head().unfinished_character(),
                           input_.tokens),
       options_);
   held_.replica->scheduler->Add(sequence);
   Decode(*sequence);
   result_ = sequence->result();
+  recomputed_ = result_.recomputed;
 
   ModelMetrics& metrics = *model_->metrics;
   const auto kind = stateless()          ? ModelMetrics::Kind::kStateless
                     : held_.was_resident ? ModelMetrics::Kind::kWarm
                                          : ModelMetrics::Kind::kCold;
-  if (const auto first = log_.first_output()) {
+  if (const auto first = log_.first_output(); first && !revived_) {
     metrics.time_to_first_token(kind).Observe(Seconds(*first - context_.arrival));
   }
   metrics.request_prefill.Observe(result_.prefill_seconds);
@@ -266,15 +354,13 @@ absl::Status Turn::Run() {
   metrics.reused_input_tokens.Increment(static_cast<double>(base_.data.head().position_tokens()));
   share.Charge(result_.prefilled + static_cast<int64_t>(result_.output.size()));
   if (result_.cause != Cancel::kNone) parts_.metrics.CountCancelled(CancelName(result_.cause));
-  MNEME_RETURN_IF_ERROR(result_.failure);
-  if (result_.cause == Cancel::kLeaseLost) return CancelStatus(result_.cause);
 
-  if (!stateless() && (result_.complete || result_.replay)) {
-    MNEME_RETURN_IF_ERROR(Commit());
-    metrics.recomputed_tokens.Increment(static_cast<double>(recomputed_));
-  } else if (stateless()) {
-    position_ += result_.prefilled + static_cast<int64_t>(result_.output.size());
-  }
+  const absl::Status ended = End();
+  // Who has the lease now goes on with it, or settles it.
+  generation_.interrupted = journal_.open() && ReasonOf(ended) == reason::kLeaseLost;
+  if (!generation_.interrupted) journal_.Discard(writer_.lease);
+  MNEME_RETURN_IF_ERROR(ended);
+  metrics.recomputed_tokens.Increment(static_cast<double>(recomputed_));
   // Whoever reads Final may start the next turn at once.
   held_.slot.Release();
   held_.loaded = LoadedState();
@@ -287,14 +373,14 @@ absl::Status Turn::Run() {
   const bool wanted = result_.cause == Cancel::kNone || result_.cause == Cancel::kRequested ||
                       result_.cause == Cancel::kShutdown;
   if (wanted) parts_.metrics.CountFinished(v1::FinishReason_Name(result_.reason));
-  SendFinal();
+  log_.Append(Final());
   return absl::OkStatus();
 }
 
 absl::Status RunTurn(Parts& parts, Generation& generation, const v1::GenerateRequest& request,
                      RequestMemory::Claim& claim) {
   claim.Answer(generation.name);
-  absl::Status status = Turn(parts, generation, request).Run();
+  absl::Status status = Turn(parts, generation, request, /*revived=*/false).Run();
   // What has done nothing may be tried again.
   if (generation.log.last_sequence() == 0) parts.requests->Forget(generation.turn);
   PublishOrphans(parts);
@@ -304,12 +390,9 @@ absl::Status RunTurn(Parts& parts, Generation& generation, const v1::GenerateReq
 GenerationLog::Options LogOptionsOf(Parts& parts, const CallContext& context,
                                     const v1::GenerateRequest& request) {
   GenerationLog::Options options{.max_unsent_tokens = parts.config.limits.max_unsent_tokens,
+                                 .resume_window = ResumeWindowOf(request),
                                  .has_request_id = !request.request_id().empty()};
   if (request.on_disconnect() != v1::GenerateRequest::CONTINUE) return options;
-  const auto& window = request.resume_window();
-  options.resume_window = request.has_resume_window() ? std::chrono::seconds(window.seconds()) +
-                                                            std::chrono::nanoseconds(window.nanos())
-                                                      : kDefaultResumeWindow;
   // Turns that wait for the session need not wait for one that nobody reads.
   if (auto name = ParseSessionName(request.session(), "session", context.tenant); name.ok()) {
     options.on_unattended = [&parts, key = CacheKey(*name)](bool unattended) {
@@ -317,6 +400,44 @@ GenerationLog::Options LogOptionsOf(Parts& parts, const CallContext& context,
     };
   }
   return options;
+}
+
+// The generation of `name`, of which another process has left `stored`, in this one.
+absl::StatusOr<std::shared_ptr<Generation>> Revive(Parts& parts, const CallContext& context,
+                                                   const std::string& name,
+                                                   StoredGeneration stored) {
+  if (stored.end) {
+    return parts.generations->Start(
+        context, stored.session.str(), {.revived = true},
+        [end = *std::move(stored.end)](Generation& started) {
+          for (const v1::GenerateResponse& event : end.events()) {
+            if (event.has_delta()) {
+              started.log.AppendOutput(event.delta());
+            } else {
+              started.log.Append(event);
+            }
+          }
+          return absl::OkStatus();
+        },
+        name);
+  }
+  MNEME_RETURN_IF_ERROR(CheckNotDraining(parts));
+  TurnJournal::Interrupted& interrupted = *stored.interrupted;
+  GenerationLog::Options log = LogOptionsOf(parts, context, interrupted.turn.request());
+  log.revived = true;
+  return parts.generations->Start(
+      context, interrupted.turn.request().session(), std::move(log),
+      [&parts, turn = std::move(interrupted.turn),
+       elapsed = interrupted.elapsed](Generation& started) {
+        started.turn.request = {.id = absl::AsciiStrToLower(turn.request().request_id()),
+                                .payload = turn.payload(),
+                                .generation = started.id()};
+        started.turn.arrival = Clock::now() - absl::ToChronoNanoseconds(elapsed);
+        absl::Status status = Turn(parts, started, turn.request(), /*revived=*/true).Run();
+        PublishOrphans(parts);
+        return status;
+      },
+      name);
 }
 
 google::protobuf::Timestamp TimestampOf(absl::Time time) {
@@ -357,16 +478,38 @@ absl::StatusOr<std::string> SourceOf(const v1::ResumeGenerationRequest& request,
   return absl::InternalError("a source that nobody knows");
 }
 
-absl::StatusOr<std::shared_ptr<Generation>> FindKept(Parts& parts, const std::string& name) {
+// Of this process, or as the store has it.
+absl::StatusOr<std::shared_ptr<Generation>> FindKept(Parts& parts, const CallContext& context,
+                                                     const std::string& name) {
   if (auto generation = parts.generations->Find(name)) return generation;
-  return WithResource(Error(absl::StatusCode::kFailedPrecondition, reason::kResumeExpired,
-                            "this server does not keep the generation's output, or no longer; the "
-                            "session has what was committed"),
-                      "mneme.v1.Generation", name);
+  MNEME_ASSIGN_OR_RETURN(auto stored,
+                         FindStoredGeneration(*parts.sessions, context.tenant, GenerationId(name)));
+  if (!stored) return Expired(name);
+  return Revive(parts, context, name, *std::move(stored));
 }
 
-// Of a request that was done by a server of this store that is not this process.
-absl::Status CommittedBefore(int64_t version) {
+// The generation that did this request in another process and was interrupted; null if none did.
+absl::StatusOr<std::shared_ptr<Generation>> FindInterruptedRequest(
+    Parts& parts, const CallContext& context, const v1::GenerateRequest& request) {
+  const auto session = ParseSessionName(request.session(), "session", context.tenant);
+  if (context.request.id.empty() || !session.ok()) return nullptr;
+  MNEME_ASSIGN_OR_RETURN(auto found, FindInterrupted(*parts.sessions, *session));
+  if (!found || found->expire_time <= absl::Now() ||
+      absl::AsciiStrToLower(found->turn.request().request_id()) != context.request.id) {
+    return nullptr;
+  }
+  if (found->turn.payload() != context.request.payload) return RequestIdReused();
+  const std::string name = GenerationName(context.tenant, found->turn.generation());
+  if (auto generation = parts.generations->Find(name)) return generation;
+  return Revive(parts, context, name, {.session = *session, .interrupted = std::move(found)});
+}
+
+// Of a request that was done by another process.
+absl::StatusOr<std::shared_ptr<Generation>> FindCommitted(Parts& parts, const CallContext& context,
+                                                          const storage::StoredRequest& done) {
+  auto generation = FindKept(parts, context, GenerationName(context.tenant, done.generation()));
+  if (ReasonOf(generation.status()) != reason::kResumeExpired) return generation;
+  const int64_t version = done.version();
   return Error(absl::StatusCode::kFailedPrecondition, reason::kResumeExpired,
                absl::StrCat("this turn was committed already, as version ", version,
                             ", and its output is not kept here; read the session's transcript"),
@@ -381,11 +524,15 @@ absl::Status Generate(Parts& parts, CallContext& context, const v1::GenerateRequ
   MNEME_ASSIGN_OR_RETURN(RequestMemory::Outcome known,
                          parts.requests->Begin(context, request.request_id(), request,
                                                /*in_store=*/!request.session().empty()));
-  if (known.done) return CommittedBefore(known.done->version());
   std::shared_ptr<Generation> generation;
-  if (known.answer) {
-    MNEME_ASSIGN_OR_RETURN(generation, FindKept(parts, *known.answer));
+  if (known.done) {
+    MNEME_ASSIGN_OR_RETURN(generation, FindCommitted(parts, context, *known.done));
+  } else if (known.answer) {
+    MNEME_ASSIGN_OR_RETURN(generation, FindKept(parts, context, *known.answer));
   } else {
+    MNEME_ASSIGN_OR_RETURN(generation, FindInterruptedRequest(parts, context, request));
+  }
+  if (generation == nullptr) {
     MNEME_RETURN_IF_ERROR(CheckNotDraining(parts));
     // The turn may outlive the call and its request.
     auto claim = std::make_shared<RequestMemory::Claim>(std::move(known.claim));
@@ -396,15 +543,16 @@ absl::Status Generate(Parts& parts, CallContext& context, const v1::GenerateRequ
                                    return RunTurn(parts, started, request, *claim);
                                  }));
   }
-  return generation->log.Read(context, 0, sink);
+  return generation->log.Read(context, v1::ResumeGenerationRequest(), sink);
 }
 
 absl::Status ResumeGeneration(Parts& parts, CallContext& context,
                               const v1::ResumeGenerationRequest& request, TurnSink& sink) {
   MNEME_ASSIGN_OR_RETURN(const std::string name, SourceOf(request, context));
-  MNEME_ASSIGN_OR_RETURN(const std::shared_ptr<Generation> generation, FindKept(parts, name));
+  MNEME_ASSIGN_OR_RETURN(const std::shared_ptr<Generation> generation,
+                         FindKept(parts, context, name));
   parts.metrics.streams_resumed.Increment();
-  return generation->log.Read(context, request.after_sequence(), sink);
+  return generation->log.Read(context, request, sink);
 }
 
 absl::StatusOr<v1::GenerationInfo> GetGeneration(Parts& parts, const CallContext& context,

@@ -141,7 +141,8 @@ void CheckGenerateRequest(const GenerateRequest& request, const Model* model,
   if (request.has_resume_window()) {
     const auto& window = request.resume_window();
     const double seconds = static_cast<double>(window.seconds()) + window.nanos() * 1e-9;
-    if (window.nanos() < 0 || window.nanos() > 999'999'999 || seconds <= 0 || seconds > 600) {
+    if (window.nanos() < 0 || window.nanos() > 999'999'999 || seconds <= 0 ||
+        seconds > kMaxResumeSeconds) {
       OutOfRange(errors, "resume_window", "must be more than 0 s and at most 600 s");
     }
   }
@@ -224,6 +225,13 @@ TurnOptions OptionsOf(const GenerateRequest& request, const Model& model,
   }
   out.logprobs = request.logprobs();
   return out;
+}
+
+GenerateRequest Resolved(GenerateRequest request, const Model& model, const TurnOptions& options) {
+  *request.mutable_sampling() = WithDefaults(request.sampling(), model.info.default_sampling());
+  request.mutable_sampling()->set_seed(options.sampling.seed);
+  request.set_max_output_tokens(static_cast<int32_t>(options.max_output_tokens));
+  return request;
 }
 
 absl::StatusOr<std::vector<engine::TokenId>> TokensOfText(const Model& model,

@@ -14,6 +14,8 @@
 
 namespace mneme::server {
 
+inline constexpr int64_t kMaxResumeSeconds = 600;
+
 // Adds every bad field. `model` may be null (it could not be resolved): then what depends on the
 // vocabulary is left out.
 void CheckGenerateRequest(const v1::GenerateRequest& request, const Model* model,
@@ -30,6 +32,10 @@ void CheckNoFinalMessage(bool continue_final_message, FieldErrors& errors);
 // Of a valid request for `model`, whose defaults fill in. Without a seed, a random one is chosen.
 TurnOptions OptionsOf(const v1::GenerateRequest& request, const Model& model,
                       const Config::Limits& limits, CallContext::Clock::time_point arrival);
+
+// The request with what it left open filled in: whoever does it does the same.
+v1::GenerateRequest Resolved(v1::GenerateRequest request, const Model& model,
+                             const TurnOptions& options);
 
 // The tokens of `text`, with BOS in front if `add_bos`. `position`: tokens read before.
 absl::StatusOr<std::vector<engine::TokenId>> TokensOfText(const Model& model,

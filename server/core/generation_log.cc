@@ -8,18 +8,22 @@
 #include "engine/core/status_macros.h"
 #include "server/core/cancel_status.h"
 #include "server/core/errors.h"
+#include "server/core/received_output.h"
 
 namespace mneme::server {
 namespace {
 
 using Cancel = CallContext::Cancel;
 
+// Of an event of Output(), if not more come at once.
+constexpr int kFewTokens = 256;
+
 }  // namespace
 
 void GenerationLog::Add(v1::GenerateResponse event) {
   event.set_sequence(static_cast<int64_t>(marks_.size()) + 1);
   event.AppendToString(&bytes_);
-  marks_.push_back({bytes_.size(), tokens_});
+  marks_.push_back({bytes_.size(), static_cast<int64_t>(token_ids_.size())});
 }
 
 void GenerationLog::Seal() {
@@ -45,7 +49,7 @@ void GenerationLog::AppendOutput(v1::GenerateResponse::Delta delta) {
       static_cast<int64_t>(open_.text().size()) >= kMaxUnsentBytes) {
     Seal();
   }
-  tokens_ += delta.token_ids_size();
+  token_ids_.insert(token_ids_.end(), delta.token_ids().begin(), delta.token_ids().end());
   if (HasOpen()) {
     open_.mutable_text()->append(delta.text());
     open_.mutable_token_ids()->MergeFrom(delta.token_ids());
@@ -64,6 +68,7 @@ void GenerationLog::End(absl::Status status) {
     status_ = std::move(status);
     bytes_.shrink_to_fit();
     marks_.shrink_to_fit();
+    token_ids_.shrink_to_fit();
     was_unattended =
         std::exchange(unattended_until_, Clock::time_point::max()) != Clock::time_point::max();
     changed_.NotifyAll();
@@ -82,7 +87,7 @@ bool GenerationLog::Full() {
   // max_output_tokens bounds. The first one is on its way.
   waiting_for_room_ =
       unattended_until_ == Clock::time_point::max() &&
-      (tokens_ - read_.tokens >= options_.max_unsent_tokens ||
+      (static_cast<int64_t>(token_ids_.size()) - read_.tokens >= options_.max_unsent_tokens ||
        static_cast<int64_t>(bytes_.size() + open_.text().size() - read_.bytes) >= kMaxUnsentBytes);
   return waiting_for_room_;
 }
@@ -92,8 +97,17 @@ std::optional<GenerationLog::Clock::time_point> GenerationLog::first_output() co
   return first_output_;
 }
 
-absl::Status GenerationLog::Read(CallContext& call, int64_t after_sequence, TurnSink& sink) {
-  MNEME_RETURN_IF_ERROR(Attach(call, after_sequence));
+absl::Status GenerationLog::Read(CallContext& call, const v1::ResumeGenerationRequest& from,
+                                 TurnSink& sink) {
+  int64_t sequence = from.after_sequence();
+  std::optional<ReceivedOutput> received;
+  if (options_.revived && sequence > 0) {
+    MNEME_RETURN_IF_ERROR(ReceivedOutput::Check(from));
+    received.emplace(from.received());
+  }
+  int64_t index = received ? 0 : sequence;  // events that were looked at
+  MNEME_RETURN_IF_ERROR(Attach(call, index));
+  absl::Status diverged;
   bool complete = false;
   {
     std::stop_callback on_cancel(call.stop_token(), [this] {
@@ -102,13 +116,20 @@ absl::Status GenerationLog::Read(CallContext& call, int64_t after_sequence, Turn
     });
     v1::GenerateResponse event;
     Step step = Step::kEvent;
-    while ((step = Next(call, after_sequence, &event)) == Step::kEvent) {
-      if (!sink.Send(std::move(event))) break;
-      MarkRead(call, ++after_sequence);
+    while ((step = Next(call, index, &event)) == Step::kEvent) {
+      const absl::StatusOr<bool> wanted = received ? received->Cut(event) : true;
+      diverged = wanted.status();
+      if (!diverged.ok()) break;
+      if (*wanted) {
+        event.set_sequence(++sequence);
+        if (!sink.Send(std::move(event))) break;
+      }
+      MarkRead(call, ++index);
     }
     complete = step == Step::kEnd;
   }
-  return Leave(call, complete);
+  absl::Status status = Leave(call, complete);
+  return diverged.ok() ? status : diverged;
 }
 
 absl::Status GenerationLog::Attach(CallContext& call, int64_t after_sequence) {
@@ -239,9 +260,33 @@ std::optional<v1::GenerateResponse::Final> GenerationLog::final() const {
   return std::move(*last.mutable_final());
 }
 
+std::vector<int32_t> GenerationLog::TokensFrom(int64_t count) const {
+  MutexLock lock(&mutex_);
+  const auto from = std::min<int64_t>(count, static_cast<int64_t>(token_ids_.size()));
+  return {token_ids_.begin() + from, token_ids_.end()};
+}
+
+std::vector<v1::GenerateResponse> GenerationLog::Output() const {
+  std::vector<v1::GenerateResponse> out;
+  MutexLock lock(&mutex_);
+  const auto add = [&](const v1::GenerateResponse::Delta& delta) {
+    if (out.empty() || out.back().delta().token_ids_size() >= kFewTokens) out.emplace_back();
+    v1::GenerateResponse::Delta& last = *out.back().mutable_delta();
+    last.mutable_text()->append(delta.text());
+    last.mutable_token_ids()->MergeFrom(delta.token_ids());
+    last.mutable_logprobs()->MergeFrom(delta.logprobs());
+  };
+  for (size_t i = 0; i < marks_.size(); ++i) {
+    if (const v1::GenerateResponse event = EventAt(i); event.has_delta()) add(event.delta());
+  }
+  if (HasOpen()) add(open_);
+  return out;
+}
+
 int64_t GenerationLog::bytes() const {
   MutexLock lock(&mutex_);
-  return static_cast<int64_t>(bytes_.capacity() + marks_.capacity() * sizeof(Mark));
+  return static_cast<int64_t>(bytes_.capacity() + marks_.capacity() * sizeof(Mark) +
+                              token_ids_.capacity() * sizeof(int32_t));
 }
 
 }  // namespace mneme::server

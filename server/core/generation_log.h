@@ -4,7 +4,8 @@
 // batch while too much is unread; a reader begins behind any event, takes one after the other at
 // its own pace, and may go and come back. Every reader gets the same events, byte for byte: an
 // event is fixed once it was read, and until then output is added to the last one, so that a slow
-// reader gets fewer and larger ones.
+// reader gets fewer and larger ones. Only a generation that another process had begun is cut into
+// other events than those that were sent: its readers say what they have (received_output.h).
 #pragma once
 
 #include <cstdint>
@@ -30,6 +31,8 @@ class GenerationLog {
     int64_t max_unsent_tokens = 1024;
     // How long the turn goes on without a reader; zero: it is cancelled with its reader's cause.
     Clock::duration resume_window = Clock::duration::zero();
+    // Another process had begun it.
+    bool revived = false;
     // The reader can come back although it has not read anything.
     bool has_request_id = false;
     // Told when the last reader leaves a running turn (true), and when one comes or the turn ends
@@ -58,11 +61,12 @@ class GenerationLog {
 
   // Of calls.
 
-  // Sends what follows event `after_sequence` to `sink`, then what is yet to come. Ends the call
-  // that reads now, if there is one, with STREAM_TAKEN_OVER. If `call` is cancelled or its sink
-  // takes no more, its cause as a status: with CONTINUE at once, else when the turn has ended.
-  // INVALID_ARGUMENT FIELD_OUT_OF_RANGE if there is no such event yet.
-  absl::Status Read(CallContext& call, int64_t after_sequence, TurnSink& sink);
+  // Sends what follows event `from.after_sequence` to `sink`, then what is yet to come. Ends the
+  // call that reads now, if there is one, with STREAM_TAKEN_OVER. If `call` is cancelled or its
+  // sink takes no more, its cause as a status: with CONTINUE at once, else when the turn has ended.
+  // INVALID_ARGUMENT FIELD_OUT_OF_RANGE if there is no such event yet; of a revived generation as
+  // ReceivedOutput says.
+  absl::Status Read(CallContext& call, const v1::ResumeGenerationRequest& from, TurnSink& sink);
 
   // Of everybody.
 
@@ -75,6 +79,10 @@ class GenerationLog {
   absl::Status status() const;
   // The last event, if it is one.
   std::optional<v1::GenerateResponse::Final> final() const;
+  // The token ids of the output behind the first `count`.
+  std::vector<int32_t> TokensFrom(int64_t count) const;
+  // All output, in few events.
+  std::vector<v1::GenerateResponse> Output() const;
   // Memory that it takes.
   int64_t bytes() const;
 
@@ -114,7 +122,7 @@ class GenerationLog {
   std::string bytes_ ABSL_GUARDED_BY(mutex_);        // of all events that are fixed
   std::vector<Mark> marks_ ABSL_GUARDED_BY(mutex_);  // of each of them
   v1::GenerateResponse::Delta open_ ABSL_GUARDED_BY(mutex_);
-  int64_t tokens_ ABSL_GUARDED_BY(mutex_) = 0;  // of output, with those in open_
+  std::vector<int32_t> token_ids_ ABSL_GUARDED_BY(mutex_);  // of output, with those in open_
   std::optional<Clock::time_point> first_output_ ABSL_GUARDED_BY(mutex_);
   std::optional<absl::Status> status_ ABSL_GUARDED_BY(mutex_);
   CallContext* reader_ ABSL_GUARDED_BY(mutex_) = nullptr;

@@ -29,6 +29,13 @@ std::string TokenChecksum(std::string_view generation) {
 
 }  // namespace
 
+std::string GenerationName(std::string_view tenant, std::string_view id) {
+  return absl::StrCat("tenants/", absl::string_view(tenant.data(), tenant.size()), "/generations/",
+                      absl::string_view(id.data(), id.size()));
+}
+
+std::string GenerationId(const std::string& name) { return name.substr(name.rfind('/') + 1); }
+
 std::string MakeResumeToken(std::string_view generation) {
   return absl::WebSafeBase64Escape(TokenChecksum(generation) + std::string(generation));
 }
@@ -66,7 +73,7 @@ GenerationTable::~GenerationTable() {
 
 absl::StatusOr<std::shared_ptr<Generation>> GenerationTable::Start(
     const CallContext& call, std::string session, GenerationLog::Options log,
-    std::function<absl::Status(Generation&)> turn) {
+    std::function<absl::Status(Generation&)> turn, std::string name) {
   log.on_unattended = [this, also = std::move(log.on_unattended)](bool unattended) {
     metrics_.generations_unattended.Increment(unattended ? 1 : -1);
     also(unattended);
@@ -74,16 +81,20 @@ absl::StatusOr<std::shared_ptr<Generation>> GenerationTable::Start(
     MutexLock lock(&mutex_);
     changed_.NotifyAll();
   };
-  auto generation = std::make_shared<Generation>(
-      absl::StrCat("tenants/", call.tenant, "/generations/g", MakeSessionId().substr(1)),
-      call.tenant, std::move(session), std::move(log));
+  if (name.empty())
+    name = GenerationName(call.tenant, absl::StrCat("g", MakeSessionId().substr(1)));
+  auto generation = std::make_shared<Generation>(std::move(name), call.tenant, std::move(session),
+                                                 std::move(log));
   generation->turn.caller = call.caller;
   generation->turn.request_id = call.request_id;
   generation->turn.request = call.request;
+  generation->turn.request.generation = generation->id();
   generation->turn.arrival = call.arrival;
   {
     MutexLock lock(&mutex_);
-    by_name_[generation->name] = running_[generation->name] = generation;
+    const auto [found, is_new] = by_name_.try_emplace(generation->name, generation);
+    if (!is_new) return found->second;
+    running_[generation->name] = generation;
   }
   if (turns_.Submit([this, generation, turn = std::move(turn)] { Run(generation, turn); })) {
     return generation;
@@ -109,7 +120,7 @@ void GenerationTable::Run(const Pointer& generation,
 }
 
 void GenerationTable::Keep(const Pointer& generation) {
-  if (generation->log.last_sequence() == 0) {
+  if (generation->log.last_sequence() == 0 || generation->interrupted) {
     by_name_.erase(generation->name);
     return;
   }

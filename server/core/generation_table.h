@@ -2,7 +2,7 @@
 //
 // A turn runs on a thread of its own and outlives, if it is asked to, the call that started it. A
 // generation that has ended is kept for a while, so that a client which lost its stream still gets
-// the rest. It is in memory alone: a restart forgets it.
+// the rest. It is in memory alone: what outlives the process is in the store (turn_journal.h).
 #pragma once
 
 #include <deque>
@@ -23,6 +23,9 @@
 
 namespace mneme::server {
 
+std::string GenerationName(std::string_view tenant, std::string_view id);
+std::string GenerationId(const std::string& name);
+
 struct Generation {
   Generation(std::string full_name, std::string tenant, std::string session_name,
              GenerationLog::Options options)
@@ -32,11 +35,14 @@ struct Generation {
     turn.tenant = std::move(tenant);
   }
 
+  std::string id() const { return GenerationId(name); }
+
   const std::string name;     // tenants/{tenant}/generations/{generation}
   const std::string session;  // as the request names it; "" if stateless
   const absl::Time created = absl::Now();
   absl::Time ended = absl::InfiniteFuture();  // written before log.ended()
-  CallContext turn;                           // of the turn, which is no call's
+  bool interrupted = false;  // another process goes on with it; written before log.ended()
+  CallContext turn;          // of the turn, which is no call's
   GenerationLog log;
 };
 
@@ -58,11 +64,13 @@ class GenerationTable {
   ~GenerationTable();
 
   // Runs `turn` on a thread, for the caller of `call` but not bound to its life; its status ends
-  // the log. One whose log is empty then leaves no trace. UNAVAILABLE QUEUE_FULL if there is no
-  // thread.
+  // the log. One whose log is empty then, or that was interrupted, leaves no trace. `name`: of one
+  // that another process had begun; if it is here meanwhile, nothing is started. UNAVAILABLE
+  // QUEUE_FULL if there is no thread.
   absl::StatusOr<std::shared_ptr<Generation>> Start(const CallContext& call, std::string session,
                                                     GenerationLog::Options log,
-                                                    std::function<absl::Status(Generation&)> turn);
+                                                    std::function<absl::Status(Generation&)> turn,
+                                                    std::string name = "");
   // Null if there is none, any more.
   std::shared_ptr<Generation> Find(const std::string& name) const;
   absl::Duration keep() const { return options_.keep; }

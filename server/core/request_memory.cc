@@ -45,18 +45,18 @@ std::string PayloadOf(const google::protobuf::Message& request) {
   return {reinterpret_cast<const char*>(hash.data()), hash.size()};
 }
 
-absl::Status Reused() {
-  FieldErrors errors;
-  errors.Add("request_id", "was used by another request; make a new one for each",
-             reason::kRequestIdReused);
-  return errors.ToStatus();
-}
-
 std::string KeyOf(const std::string& tenant, const std::string& id) {
   return absl::StrCat(tenant, "/", id);
 }
 
 }  // namespace
+
+absl::Status RequestIdReused() {
+  FieldErrors errors;
+  errors.Add("request_id", "was used by another request; make a new one for each",
+             reason::kRequestIdReused);
+  return errors.ToStatus();
+}
 
 absl::StatusOr<RequestMemory::Outcome> RequestMemory::Begin(
     CallContext& context, const std::string& id, const google::protobuf::Message& request,
@@ -83,7 +83,7 @@ absl::StatusOr<RequestMemory::Outcome> RequestMemory::Begin(
         entry.payload = context.request.payload;
         break;
       }
-      if (entry.payload != context.request.payload) return Reused();
+      if (entry.payload != context.request.payload) return RequestIdReused();
       if (entry.answer) return Outcome{.answer = entry.answer};
       MNEME_RETURN_IF_ERROR(CancelStatus(context.cancelled()));
       changed_.WaitUntil(&mutex_, context.deadline);
@@ -92,7 +92,8 @@ absl::StatusOr<RequestMemory::Outcome> RequestMemory::Begin(
   Outcome outcome{.claim = Claim(this, key)};
   if (in_store) {
     MNEME_ASSIGN_OR_RETURN(outcome.done, sessions_.FindRequest(context.tenant, context.request.id));
-    if (outcome.done && outcome.done->payload() != context.request.payload) return Reused();
+    if (outcome.done && outcome.done->payload() != context.request.payload)
+      return RequestIdReused();
   }
   return outcome;
 }
@@ -151,6 +152,7 @@ void AddRequestMark(const CallContext& context, const std::vector<SessionName>& 
   for (const SessionName& name : sessions) mark.add_sessions(name.session);
   mark.set_version(version);
   mark.set_snapshot(std::string(snapshot));
+  mark.set_generation(context.request.generation);
   puts.push_back(SessionStore::RequestPut(context.tenant, context.request.id, mark,
                                           absl::Now() + RequestMemory::kKeep));
 }

@@ -98,6 +98,9 @@ class RequestMemory {
   std::map<std::string, Tenant> tenants_ ABSL_GUARDED_BY(mutex_);
 };
 
+// INVALID_ARGUMENT REQUEST_ID_REUSED.
+absl::Status RequestIdReused();
+
 // The put that says that the call of `context` was done, if it has a request_id: `sessions` are
 // their names, `version` is that of a turn, `snapshot` the id of one of the only session's.
 void AddRequestMark(const CallContext& context, const std::vector<SessionName>& sessions,

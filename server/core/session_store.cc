@@ -12,6 +12,7 @@
 #include "server/core/cancel_status.h"
 #include "server/core/errors.h"
 #include "server/core/transcript.h"
+#include "server/core/turn_journal.h"
 
 namespace mneme::server {
 namespace {
@@ -367,11 +368,14 @@ absl::Status SessionStore::Purge(const SessionName& name) {
     if (!LifecycleOf(data, absl::Now()).purge_due) return absl::OkStatus();
     memstore::Transaction transaction;
     transaction.deletes.push_back({SessionKey(name), found->version});
-    memstore::ListOptions options{.realm = name.tenant, .prefix = SnapshotPrefix(name)};
-    auto listed = store_->List(options);  // at most 64 automatic ones and 256 others
-    if (!listed.ok()) return Map(listed.status(), "list");
-    for (const auto& item : *listed) {
-      transaction.deletes.push_back({{name.tenant, item.name}, item.record.version});
+    // At most 64 automatic snapshots and 256 others, and what a turn has left.
+    std::vector<std::string> prefixes = TurnPrefixes(name);
+    prefixes.push_back(SnapshotPrefix(name));
+    for (const std::string& prefix : prefixes) {
+      MNEME_ASSIGN_OR_RETURN(const auto listed, FindAll(name.tenant, prefix));
+      for (const auto& item : listed) {
+        transaction.deletes.push_back({{name.tenant, item.name}, item.record.version});
+      }
     }
     const absl::Status status = store_->Commit(transaction);
     if (status.ok()) {
@@ -410,8 +414,10 @@ absl::StatusOr<LeaseTable::Lease> SessionStore::TakeLease(const SessionName& nam
 
 absl::StatusOr<std::vector<SessionName>> SessionStore::Due(absl::Time now, int limit) {
   std::vector<SessionName> out;
-  // Marks of requests expire in crowds: they must not keep sessions waiting, nor pile up.
+  // Marks of requests and generations expire in crowds: they must not keep sessions waiting, nor
+  // pile up.
   for (int round = 0; round < kMaxExpiredRounds; ++round) {
+    bool crowded = false;
     auto keys = store_->Expired(now, std::max(limit, kExpiredBatch));
     if (!keys.ok()) return Map(keys.status(), "expired");
     out.clear();
@@ -424,6 +430,9 @@ absl::StatusOr<std::vector<SessionName>> SessionStore::Due(absl::Time now, int l
         memstore::Transaction& transaction = marks[key.realm];
         transaction.deletes.push_back({key, 1});  // nobody writes one twice
         transaction.sync = false;
+        crowded = true;
+      } else if (IsGeneration(key)) {
+        crowded = RemoveExpiredGeneration(*this, key, now) || crowded;
       } else if (LeaseTable::IsLease(key) || key.name.starts_with(kPinPrefix)) {
         auto record = store_->Get(key);
         if (record.ok() && record->expire_time <= now) {
@@ -434,7 +443,7 @@ absl::StatusOr<std::vector<SessionName>> SessionStore::Due(absl::Time now, int l
     }
     // Another server may have been first.
     for (const auto& [realm, transaction] : marks) (void)store_->Commit(transaction);
-    if (marks.empty()) break;
+    if (!crowded) break;
   }
   return out;
 }
@@ -468,6 +477,26 @@ memstore::Put SessionStore::RequestPut(const std::string& tenant, const std::str
   return {.key = {tenant, absl::StrCat(kRequestPrefix, id)},
           .value = request.SerializeAsString(),
           .expire_time = expire_time};
+}
+
+absl::StatusOr<std::optional<memstore::Record>> SessionStore::Find(const memstore::Key& key) const {
+  auto found = store_->Get(key);
+  if (absl::IsNotFound(found.status())) return std::nullopt;
+  if (!found.ok()) return Map(found.status(), "get");
+  return *std::move(found);
+}
+
+absl::StatusOr<std::vector<memstore::ListedRecord>> SessionStore::FindAll(
+    const std::string& tenant, const std::string& prefix) const {
+  auto listed = store_->List({.realm = tenant, .prefix = prefix});
+  if (!listed.ok()) return Map(listed.status(), "list");
+  return listed;
+}
+
+absl::Status SessionStore::Write(memstore::Transaction transaction, LeaseTable::Lease& lease) {
+  MNEME_RETURN_IF_ERROR(lease.Fence(transaction, /*release=*/false));
+  const absl::Status status = lease.Settle(store_->Commit(transaction));
+  return absl::IsAborted(status) ? status : Map(status, "commit");
 }
 
 absl::Status SessionStore::Probe() { return Map(store_->Probe(), "probe"); }

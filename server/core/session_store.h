@@ -117,7 +117,7 @@ class SessionStore {
   absl::StatusOr<LeaseTable::Lease> TakeLease(const SessionName& name, CallContext& holder);
 
   // Up to `limit` names whose expiry or purge is due. Removes what else has expired: marks of
-  // requests, and leases and pins that nobody has used for long.
+  // requests, turns that nobody has resumed, and leases and pins that nobody has used for long.
   absl::StatusOr<std::vector<SessionName>> Due(absl::Time now, int limit);
 
   // Sets mneme_sessions{tier="store"} by what is there; Update, Create and Purge keep it up. Once,
@@ -134,6 +134,15 @@ class SessionStore {
                                                                     const std::string& id) const;
   static memstore::Put RequestPut(const std::string& tenant, const std::string& id,
                                   const storage::StoredRequest& request, absl::Time expire_time);
+
+  // Records of others beside the sessions' own (turn_journal.h).
+  absl::StatusOr<std::optional<memstore::Record>> Find(const memstore::Key& key) const;
+  // At most 1000.
+  absl::StatusOr<std::vector<memstore::ListedRecord>> FindAll(const std::string& tenant,
+                                                              const std::string& prefix) const;
+  // For who holds the session, while he does: `lease` is his. ABORTED without a reason if a record
+  // has another version than expected.
+  absl::Status Write(memstore::Transaction transaction, LeaseTable::Lease& lease);
 
   memstore::Key SnapshotKey(const SnapshotName& name) const;
   // `manifest`: that of the snapshot's point, if it is at hand.

@@ -309,6 +309,7 @@ absl::StatusOr<CommitResult> CommitHead(Parts& parts, const Model& model, const 
     if (options.call != nullptr) {
       AddRequestMark(*options.call, {base.name}, head.version(), change.puts);
     }
+    if (options.beside) options.beside(record, change);
     if (options.ingest != nullptr) {
       *data.mutable_ingest() = *options.ingest;
       data.mutable_ingest()->set_version(head.version());

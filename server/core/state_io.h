@@ -69,6 +69,8 @@ struct CommitOptions {
   bool turn_end = true;                         // an automatic snapshot is due
   const storage::IngestMark* ingest = nullptr;  // its version is filled in here
   const CallContext* call = nullptr;            // whose request this does
+  // Of a turn: what is written beside the record, which is the new one. Each time it is tried.
+  std::function<void(const SessionRecord& record, SessionStore::Change& change)> beside = nullptr;
 };
 // Writes held.loaded as the version after `base`; its manifest is the new one then. On failure the
 // session is as it was and the state must be thrown away.

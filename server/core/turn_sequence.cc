@@ -3,11 +3,16 @@
 #include <algorithm>
 #include <utility>
 
+#include "server/core/turn_journal.h"
+
 namespace mneme::server {
 namespace {
 
 using Clock = CallContext::Clock;
 using Cancel = CallContext::Cancel;
+
+// Known tokens that are published at once, so that their events have the usual size.
+constexpr size_t kPublishAtOnce = 256;
 
 double Seconds(Clock::duration d) { return std::chrono::duration<double>(d).count(); }
 
@@ -15,7 +20,8 @@ double Seconds(Clock::duration d) { return std::chrono::duration<double>(d).coun
 
 TurnSequence::TurnSequence(const Model& model, Scheduler& scheduler, CallContext& context,
                            GenerationLog& log, LoadedState& loaded,
-                           const std::vector<engine::TokenId>& input, std::string begun,
+                           const std::vector<engine::TokenId>& input,
+                           std::vector<engine::TokenId> known, std::string begun,
                            TurnOptions options)
     : model_(model),
       scheduler_(scheduler),
@@ -23,7 +29,9 @@ TurnSequence::TurnSequence(const Model& model, Scheduler& scheduler, CallContext
       log_(log),
       loaded_(loaded),
       input_(input),
+      known_(std::move(known)),
       options_(std::move(options)),
+      reading_(input_),
       sampler_(options_.sampling),
       matcher_(options_.stop_sequences),
       utf8_(std::move(begun)),
@@ -31,10 +39,19 @@ TurnSequence::TurnSequence(const Model& model, Scheduler& scheduler, CallContext
       prefill_end_(started_) {
   const size_t window = std::min<size_t>(input_.size(), options_.sampling.penalty_window_tokens);
   history_.assign(input_.end() - static_cast<ptrdiff_t>(window), input_.end());
+  if (!known_.empty() && options_.logprobs == 0) {
+    to_accept_ = true;
+    joined_.reserve(input_.size() + known_.size() - 1);
+    joined_ = input_;
+    // The last is read as if it had just been chosen.
+    joined_.insert(joined_.end(), known_.begin(), known_.end() - 1);
+    reading_ = joined_;
+  }
   log_.OnRoom([&scheduler] { scheduler.Wake(); });
 }
 
 Sequence::Want TurnSequence::Next() {
+  const bool reading = read_ < to_prefill();
   if (!ending_) {
     if (const Cancel cause = context_.cancelled(); cause != Cancel::kNone) {
       const bool asked = cause == Cancel::kRequested;
@@ -42,12 +59,15 @@ Sequence::Want TurnSequence::Next() {
            : cause == Cancel::kShutdown ? v1::PREEMPTED
                                         : v1::CANCELLED,
            cause);
-    } else if (options_.end_time != Clock::time_point::max() && Clock::now() >= options_.end_time) {
+    } else if (!reading && to_accept_) {
+      AcceptKnown();
+    } else if (!repeating() && options_.end_time != Clock::time_point::max() &&
+               Clock::now() >= options_.end_time) {
       Stop(v1::DURATION, Cancel::kNone);
     }
   }
-  if (!ending_ && read_ < static_cast<int64_t>(input_.size())) {
-    return {.kind = Want::Kind::kRead, .tokens = std::span(input_).subspan(read_)};
+  if (!ending_ && reading) {
+    return {.kind = Want::Kind::kRead, .tokens = reading_.subspan(read_)};
   }
   if (!ending_ && !next_token_.has_value()) {  // an empty input
     if (options_.max_output_tokens > 0) return {.kind = Want::Kind::kRead, .decode = true};
@@ -60,11 +80,12 @@ Sequence::Want TurnSequence::Next() {
 }
 
 void TurnSequence::OnRead(int64_t num_tokens, std::span<const float> logits) {
-  if (read_ < static_cast<int64_t>(input_.size())) {
+  if (read_ < to_prefill()) {
     read_ += num_tokens;
     prefilled_.store(read_, std::memory_order_relaxed);
-    if (read_ < static_cast<int64_t>(input_.size())) return;
+    if (read_ < to_prefill()) return;
     prefill_end_ = Clock::now();
+    if (to_accept_) return;  // by Next()
     if (options_.max_output_tokens > 0) {
       Choose(logits);
     } else {
@@ -83,7 +104,7 @@ void TurnSequence::OnRead(int64_t num_tokens, std::span<const float> logits) {
 
 void TurnSequence::Stop(v1::FinishReason reason, Cancel cause) {
   result_.cause = cause;
-  if (read_ < static_cast<int64_t>(input_.size()) || result_.output.empty() ||
+  if (read_ < to_prefill() || result_.output.empty() ||
       (cause != Cancel::kNone && !options_.keep_cancelled)) {
     next_token_.reset();  // nothing to keep
   }
@@ -96,9 +117,27 @@ void TurnSequence::Finish(v1::FinishReason reason) {
 }
 
 void TurnSequence::Choose(std::span<const float> logits) {
-  Token chosen{.time = Clock::now()};
-  const int64_t index = static_cast<int64_t>(result_.output.size());
-  chosen.id = sampler_.Sample(logits, history_, index);
+  const size_t index = result_.output.size();
+  Accept(
+      repeating() ? known_[index] : sampler_.Sample(logits, history_, static_cast<int64_t>(index)),
+      logits);
+}
+
+void TurnSequence::AcceptKnown() {
+  to_accept_ = false;
+  for (size_t i = 0; i < known_.size(); ++i) {
+    if (ending_) {
+      OnFailure(DamagedTurn());
+      next_token_.reset();
+      return;
+    }
+    Accept(known_[i], {});
+    if (i % kPublishAtOnce == kPublishAtOnce - 1) Publish();
+  }
+}
+
+void TurnSequence::Accept(engine::TokenId id, std::span<const float> logits) {
+  Token chosen{.id = id, .is_known = repeating(), .time = Clock::now()};
   history_.push_back(chosen.id);
 
   v1::FinishReason reason = v1::FINISH_REASON_UNSPECIFIED;
@@ -154,7 +193,7 @@ void TurnSequence::Detokenize() {
     token.end = text_bytes_ + (utf8_.pending() ? 1 : 0);
     if (token_ends_.empty()) {
       result_.first_token = token.time;
-    } else {
+    } else if (!token.is_known) {
       model_.metrics->inter_token_latency.Observe(Seconds(token.time - result_.last_token));
     }
     result_.last_token = token.time;
@@ -198,7 +237,12 @@ void TurnSequence::Publish() {
     delta.add_token_ids(token.id);
     if (options_.logprobs > 0) *delta.add_logprobs() = std::move(token.logprobs);
   }
+  const int64_t published = published_.load() + delta.token_ids_size();
   log_.AppendOutput(std::move(delta));
+  published_ = published;
+  if (published < wake_at_) return;
+  MutexLock lock(&mutex_);
+  changed_.NotifyAll();
 }
 
 void TurnSequence::OnFailure(absl::Status status) {
@@ -207,9 +251,14 @@ void TurnSequence::OnFailure(absl::Status status) {
 }
 
 void TurnSequence::OnRemoved() {
-  result_.prefilled = read_;
+  result_.prefilled = std::min(read_, static_cast<int64_t>(input_.size()));
+  result_.recomputed = read_ - result_.prefilled;
+  if (read_ == to_prefill()) {
+    // The last of them, or with logprobs all, were read one by one.
+    result_.recomputed = static_cast<int64_t>(std::min(known_.size(), result_.output.size()));
+  }
   const auto now = Clock::now();
-  if (read_ < static_cast<int64_t>(input_.size())) prefill_end_ = now;
+  if (read_ < to_prefill()) prefill_end_ = now;
   result_.prefill_seconds = Seconds(prefill_end_ - started_);
   result_.decode_seconds = Seconds(now - prefill_end_);
   if (result_.cause != Cancel::kNone) {
@@ -220,9 +269,10 @@ void TurnSequence::OnRemoved() {
   changed_.NotifyAll();
 }
 
-bool TurnSequence::AwaitRemoval(Clock::time_point until) {
+bool TurnSequence::AwaitRemoval(Clock::time_point until, int64_t num_tokens) {
   MutexLock lock(&mutex_);
-  while (!removed_) {
+  wake_at_ = num_tokens;
+  while (!removed_ && published_ < num_tokens) {
     if (!changed_.WaitUntil(&mutex_, until)) break;
   }
   return removed_;

@@ -4,6 +4,10 @@
 // When too much of that is unread the sequence leaves the batch and keeps its state until the
 // client has read. The turn's thread waits for the end.
 //
+// A turn that another process had begun has `known` tokens, which were chosen already: they are
+// read behind the input, like it, and then go the way of tokens that are chosen. With logprobs each
+// is read by itself, since what the model had to say about it is needed again.
+//
 // Text is made of a token in Publish(), while the engine reads the token; unless the turn has stop
 // sequences: then it is made with the choice, since a match must end the turn before the state
 // reads on.
@@ -54,7 +58,8 @@ struct TurnResult {
   bool complete = false;
   // It has read more than that (DROP): restore the base and read input and output again.
   bool replay = false;
-  int64_t prefilled = 0;
+  int64_t prefilled = 0;   // of the input
+  int64_t recomputed = 0;  // of the known tokens
   double prefill_seconds = 0;
   double decode_seconds = 0;
   CallContext::Clock::time_point first_token = {};
@@ -66,11 +71,14 @@ class TurnSequence final : public Sequence {
   // All references must outlive the sequence's removal. `input` may be empty if the state has read
   // something. `begun`: UnfinishedCharacter() of everything up to the end of the input.
   TurnSequence(const Model& model, Scheduler& scheduler, CallContext& context, GenerationLog& log,
-               LoadedState& loaded, const std::vector<engine::TokenId>& input, std::string begun,
-               TurnOptions options);
+               LoadedState& loaded, const std::vector<engine::TokenId>& input,
+               std::vector<engine::TokenId> known, std::string begun, TurnOptions options);
 
-  // Of the turn's thread. Waits until the sequence was removed, or `until`; true if it was.
-  bool AwaitRemoval(CallContext::Clock::time_point until);
+  // Of the turn's thread. Waits until the sequence was removed, or `until`, or so many tokens were
+  // published; true if it was removed.
+  bool AwaitRemoval(CallContext::Clock::time_point until, int64_t num_tokens = INT64_MAX);
+  // What is read before the turn says anything new, and how far that is.
+  int64_t to_prefill() const { return static_cast<int64_t>(reading_.size()); }
   int64_t prefilled() const { return prefilled_.load(std::memory_order_relaxed); }
   // After removal.
   const TurnResult& result() const { return result_; }
@@ -87,12 +95,18 @@ class TurnSequence final : public Sequence {
   struct Token {
     engine::TokenId id = 0;
     bool has_text = false;  // false: ends the turn, and is not shown
+    bool is_known = false;
     CallContext::Clock::time_point time;
     int64_t end = 0;  // offset in the text up to which it must be released
     v1::Logprobs logprobs;
   };
 
+  // What comes was said before.
+  bool repeating() const { return result_.output.size() < known_.size(); }
   void Choose(std::span<const float> logits);
+  // As if they had just been chosen.
+  void AcceptKnown();
+  void Accept(engine::TokenId id, std::span<const float> logits);
   // Appends the text of the tokens that have none yet.
   void Detokenize();
   // Drops the tokens from the one in which the match begins.
@@ -106,7 +120,10 @@ class TurnSequence final : public Sequence {
   GenerationLog& log_;
   LoadedState& loaded_;
   const std::vector<engine::TokenId>& input_;
+  const std::vector<engine::TokenId> known_;
   const TurnOptions options_;
+  std::vector<engine::TokenId> joined_;  // if reading_ is not just the input
+  std::span<const engine::TokenId> reading_;
 
   // Of the batch. A token is chosen, then held until its text is released, then published.
   engine::Sampler sampler_;
@@ -118,7 +135,8 @@ class TurnSequence final : public Sequence {
   Utf8Stream utf8_;
   int64_t text_bytes_ = 0;  // given to the matcher
   std::string released_;    // by the matcher, to be published
-  int64_t read_ = 0;        // of the input
+  int64_t read_ = 0;        // of reading_
+  bool to_accept_ = false;  // known_, once reading_ was read
   bool ending_ = false;
   bool flushed_ = false;                       // nothing follows in the text
   std::optional<engine::TokenId> next_token_;  // sampled, not read yet
@@ -126,6 +144,8 @@ class TurnSequence final : public Sequence {
   TurnResult result_;
 
   std::atomic<int64_t> prefilled_{0};
+  // The turn's thread sleeps until so many were published.
+  std::atomic<int64_t> published_{0}, wake_at_{INT64_MAX};
   Mutex mutex_;
   CondVar changed_;
   bool removed_ ABSL_GUARDED_BY(mutex_) = false;

@@ -40,6 +40,12 @@ class GenerationLogTest : public testing::Test {
   }
   static GenerationLog::Options WithReader() { return {.max_unsent_tokens = 4}; }
 
+  static v1::ResumeGenerationRequest After(int64_t sequence) {
+    v1::ResumeGenerationRequest request;
+    request.set_after_sequence(sequence);
+    return request;
+  }
+
   static void Start(GenerationLog& log) {
     v1::GenerateResponse event;
     event.mutable_started()->set_generation("g");
@@ -67,7 +73,7 @@ TEST_F(GenerationLogTest, EveryReaderGetsTheSameBytes) {
     log.End(absl::OkStatus());
   });
   CallContext call;
-  EXPECT_TRUE(log.Read(call, 0, first).ok());
+  EXPECT_TRUE(log.Read(call, After(0), first).ok());
   turn.join();
   std::string all;
   for (int i = 0; i < 50; ++i) all += absl::StrCat(i, " ");
@@ -77,7 +83,7 @@ TEST_F(GenerationLogTest, EveryReaderGetsTheSameBytes) {
   for (size_t after = 0; after <= first.events.size(); ++after) {
     Collect again;
     CallContext other;
-    EXPECT_TRUE(log.Read(other, static_cast<int64_t>(after), again).ok());
+    EXPECT_TRUE(log.Read(other, After(static_cast<int64_t>(after)), again).ok());
     EXPECT_EQ(again.events,
               std::vector<std::string>(first.events.begin() + after, first.events.end()));
   }
@@ -90,7 +96,7 @@ TEST_F(GenerationLogTest, OutputGathersWhileNobodyReadsAndStaysBounded) {
   log.End(absl::OkStatus());
   Collect sink;
   CallContext call;
-  EXPECT_TRUE(log.Read(call, 0, sink).ok());
+  EXPECT_TRUE(log.Read(call, After(0), sink).ok());
   EXPECT_EQ(sink.text, "0 1 2 3 4 5 6 7 8 9 ");
   EXPECT_EQ(sink.events.size(), 4u);  // Started, and 4 + 4 + 2 tokens
 }
@@ -102,9 +108,9 @@ TEST_F(GenerationLogTest, AnotherReaderTakesOver) {
   CallContext old_call, new_call;
   Collect old_sink, new_sink;
   absl::Status old_status;
-  std::thread old_reader([&] { old_status = log.Read(old_call, 0, old_sink); });
+  std::thread old_reader([&] { old_status = log.Read(old_call, After(0), old_sink); });
   ASSERT_TRUE(WaitFor([&] { return old_sink.count == 2; }));
-  std::thread new_reader([&] { EXPECT_TRUE(log.Read(new_call, 1, new_sink).ok()); });
+  std::thread new_reader([&] { EXPECT_TRUE(log.Read(new_call, After(1), new_sink).ok()); });
   old_reader.join();
   EXPECT_EQ(old_status.code(), absl::StatusCode::kAborted);
   EXPECT_EQ(ReasonOf(old_status), reason::kStreamTakenOver);
@@ -125,10 +131,11 @@ TEST_F(GenerationLogTest, AReaderThatIsStuckInItsSinkIsTakenOverToo) {
   old_sink.on_event = [&](const v1::GenerateResponse&) {  // as OutputQueue, until its call ends
     return WaitFor([&] { return old_call.cancelled() != Cancel::kNone; }) && false;
   };
-  std::thread old_reader(
-      [&] { EXPECT_EQ(ReasonOf(log.Read(old_call, 0, old_sink)), reason::kStreamTakenOver); });
+  std::thread old_reader([&] {
+    EXPECT_EQ(ReasonOf(log.Read(old_call, After(0), old_sink)), reason::kStreamTakenOver);
+  });
   ASSERT_TRUE(WaitFor([&] { return old_sink.count == 1; }));
-  std::thread new_reader([&] { EXPECT_TRUE(log.Read(new_call, 0, new_sink).ok()); });
+  std::thread new_reader([&] { EXPECT_TRUE(log.Read(new_call, After(0), new_sink).ok()); });
   old_reader.join();
   EXPECT_EQ(turn_.cancelled(), Cancel::kNone);
   log.End(absl::OkStatus());
@@ -147,7 +154,7 @@ TEST_F(GenerationLogTest, TheLastReaderTakesTheTurnAlong) {
     Collect sink;
     std::atomic<bool> left = false;
     std::thread reader([&] {
-      EXPECT_EQ(log.Read(call, 0, sink).code(), code);
+      EXPECT_EQ(log.Read(call, After(0), sink).code(), code);
       left = true;
     });
     ASSERT_TRUE(WaitFor([&] { return sink.count == 1; }));
@@ -167,7 +174,7 @@ TEST_F(GenerationLogTest, ADeadlineEndsAReaderThatWaits) {
   CallContext call;
   call.deadline = CallContext::Clock::now() + milliseconds(30);
   Collect sink;
-  EXPECT_EQ(log.Read(call, 0, sink).code(), absl::StatusCode::kDeadlineExceeded);
+  EXPECT_EQ(log.Read(call, After(0), sink).code(), absl::StatusCode::kDeadlineExceeded);
   EXPECT_EQ(turn_.cancelled(), Cancel::kNone);
 }
 
@@ -184,7 +191,7 @@ TEST_F(GenerationLogTest, ATurnMayOutliveItsReader) {
       call.RequestCancel(Cancel::kClient);
       return true;
     };
-    EXPECT_EQ(log.Read(call, 0, sink).code(), absl::StatusCode::kCancelled);
+    EXPECT_EQ(log.Read(call, After(0), sink).code(), absl::StatusCode::kCancelled);
   };
   const auto now = CallContext::Clock::now();
   leave();
@@ -207,7 +214,7 @@ TEST_F(GenerationLogTest, ATurnThatNobodyHasHeardOfDoesNot) {
     log.End(absl::CancelledError("before it had begun"));
   });
   Collect sink;
-  EXPECT_EQ(log.Read(call, 0, sink).code(), absl::StatusCode::kCancelled);
+  EXPECT_EQ(log.Read(call, After(0), sink).code(), absl::StatusCode::kCancelled);
   turn.join();
 }
 
@@ -222,7 +229,7 @@ TEST_F(GenerationLogTest, IsFullWhileAReaderIsBehind) {
   Collect sink;
   std::atomic<bool> go = false;
   sink.on_event = [&](const v1::GenerateResponse&) { return WaitFor([&] { return go.load(); }); };
-  std::thread reader([&] { EXPECT_TRUE(log.Read(call, 0, sink).ok()); });
+  std::thread reader([&] { EXPECT_TRUE(log.Read(call, After(0), sink).ok()); });
   ASSERT_TRUE(WaitFor([&] { return sink.count == 1; }));
   EXPECT_TRUE(log.Full());
   const int before = woken;
@@ -247,7 +254,7 @@ TEST_F(GenerationLogTest, AReaderThatLeavesMakesRoom) {
     EXPECT_EQ(woken, 0);
     return false;
   };
-  EXPECT_EQ(log.Read(call, 0, sink).code(), absl::StatusCode::kCancelled);
+  EXPECT_EQ(log.Read(call, After(0), sink).code(), absl::StatusCode::kCancelled);
   EXPECT_EQ(woken, 1);
   EXPECT_FALSE(log.Full());
 }
@@ -258,7 +265,7 @@ TEST_F(GenerationLogTest, ThereIsNoEventYetToBeginBehind) {
   for (const int64_t after : {-1, 2}) {
     CallContext call;
     Collect sink;
-    const absl::Status status = log.Read(call, after, sink);
+    const absl::Status status = log.Read(call, After(after), sink);
     EXPECT_EQ(ReasonOf(status), reason::kFieldOutOfRange) << after;
     EXPECT_EQ(sink.count, 0);
   }
@@ -271,7 +278,7 @@ TEST_F(GenerationLogTest, AFailureIsToldToEveryReader) {
   for (int i = 0; i < 2; ++i) {
     CallContext call;
     Collect sink;
-    EXPECT_EQ(ReasonOf(log.Read(call, 0, sink)), reason::kStateNotFinite);
+    EXPECT_EQ(ReasonOf(log.Read(call, After(0), sink)), reason::kStateNotFinite);
     EXPECT_EQ(sink.count, 1);
   }
   EXPECT_FALSE(log.final().has_value());

@@ -395,6 +395,23 @@ TEST_F(ErrorTableTest, GenerationsThatAreReadAgain) {
   const Details expired = EXPECT_RPC(resume(request), FAILED_PRECONDITION, "RESUME_EXPIRED");
   EXPECT_EQ(expired.resource->resource_name(), "tenants/default/generations/g-nobody");
 
+  // What another process has said, which is gone since.
+  ASSERT_TRUE(CreateOverRpc("s").ok());
+  auto outlives = Request("s", "x", 2);
+  outlives.set_on_disconnect(v1::GenerateRequest::CONTINUE);
+  ASSERT_TRUE(Turn(outlives, &turn).ok());
+  Serve();
+  request.set_generation(turn.started().generation());
+  request.set_after_sequence(2);
+  EXPECT_FIELDS(resume(request), "FIELD_REQUIRED", "received");
+  request.mutable_received()->set_tokens(-1);
+  EXPECT_FIELDS(resume(request), "FIELD_OUT_OF_RANGE", "received.tokens");
+  request.mutable_received()->set_tokens(1);
+  EXPECT_RPC(resume(request), ABORTED, "STREAM_DIVERGED");
+  request.clear_received();
+  request.set_after_sequence(0);
+  EXPECT_TRUE(resume(request).ok());
+
   auto running = Run(Endless(""));
   request.set_generation(running->generation);
   grpc::ClientContext context;
