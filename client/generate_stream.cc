@@ -8,13 +8,16 @@
 
 #include "absl/strings/str_cat.h"
 #include "client/channel.h"
+#include "client/crc32c.h"
 
 namespace mneme::client {
 namespace {
 
-// True if it was not the server that ended the stream so.
+// True if it was not the turn that ended the stream so.
 bool IsBroken(const absl::Status& failure) {
   const std::string reason = ErrorOf(failure).reason;
+  // The server let go of the turn, which another one may go on with.
+  if (reason == "LEASE_LOST" || reason == "DRAINING") return true;
   // The last is what a reset without an error means before the first event; then it is a proxy's.
   if (reason == "HTTP_STATUS" || reason == "STREAM_RESET" || reason == "REQUEST_TOO_LARGE") {
     return true;
@@ -23,6 +26,14 @@ bool IsBroken(const absl::Status& failure) {
   return reason.empty() && (failure.code() == absl::StatusCode::kUnavailable ||
                             failure.code() == absl::StatusCode::kUnknown ||
                             failure.code() == absl::StatusCode::kInternal);
+}
+
+// True if the turn may be resumed later: a server that is thought to run it is not known to be dead
+// yet, or this one has no room.
+bool IsForLater(const absl::Status& failure) {
+  const std::string reason = ErrorOf(failure).reason;
+  return reason == "SESSION_BUSY" ||
+         (failure.code() == absl::StatusCode::kUnavailable && !reason.empty());
 }
 
 }  // namespace
@@ -45,7 +56,10 @@ struct GenerateStream::Impl {
   bool unknown = false;
   int64_t last_sequence = 0;
   v1::ResumeGenerationRequest resume;  // its source is set as soon as that is possible
+  bool counts = true;                  // what came, in resume.received()
+  bool outlives = true;                // the turn its server
   std::optional<absl::Status> broken;  // what broke the stream since the last event
+  absl::Time resume_until;             // since then
   int resumed = 0;
   std::optional<absl::Status> status;  // set when the stream is over
   std::optional<v1::GenerateResponse::Started> started;
@@ -53,6 +67,15 @@ struct GenerateStream::Impl {
 
   bool resumable() const {
     return resume.source_case() != v1::ResumeGenerationRequest::SOURCE_NOT_SET;
+  }
+
+  void Count(const v1::GenerateResponse::Delta& delta) {
+    v1::ResumeGenerationRequest::Received& received = *resume.mutable_received();
+    received.set_tokens(received.tokens() + delta.token_ids_size());
+    received.set_text_bytes(received.text_bytes() + static_cast<int64_t>(delta.text().size()));
+    uint32_t crc = received.token_ids_crc32c();
+    for (const int32_t id : delta.token_ids()) crc = ExtendCrc32c(crc, id);
+    received.set_token_ids_crc32c(crc);
   }
 
   void Open() {
@@ -85,8 +108,20 @@ struct GenerateStream::Impl {
 
   bool MayOpenAgain(const absl::Status& failure) {
     if (failure.ok() || stopped()) return false;
-    if (resumable()) return attempt < kMaxAttempts && IsBroken(failure);
-    return last_sequence == 0 && MayRepeat(failure, attempt + 1);
+    if (!resumable()) return last_sequence == 0 && MayRepeat(failure, attempt + 1);
+    if (broken && IsForLater(failure)) {
+      attempt = 1;
+      return absl::Now() < resume_until;
+    }
+    return attempt < kMaxAttempts && IsBroken(failure);
+  }
+
+  // A server that has the turn is waited for as long as the turn is.
+  absl::Duration ConnectTimeout() const {
+    const absl::Duration usual = channel->ConnectTimeout(deadline);
+    return broken && outlives
+               ? std::min(std::max(usual, resume_until - absl::Now()), deadline - absl::Now())
+               : usual;
   }
 
   // After Read() failed. True if another attempt was opened.
@@ -95,6 +130,7 @@ struct GenerateStream::Impl {
     if (!MayOpenAgain(failure)) return false;
     if (resumable() && !broken) {
       broken = failure;
+      resume_until = absl::Now() + channel->options.resume_window;
       ++resumed;
     }
     absl::Duration delay = DelayBefore(attempt + 1, failure);
@@ -102,8 +138,7 @@ struct GenerateStream::Impl {
     std::unique_lock lock(mutex);
     cancelled_changed.wait_for(lock, absl::ToChronoNanoseconds(delay), [&] { return cancelled; });
     lock.unlock();
-    if (stopped() ||
-        !channel->AwaitServer(channel->ConnectTimeout(deadline), [&] { return stopped(); }).ok()) {
+    if (stopped() || !channel->AwaitServer(ConnectTimeout(), [&] { return stopped(); }).ok()) {
       return false;
     }
     Open();
@@ -135,6 +170,7 @@ struct GenerateStream::Impl {
       return false;
     }
     last_sequence = event->sequence();
+    if (counts && event->has_delta()) Count(event->delta());
     attempt = 1;
     broken.reset();
     if (event->has_started()) {
@@ -175,6 +211,8 @@ GenerateStream::GenerateStream(std::shared_ptr<const Channel> channel, v1::Gener
   impl_->writes = !impl_->request.session().empty();
   OutliveStream(impl_->channel->options, impl_->request);
   IdentifyRequest(impl_->request);
+  impl_->resume.mutable_received();
+  impl_->outlives = impl_->writes;
   impl_->Open();
 }
 
@@ -184,6 +222,8 @@ GenerateStream::GenerateStream(std::shared_ptr<const Channel> channel,
   impl_->channel = std::move(channel);
   impl_->last_sequence = request.after_sequence();
   impl_->resume = std::move(request);
+  if (impl_->last_sequence == 0) impl_->resume.mutable_received();
+  impl_->counts = impl_->resume.has_received();
   impl_->request_id = call.request_id.empty() ? NewRequestId() : call.request_id;
   impl_->deadline = absl::Now() + call.timeout.value_or(impl_->channel->options.work_timeout);
   impl_->Open();

@@ -7,9 +7,10 @@
 //   for (const v1::GenerateResponse& event : *stream) std::cout << event.delta().text();
 //   auto final = stream->Finish();   // StatusOr<Final>: usage, finish reason, committed version
 //
-// A stream that breaks on its way (a connection that is lost, a proxy that restarts) goes on with
-// ResumeGeneration where it was: nothing is missing and nothing comes twice. A server that was
-// restarted has forgotten the turn: then the stream ends with the error that broke it.
+// A stream that breaks on its way (a connection that is lost, a server that dies) goes on with
+// ResumeGeneration where it was, on whatever server answers within Options::resume_window: nothing
+// is missing and nothing comes twice. A stateless turn dies with its server: then the stream ends
+// with the error that broke it.
 //
 // Destroying the stream before its end cancels the turn and waits until the RPC is over; but a
 // stream of Client::ResumeGeneration leaves the turn to its on_disconnect. Threads: one reader;
@@ -45,7 +46,7 @@ class GenerateStream {
 
   // The next event in order, or false at the end, whether good or bad: Finish() tells. An event
   // that breaks the sequence 1, 2, 3, ... ends the stream with DATA_LOSS. May wait for a server
-  // that is away, as long as Connect() does.
+  // that is away, as long as Connect() does, or to resume for Options::resume_window.
   bool Next(v1::GenerateResponse* event);
 
   // Reads what is left, then: the Final of a stream that ended OK, else the error. A stream that

@@ -43,7 +43,8 @@ struct Options {
   absl::Duration timeout = absl::Seconds(60);
   absl::Duration work_timeout = absl::InfiniteDuration();
   // A stream of Generate that breaks is resumed: the server goes on with its turn for so long
-  // without a reader. At most 600 s; zero: never, and a broken stream ends its turn.
+  // without a reader, and a server that is away is waited for. At most 600 s; zero: never, and a
+  // broken stream ends its turn.
   absl::Duration resume_window = absl::Seconds(60);
   bool health_check = false;  // use only addresses whose grpc.health.v1 says SERVING
 };

@@ -7,6 +7,7 @@
 #include <thread>
 
 #include "client/client.h"
+#include "client/crc32c.h"
 #include "tests/client/fake_server.h"
 
 namespace mneme::client {
@@ -188,6 +189,11 @@ class ResumedStreamTest : public GenerateStreamTest {
         [this](auto&, const v1::ResumeGenerationRequest& request, auto& writer) {
           ++resumes_;
           EXPECT_EQ(request.resume_token(), "token");
+          if (request.has_received()) {
+            EXPECT_EQ(request.received().text_bytes(), request.after_sequence() - 1);
+            EXPECT_EQ(request.received().tokens(), request.after_sequence() - 1);
+            EXPECT_EQ(request.received().token_ids_crc32c(), crc_);
+          }
           return WriteSome(writer, request.after_sequence() + 1);
         };
     server_.generation.on_CancelGeneration = [this](auto&, const auto& request, auto&) {
@@ -206,6 +212,8 @@ class ResumedStreamTest : public GenerateStreamTest {
         event.mutable_started()->set_resume_token("token");
       } else if (sequence < 6) {
         event.mutable_delta()->set_text(std::to_string(sequence));
+        event.mutable_delta()->add_token_ids(static_cast<int32_t>(sequence));
+        crc_ = ExtendCrc32c(crc_, static_cast<int32_t>(sequence));
       } else {
         event.mutable_final()->set_version(3);
       }
@@ -219,6 +227,7 @@ class ResumedStreamTest : public GenerateStreamTest {
     return grpc::Status(grpc::StatusCode::UNAVAILABLE, "Socket closed");
   };
   std::atomic<int> resumes_{0}, cancels_{0};
+  std::atomic<uint32_t> crc_{0};  // of what was sent
 };
 
 TEST_F(ResumedStreamTest, ABrokenStreamGoesOnWhereItWas) {
@@ -269,6 +278,45 @@ TEST_F(ResumedStreamTest, ATurnThatIsForgottenEndsWithWhatBrokeItsStream) {
   EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable);
   EXPECT_TRUE(ErrorOf(status).outcome_unknown);
   EXPECT_EQ(resumes_, 1);
+}
+
+TEST_F(ResumedStreamTest, WhatAnotherServerMayStillHaveIsWaitedFor) {
+  broken_ = [] { return FakeError(grpc::StatusCode::ABORTED, "LEASE_LOST", "no longer ours"); };
+  server_.generation.on_ResumeGeneration = [this](auto&, const v1::ResumeGenerationRequest& request,
+                                                  auto& writer) {
+    if (++resumes_ <= 6) {  // longer than a server that breaks
+      return resumes_ % 2 == 0 ? FakeError(grpc::StatusCode::ABORTED, "SESSION_BUSY", "elsewhere")
+                               : FakeError(grpc::StatusCode::UNAVAILABLE, "QUEUE_FULL", "later");
+    }
+    return WriteSome(writer, request.after_sequence() + 1);
+  };
+  auto stream = client_->Generate({});
+  std::string text;
+  for (const auto& event : *stream) text += event.delta().text();
+  EXPECT_EQ(text, "2345");
+  EXPECT_TRUE(stream->Finish().ok());
+  EXPECT_EQ(stream->resumed(), 2);
+}
+
+TEST_F(ResumedStreamTest, WhatWasNotReadIsNotSpokenOf) {
+  v1::ResumeGenerationRequest request;
+  request.set_resume_token("token");
+  request.set_after_sequence(2);
+  test::Guarded<v1::ResumeGenerationRequest> asked;
+  server_.generation.on_ResumeGeneration = [&](auto&, const v1::ResumeGenerationRequest& got,
+                                               auto& writer) {
+    asked.Set(got);
+    return WriteSome(writer, got.after_sequence() + 1);
+  };
+  EXPECT_TRUE(client_->ResumeGeneration(request)->Finish().ok());
+  EXPECT_FALSE(asked.Get().has_received());
+  request.mutable_received()->set_tokens(1);
+  EXPECT_TRUE(client_->ResumeGeneration(request)->Finish().ok());
+  EXPECT_EQ(asked.Get().received().tokens(), 3);  // two have come before the last break
+  request.clear_received();
+  request.set_after_sequence(0);
+  EXPECT_TRUE(client_->ResumeGeneration(request)->Finish().ok());
+  EXPECT_EQ(asked.Get().received().tokens(), 3);
 }
 
 TEST_F(ResumedStreamTest, AServerThatDoesNothingButBreakIsGivenUp) {

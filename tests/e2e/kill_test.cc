@@ -152,7 +152,9 @@ class Worker {
       auto client = client::Client::Connect({.server = life.address,
                                              .connect_timeout = absl::Milliseconds(500),
                                              .timeout = absl::Seconds(60),
-                                             .work_timeout = absl::Seconds(60)});
+                                             .work_timeout = absl::Seconds(60),
+                                             // The next server has another address.
+                                             .resume_window = absl::Milliseconds(500)});
       absl::Status status = client.status();
       if (status.ok()) status = Settle(*client);
       while (status.ok() && !Failed() && !place_.stopped()) status = Step(*client);

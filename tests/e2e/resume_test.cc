@@ -1,10 +1,13 @@
-// Streams over a real network that breaks: a real server, the C++ client, and a proxy that cuts the
-// connection behind any byte.
+// Streams that break: the C++ client, a proxy that cuts the connection behind any byte, and real
+// servers that are killed.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <set>
+#include <thread>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "tests/e2e/server_test_base.h"
 #include "tests/support/cutting_proxy.h"
 
@@ -87,11 +90,110 @@ TEST_F(ResumeTest, CutBehindEveryTokenTheTextIsTheUncutOne) {
   }
 }
 
-TEST_F(ResumeTest, AServerThatIsKilledEndsTheStreamWithAnUnknownOutcome) {
+// kill -9 behind every few tokens; the next server has the same port and the same store.
+TEST_F(ResumeTest, KilledBehindAnyTokenTheTextIsTheUncutOne) {
+  constexpr int kLong = 150;
+  const auto turn = [](const std::string& session) {
+    return Request(session, "The lighthouse keeper", kLong);
+  };
+  Create(*direct_, "whole");
+  const auto uncut = direct_->Complete(turn("whole"));
+  ASSERT_TRUE(uncut.ok()) << uncut.status();
+  ServerProcess::Options options = Options({"--limits.max_unsent_tokens", "1"});
+  options.address = server_->address();
+  std::vector<size_t> kill_behind;
+  for (size_t tokens = 0; tokens < kLong; tokens += tokens < 2 ? 1 : 21) {
+    kill_behind.push_back(tokens);
+  }
+  kill_behind.push_back(kLong);  // at the commit
+  int64_t recomputed = 0;
+  for (const size_t after : kill_behind) {
+    SCOPED_TRACE(absl::StrCat("killed behind ", after, " tokens"));
+    const std::string id = absl::StrCat("killed-", after);
+    Create(*direct_, id);
+    auto stream = direct_->Generate(turn(id));
+    ASSERT_TRUE(stream.ok()) << stream.status();
+    std::vector<int32_t> tokens;
+    std::string text;
+    bool killed = false;
+    std::thread starter;
+    for (const v1::GenerateResponse& event : *stream) {
+      text += event.delta().text();
+      tokens.insert(tokens.end(), event.delta().token_ids().begin(),
+                    event.delta().token_ids().end());
+      if (killed || tokens.size() < after) continue;
+      killed = true;
+      server_->Kill();
+      starter = std::thread([&] { server_ = Start(options); });
+    }
+    ASSERT_TRUE(killed);
+    starter.join();
+    ASSERT_NE(server_, nullptr);
+    const auto final = stream->Finish();
+    ASSERT_TRUE(final.ok()) << final.status();
+    EXPECT_EQ(stream->resumed(), 1);
+    EXPECT_EQ(text, uncut->text());
+    EXPECT_TRUE(std::equal(tokens.begin(), tokens.end(), uncut->token_ids().begin(),
+                           uncut->token_ids().end()));
+    EXPECT_TRUE(final->committed());
+    EXPECT_EQ(final->version(), 1);
+    EXPECT_EQ(final->position_tokens(), uncut->final().position_tokens());
+    const auto session = direct_->GetSession(id);
+    ASSERT_TRUE(session.ok()) << session.status();
+    EXPECT_EQ(session->version(), 1) << "done once";
+    recomputed += final->usage().recomputed_tokens();
+  }
+  EXPECT_GT(recomputed, 0) << "no turn was found in the store";
+}
+
+// A call with one answer is sent again, and finds the turn that it began.
+TEST_F(ResumeTest, ACallWithoutAStreamSurvivesItsServerToo) {
+  constexpr int kLong = 2000;
+  Create(*direct_, "whole");
   Create(*direct_, "s");
+  const auto uncut = direct_->Complete(Request("whole", "The lighthouse keeper", kLong));
+  ASSERT_TRUE(uncut.ok()) << uncut.status();
+  ServerProcess::Options options = Options();
+  options.address = server_->address();
+  std::thread killer([&] {
+    while (direct_->GetSession("s")->state() != v1::Session::RUNNING) {
+      absl::SleepFor(absl::Milliseconds(1));
+    }
+    absl::SleepFor(absl::Milliseconds(100));
+    server_->Kill();
+    server_ = Start(options);
+  });
+  const auto answer = direct_->Complete(Request("s", "The lighthouse keeper", kLong));
+  killer.join();
+  ASSERT_TRUE(answer.ok()) << answer.status();
+  EXPECT_EQ(answer->text(), uncut->text());
+  EXPECT_EQ(answer->final().version(), 1);
+}
+
+// Nothing is stored of a turn without a session.
+TEST_F(ResumeTest, AStatelessTurnDiesWithItsServer) {
+  auto stream = direct_->Generate(Request("", "The lighthouse keeper", 60000));
+  ASSERT_TRUE(stream.ok());
+  v1::GenerateResponse event;
+  for (int i = 0; i < 5; ++i) ASSERT_TRUE(stream->Next(&event));
+  ServerProcess::Options options = Options();
+  options.address = server_->address();
+  server_->Kill();
+  server_ = Start(options);
+  const absl::Status status = stream->Finish().status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << status;
+  EXPECT_EQ(client::ErrorOf(status).reason, "") << "what broke the stream, not RESUME_EXPIRED";
+}
+
+TEST_F(ResumeTest, AServerThatStaysAwayEndsTheStreamWithAnUnknownOutcome) {
+  Create(*direct_, "s");
+  auto client = client::Client::Connect({.server = server_->address(),
+                                         .connect_timeout = absl::Milliseconds(500),
+                                         .resume_window = absl::Milliseconds(500)});
+  ASSERT_TRUE(client.ok()) << client.status();
   auto turn = Turn("s");
   turn.set_max_output_tokens(60000);
-  auto stream = direct_->Generate(turn);
+  auto stream = client->Generate(turn);
   ASSERT_TRUE(stream.ok());
   v1::GenerateResponse event;
   for (int i = 0; i < 5; ++i) ASSERT_TRUE(stream->Next(&event));
