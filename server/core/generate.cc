@@ -278,6 +278,12 @@ absl::Status Turn::Commit() {
 absl::Status Turn::End() {
   MNEME_RETURN_IF_ERROR(result_.failure);
   if (result_.cause == Cancel::kLeaseLost) return CancelStatus(result_.cause);
+  if (result_.cause == Cancel::kShutdown && journal_.open() && log_.attended()) {
+    // Its reader goes on with it at another server, or at the next.
+    journal_.Write(log_.TokensFrom(journal_.num_tokens()), writer_.lease, /*now=*/true);
+    generation_.interrupted = true;
+    return CancelStatus(result_.cause);
+  }
   if (!stateless() && (result_.complete || result_.replay)) {
     MNEME_RETURN_IF_ERROR(Commit());
   } else if (stateless()) {
@@ -357,7 +363,7 @@ absl::Status Turn::Run() {
 
   const absl::Status ended = End();
   // Who has the lease now goes on with it, or settles it.
-  generation_.interrupted = journal_.open() && ReasonOf(ended) == reason::kLeaseLost;
+  if (journal_.open() && ReasonOf(ended) == reason::kLeaseLost) generation_.interrupted = true;
   if (!generation_.interrupted) journal_.Discard(writer_.lease);
   MNEME_RETURN_IF_ERROR(ended);
   metrics.recomputed_tokens.Increment(static_cast<double>(recomputed_));

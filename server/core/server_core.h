@@ -152,7 +152,8 @@ class ServerCore {
   virtual void StartDrain() = 0;
   // Work that is still running (turns, ingests).
   virtual int64_t RunningCalls() const = 0;
-  // Ends every running turn by its commit rule (finish reason PREEMPTED).
+  // Ends every running turn by its commit rule (finish reason PREEMPTED); but one that is read and
+  // may outlive its server is interrupted, with UNAVAILABLE DRAINING, for its reader to resume.
   virtual void PreemptAll() = 0;
 
   virtual Metrics& metrics() = 0;

@@ -151,18 +151,20 @@ bool TurnJournal::ReadVersions() {
   return true;
 }
 
-void TurnJournal::Write(const std::vector<engine::TokenId>& more, LeaseTable::Lease& lease) {
+void TurnJournal::Write(const std::vector<engine::TokenId>& more, LeaseTable::Lease& lease,
+                        bool now) {
   if (!open_) return;
   tokens_.insert(tokens_.end(), more.begin(), more.end());
-  const auto now = Clock::now();
+  const auto time = Clock::now();
   const int64_t unwritten = num_tokens() - written_;
-  const bool is_due = unwritten >= kTokens || (unwritten > 0 && now >= due_) || now >= renewal_due_;
+  const bool is_due =
+      now || unwritten >= kTokens || (unwritten > 0 && time >= due_) || time >= renewal_due_;
   if (!is_due) {
-    if (unwritten == 0) due_ = now + kInterval;
+    if (unwritten == 0) due_ = time + kInterval;
     return;
   }
   if (!sure_ && (!ReadVersions() || !sure_)) {
-    due_ = now + kInterval;
+    due_ = time + kInterval;
     return;
   }
   memstore::Transaction transaction;

@@ -68,9 +68,9 @@ class TurnJournal {
   Clock::time_point due() const { return open_ ? due_ : Clock::time_point::max(); }
   int64_t due_tokens() const { return open_ ? num_tokens() + kTokens : INT64_MAX; }
   int64_t num_tokens() const { return static_cast<int64_t>(tokens_.size()); }
-  // What was said behind num_tokens(), if that is due. Best effort: what could not be written is
-  // written with the next.
-  void Write(const std::vector<engine::TokenId>& more, LeaseTable::Lease& lease);
+  // What was said behind num_tokens(), if that is due, or `now`. Best effort: what could not be
+  // written is written with the next.
+  void Write(const std::vector<engine::TokenId>& more, LeaseTable::Lease& lease, bool now = false);
 
   // Of the turn's commit: leaves `events` in place of the journal. Again, if the commit is tried
   // again.

@@ -146,6 +146,42 @@ TEST_F(ResumeTest, KilledBehindAnyTokenTheTextIsTheUncutOne) {
   EXPECT_GT(recomputed, 0) << "no turn was found in the store";
 }
 
+// SIGTERM, to a server that does not wait for turns to end.
+TEST_F(ResumeTest, WhatADrainCutsGoesOnAtTheNextServer) {
+  constexpr int kLong = 300;
+  Create(*direct_, "whole");
+  Create(*direct_, "s");
+  const auto uncut = direct_->Complete(Request("whole", "The lighthouse keeper", kLong));
+  ASSERT_TRUE(uncut.ok()) << uncut.status();
+  ServerProcess::Options options = Options({"--drain.timeout", "0s"});
+  options.flags.insert(options.flags.end(), {"--limits.max_unsent_tokens", "1"});
+  options.address = server_->address();
+  server_->Kill();
+  server_ = Start(options);
+  ASSERT_NE(server_, nullptr);
+  auto stream = direct_->Generate(Request("s", "The lighthouse keeper", kLong));
+  ASSERT_TRUE(stream.ok()) << stream.status();
+  std::string text;
+  std::thread starter;
+  int events = 0;
+  for (const v1::GenerateResponse& event : *stream) {
+    text += event.delta().text();
+    if (++events != 50) continue;
+    server_->Signal(SIGTERM);
+    starter = std::thread([&] {
+      EXPECT_EQ(server_->Wait().code, 0) << server_->Log();
+      server_ = Start(options);
+    });
+  }
+  starter.join();
+  const auto final = stream->Finish();
+  ASSERT_TRUE(final.ok()) << final.status();
+  EXPECT_EQ(stream->resumed(), 1);
+  EXPECT_EQ(text, uncut->text());
+  EXPECT_EQ(final->version(), 1);
+  EXPECT_GT(final->usage().recomputed_tokens(), 40) << "all that was said is stored";
+}
+
 // A call with one answer is sent again, and finds the turn that it began.
 TEST_F(ResumeTest, ACallWithoutAStreamSurvivesItsServerToo) {
   constexpr int kLong = 2000;

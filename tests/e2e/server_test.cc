@@ -148,7 +148,11 @@ TEST_F(ServerTest, SimdTargetIsPinnedBeforeTheFirstKernel) {
 TEST_F(ServerTest, ADrainEndsARunningTurnWithFinalAndKeepsIt) {
   auto server = Start(Options({"--drain.timeout", "200ms"}));
   ASSERT_NE(server, nullptr);
-  auto client = Connect(*server);
+  // Of a client that will not come back.
+  auto made =
+      client::Client::Connect({.server = server->address(), .resume_window = absl::ZeroDuration()});
+  ASSERT_TRUE(made.ok()) << made.status();
+  client::Client client = *std::move(made);
   Create(client, "s");
   auto stream = client.Generate(Request("s", "The lighthouse", 65536));
   ASSERT_TRUE(stream.ok());

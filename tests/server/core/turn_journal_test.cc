@@ -290,6 +290,30 @@ TEST_F(TurnJournalTest, ARequestThatIsSentAgainJoins) {
   EXPECT_EQ(Get("s").version(), 1);
 }
 
+TEST_F(TurnJournalTest, ADrainLeavesItToItsReader) {
+  Start();
+  Create("whole");
+  Create("s");
+  const auto uncut = MustGenerate(Request("whole", "abc", 60));
+  CollectingSink sink;
+  sink.on_event = [&](const v1::GenerateResponse&) {
+    if (sink.tokens.size() == 20) {
+      core->StartDrain();
+      core->PreemptAll();
+    }
+    return true;
+  };
+  EXPECT_EQ(ReasonOf(Generate(Continue(Request("s", "abc", 60)), sink)), reason::kDraining);
+  sink.on_event = nullptr;
+  EXPECT_EQ(ReasonOf(Resume(sink)), reason::kDraining) << "not here again";
+  EXPECT_EQ(JournalledTokens(), static_cast<int>(sink.tokens.size()));
+  Restart();
+  ASSERT_TRUE(Resume(sink).ok());
+  EXPECT_EQ(sink.tokens, uncut.tokens);
+  EXPECT_EQ(sink.text, uncut.text);
+  EXPECT_EQ(Get("s").version(), 1);
+}
+
 TEST_F(TurnJournalTest, AnotherTurnSettlesIt) {
   Start();
   Create("s");
