@@ -11,6 +11,7 @@
 #include "absl/strings/match.h"
 #include "memstore/mutex.h"
 #include "memstore/state_store.h"
+#include "memstore/totals.h"
 #include "memstore/validate.h"
 
 namespace mneme::memstore {
@@ -76,6 +77,7 @@ class MemoryStateStore : public StateStore {
     for (const Put& put : transaction.puts) {
       Record& record = realm.records[put.key.name];
       Unindex(put.key, record);
+      if (put.expected_version > 0) Uncount(put.key, record);
       record.version = put.expected_version + 1;
       record.value = put.value;
       record.chunks = put.chunks;
@@ -83,10 +85,12 @@ class MemoryStateStore : public StateStore {
       if (record.expire_time != absl::InfiniteFuture()) {
         expiry_.insert({record.expire_time, put.key});
       }
+      totals_.Add(put.key.realm, TallyOf(tally_, put.key, record.value));
     }
     for (const Delete& del : transaction.deletes) {
       const auto it = realm.records.find(del.key.name);
       Unindex(del.key, it->second);
+      Uncount(del.key, it->second);
       realm.records.erase(it);
     }
     for (const auto& [id, change] : delta) {
@@ -125,6 +129,23 @@ class MemoryStateStore : public StateStore {
       keys.push_back(key);
     }
     return keys;
+  }
+
+  absl::Status KeepTotals(TallyFn tally) override {
+    MutexLock lock(&mutex_);
+    tally_ = tally;
+    totals_ = {};
+    for (const auto& [name, realm] : realms_) {
+      for (const auto& [record_name, record] : realm.records) {
+        totals_.Add(name, TallyOf(tally, {name, record_name}, record.value));
+      }
+    }
+    return absl::OkStatus();
+  }
+
+  absl::StatusOr<std::vector<Total>> Totals(const std::string& realm) const override {
+    MutexLock lock(&mutex_);
+    return totals_.Of(realm);
   }
 
   absl::StatusOr<std::vector<std::string>> Realms() const override {
@@ -167,11 +188,16 @@ class MemoryStateStore : public StateStore {
   void Unindex(const Key& key, const Record& record) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     expiry_.erase({record.expire_time, key});
   }
+  void Uncount(const Key& key, const Record& record) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    totals_.Remove(key.realm, TallyOf(tally_, key, record.value));
+  }
 
   mutable Mutex mutex_;
   // A realm without records is erased.
   std::map<std::string, Realm, std::less<>> realms_ ABSL_GUARDED_BY(mutex_);
   std::set<std::pair<absl::Time, Key>> expiry_ ABSL_GUARDED_BY(mutex_);
+  TallyFn tally_ ABSL_GUARDED_BY(mutex_) = nullptr;
+  TotalsTable totals_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace

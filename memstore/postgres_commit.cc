@@ -15,6 +15,8 @@ namespace {
 // Of one statement that adds chunks: the server copies an array's elements through memory of this
 // order (work_mem), and to a temporary file if they are more. All go in one round trip anyhow.
 constexpr size_t kBytesPerStatement = 2 << 20;
+// More than a database takes commits of one tenant at a time.
+constexpr int64_t kTotalShards = 64;
 
 std::string Concatenate(const std::vector<ChunkId>& ids) {
   std::string out;
@@ -40,11 +42,14 @@ std::optional<std::vector<ChunkId>> PgChunkIds(std::string_view bytes) {
   return ids;
 }
 
-PgCommit::PgCommit(const Transaction& transaction)
+PgCommit::PgCommit(const Transaction& transaction, TallyFn tally)
     : transaction_(transaction),
       realm_(transaction.puts.empty() ? transaction.deletes[0].key.realm
                                       : transaction.puts[0].key.realm) {
-  for (const Put& put : transaction.puts) names_.push_back(put.key.name);
+  for (const Put& put : transaction.puts) {
+    names_.push_back(put.key.name);
+    tallies_.push_back(TallyOf(tally, put.key, put.value));
+  }
   for (const Delete& del : transaction.deletes) names_.push_back(del.key.name);
   for (const NewChunk& chunk : transaction.new_chunks) offered_.emplace(chunk.id, &chunk.bytes);
 }
@@ -60,7 +65,8 @@ PgCommit::Result PgCommit::Try(const PgPool& pool, PgPool::Lease& lease,
     return {locked.lost || locked.conflict() ? Outcome::kRepeat : Outcome::kFinal, locked.status};
   }
   Amounts amounts;
-  if (absl::Status refused = Look(locked.rows.back(), amounts); !refused.ok()) {
+  TotalsTable totals;
+  if (absl::Status refused = Look(locked.rows.back(), amounts, totals); !refused.ok()) {
     RollBack(pool, *lease);
     return {Outcome::kFinal, refused};
   }
@@ -72,6 +78,7 @@ PgCommit::Result PgCommit::Try(const PgPool& pool, PgPool::Lease& lease,
     lease->Queue(kRequireChunks, PgParams().Bytes(realm_).ByteaArray(referred).Int8(
                                      static_cast<int64_t>(referred.size())));
   }
+  QueueTotals(lease, totals);
   PgPool::Member& member = lease.member();
   if (member.token.empty()) {
     lease->Queue(kFirstToken, PgParams().Bytes(member.writer).Bytes(token));
@@ -93,7 +100,7 @@ PgCommit::Result PgCommit::Try(const PgPool& pool, PgPool::Lease& lease,
   return {Outcome::kFinal, absl::OkStatus()};
 }
 
-absl::Status PgCommit::Look(const PgRows& locked, Amounts& amounts) const {
+absl::Status PgCommit::Look(const PgRows& locked, Amounts& amounts, TotalsTable& totals) const {
   std::map<std::string_view, Head> heads;
   for (int row = 0; row < locked.size(); ++row) {
     const std::string_view name = locked.Bytes(row, 0);
@@ -102,7 +109,9 @@ absl::Status PgCommit::Look(const PgRows& locked, Amounts& amounts) const {
       return absl::DataLossError(absl::StrCat("record ", realm_, "/", std::string(name),
                                               ": its list of chunks is damaged"));
     }
-    heads[name] = {locked.Int8(row, 1), *std::move(chunks)};
+    heads[name] = {locked.Int8(row, 1),
+                   *std::move(chunks),
+                   {static_cast<int>(locked.Int8(row, 3)), locked.Int8(row, 4)}};
   }
   const auto replace = [&](const Key& key, int64_t expected_version) {
     const Head& head = heads[key.name];
@@ -110,8 +119,10 @@ absl::Status PgCommit::Look(const PgRows& locked, Amounts& amounts) const {
       return VersionMismatch(key, head.version, expected_version);
     }
     for (const ChunkId& id : head.chunks) --amounts[id];
+    totals.Remove(realm_, head.tally);
     return absl::OkStatus();
   };
+  for (const Tally& tally : tallies_) totals.Add(realm_, tally);
   for (const Put& put : transaction_.puts) {
     if (absl::Status status = replace(put.key, put.expected_version); !status.ok()) return status;
     for (const ChunkId& id : put.chunks) ++amounts[id];
@@ -175,22 +186,29 @@ size_t PgCommit::QueueRecords(PgConnection& connection) const {
   for (const bool insert : {false, true}) {
     std::vector<std::string_view> names, values, chunks;
     std::vector<std::string> concatenated;
-    std::vector<std::optional<int64_t>> expiries;
-    for (const Put& put : transaction_.puts) {
+    std::vector<std::optional<int64_t>> expiries, kinds, amounts;
+    for (size_t i = 0; i < transaction_.puts.size(); ++i) {
+      const Put& put = transaction_.puts[i];
       if ((put.expected_version == 0) != insert) continue;
       names.push_back(put.key.name);
       values.push_back(put.value);
       concatenated.push_back(Concatenate(put.chunks));
       const int64_t expiry_ns = ExpiryToNanos(put.expire_time);
       expiries.push_back(expiry_ns == INT64_MAX ? std::nullopt : std::optional(expiry_ns));
+      kinds.emplace_back(tallies_[i].kind);
+      amounts.emplace_back(tallies_[i].amount);
       size_bytes += put.value.size() + concatenated.back().size();
     }
     if (names.empty()) continue;
     chunks.assign(concatenated.begin(), concatenated.end());
-    connection.Queue(
-        insert ? kInsertRecords : kUpdateRecords,
-        PgParams().Bytes(realm_).TextArray(names).Int8Array(expiries).ByteaArray(values).ByteaArray(
-            chunks));
+    connection.Queue(insert ? kInsertRecords : kUpdateRecords, PgParams()
+                                                                   .Bytes(realm_)
+                                                                   .TextArray(names)
+                                                                   .Int8Array(expiries)
+                                                                   .ByteaArray(values)
+                                                                   .ByteaArray(chunks)
+                                                                   .Int8Array(kinds)
+                                                                   .Int8Array(amounts));
   }
   if (!transaction_.deletes.empty()) {
     std::vector<std::string_view> names;
@@ -198,6 +216,22 @@ size_t PgCommit::QueueRecords(PgConnection& connection) const {
     connection.Queue(kDeleteRecords, PgParams().Bytes(realm_).TextArray(names));
   }
   return size_bytes;
+}
+
+void PgCommit::QueueTotals(PgPool::Lease& lease, const TotalsTable& totals) const {
+  std::vector<std::optional<int64_t>> kinds, records, amounts;
+  for (const auto& [key, sum] : totals.sums()) {
+    kinds.emplace_back(key.second);
+    records.emplace_back(sum.records);
+    amounts.emplace_back(sum.amount);
+  }
+  if (kinds.empty()) return;
+  // Processes are numbered one after the other: those that commit at a time have shards of their
+  // own.
+  const int64_t shard = lease.member().pid % kTotalShards;
+  lease->Queue(
+      kAddTotals,
+      PgParams().Bytes(realm_).Int8(shard).Int8Array(kinds).Int8Array(records).Int8Array(amounts));
 }
 
 // Of a connection that still works: nothing has happened.

@@ -42,7 +42,7 @@ absl::StatusOr<std::string> RandomBytes() {
   return token;
 }
 
-// Of kGet and kList.
+// Of kGet, kGetMany and kList.
 absl::StatusOr<Record> ToRecord(const Key& key, const PgRows& rows, int row) {
   std::optional<std::vector<ChunkId>> chunks = PgChunkIds(rows.Bytes(row, 3));
   if (!chunks) {
@@ -73,6 +73,23 @@ class PostgresStateStore : public StateStore {
     if (!rows.ok()) return rows.status();
     if (rows->size() == 0) return RecordNotFound(key);
     return ToRecord(key, *rows, 0);
+  }
+
+  absl::StatusOr<std::map<std::string, Record>> GetMany(
+      const std::string& realm, const std::vector<std::string>& names) const override {
+    if (absl::Status status = ValidateRealm(realm); !status.ok()) return status;
+    std::map<std::string, Record> found;
+    if (names.empty()) return found;
+    const absl::StatusOr<PgRows> rows =
+        Read(kGetMany, PgParams().Bytes(realm).TextArray({names.begin(), names.end()}));
+    if (!rows.ok()) return rows.status();
+    for (int row = 0; row < rows->size(); ++row) {
+      std::string name(rows->Bytes(row, 4));
+      absl::StatusOr<Record> record = ToRecord({realm, name}, *rows, row);
+      if (!record.ok()) return record.status();
+      found.emplace(std::move(name), *std::move(record));
+    }
+    return found;
   }
 
   absl::StatusOr<std::string> GetChunk(std::string_view realm, const ChunkId& id) const override {
@@ -119,6 +136,24 @@ class PostgresStateStore : public StateStore {
     return keys;
   }
 
+  absl::Status KeepTotals(TallyFn tally) override {
+    tally_ = tally;
+    absl::StatusOr<PgPool::Lease> lease = Use(Deadline());
+    if (!lease.ok()) return lease.status();
+    return PreparePostgresTotals(**lease, tally, [this] { return pool_.BatchDeadline(); });
+  }
+
+  absl::StatusOr<std::vector<Total>> Totals(const std::string& realm) const override {
+    const absl::StatusOr<PgRows> rows = Read(kTotals, PgParams().Bytes(realm));
+    if (!rows.ok()) return rows.status();
+    std::vector<Total> totals;
+    for (int row = 0; row < rows->size(); ++row) {
+      totals.push_back({std::string(rows->Bytes(row, 0)), static_cast<int>(rows->Int8(row, 1)),
+                        rows->Int8(row, 2), rows->Int8(row, 3)});
+    }
+    return totals;
+  }
+
   absl::StatusOr<std::vector<std::string>> Realms() const override {
     const absl::StatusOr<PgRows> rows = Read(kRealms, {});
     if (!rows.ok()) return rows.status();
@@ -148,6 +183,7 @@ class PostgresStateStore : public StateStore {
   absl::StatusOr<bool> Settle(const PgTicket& ticket, bool sync);
 
   const std::chrono::milliseconds timeout_;
+  TallyFn tally_ = nullptr;  // set before the first commit
   mutable PgPool pool_;
   mutable Mutex mutex_;
   mutable std::vector<PgTicket> unsettled_ ABSL_GUARDED_BY(mutex_);
@@ -197,7 +233,7 @@ absl::StatusOr<PgRows> PostgresStateStore::Read(const PgStatement& statement,
 absl::Status PostgresStateStore::Commit(const Transaction& transaction) {
   if (absl::Status status = ValidateTransaction(transaction); !status.ok()) return status;
   if (transaction.puts.empty() && transaction.deletes.empty()) return absl::OkStatus();
-  const PgCommit commit(transaction);
+  const PgCommit commit(transaction, tally_);
   const PgDeadline deadline = Deadline();
   for (int tries = 1;; ++tries) {
     const absl::StatusOr<std::string> token = RandomBytes();
@@ -312,6 +348,8 @@ absl::StatusOr<std::unique_ptr<StateStore>> Open(const PostgresOptions& options)
   }
   auto store = std::make_unique<PostgresStateStore>(*std::move(target), options);
   if (absl::Status status = store->CheckDurability(); !status.ok()) return status;
+  // Of the tables the youngest: a role may lack rights to it.
+  if (const auto totals = store->Totals(""); !totals.ok()) return totals.status();
   return std::unique_ptr<StateStore>(std::move(store));
 }
 

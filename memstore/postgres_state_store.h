@@ -15,6 +15,9 @@
 // versions: one more row that is locked with the records, and checked there or by a statement like
 // kRequireChunks before COMMIT.
 //
+// Totals are changed last of all, in a shard that the connection has nearly for itself: one row of
+// each tenant would make all its commits wait for each other's flush of the log.
+//
 // Commit sends BEGIN and the lock of the records, looks, and sends all the rest up to COMMIT at
 // once: two round trips.
 //

@@ -21,6 +21,11 @@ inline constexpr PgStatement kGet = {"mneme_get", R"sql(
 SELECT version, expiry_ns, value, chunks FROM mneme_records
 WHERE realm = $1::text AND name = $2::text)sql"};
 
+// Those of the names $2 that exist.
+inline constexpr PgStatement kGetMany = {"mneme_get_many", R"sql(
+SELECT version, expiry_ns, value, chunks, name FROM mneme_records
+WHERE realm = $1::text AND name = ANY ($2::text[]))sql"};
+
 inline constexpr PgStatement kGetChunk = {"mneme_get_chunk", R"sql(
 SELECT bytes FROM mneme_chunks WHERE realm = $1::text AND id = $2::bytea)sql"};
 
@@ -42,6 +47,12 @@ WITH RECURSIVE hop(realm) AS (
   FROM hop WHERE hop.realm IS NOT NULL)
 SELECT realm FROM hop WHERE realm IS NOT NULL ORDER BY realm)sql"};
 
+// Of the realm $1, or of all if it is empty.
+inline constexpr PgStatement kTotals = {"mneme_totals", R"sql(
+SELECT realm, kind, sum(records)::bigint, sum(amount)::bigint FROM mneme_totals
+WHERE $1::text = '' OR realm = $1::text GROUP BY realm, kind
+HAVING sum(records) <> 0 OR sum(amount) <> 0 ORDER BY realm, kind)sql"};
+
 inline constexpr PgStatement kStats = {"mneme_stats", R"sql(
 SELECT (SELECT count(*) FROM mneme_records), count(*), coalesce(sum(octet_length(bytes)), 0)::bigint
 FROM mneme_chunks)sql"};
@@ -50,7 +61,7 @@ FROM mneme_chunks)sql"};
 
 // Of the records $2 those that exist, locked.
 inline constexpr PgStatement kLockRecords = {"mneme_lock_records", R"sql(
-SELECT name, version, chunks FROM mneme_records
+SELECT name, version, chunks, kind, amount FROM mneme_records
 WHERE realm = $1::text AND name = ANY ($2::text[]) ORDER BY name FOR UPDATE)sql"};
 
 // Of the chunks $2 those that exist, locked.
@@ -75,17 +86,18 @@ SELECT $1::text, n.id, n.refs, n.bytes
 FROM unnest($2::bytea[], $3::bigint[], $4::bytea[]) AS n(id, refs, bytes)
 ON CONFLICT (realm, id) DO UPDATE SET refs = c.refs + excluded.refs)sql"};
 
-// Names $2 with their expiry $3, value $4 and chunks $5.
+// Names $2 with their expiry $3, value $4, chunks $5 and tally $6, $7.
 inline constexpr PgStatement kInsertRecords = {"mneme_insert_records", R"sql(
-INSERT INTO mneme_records (realm, name, version, expiry_ns, value, chunks)
-SELECT $1::text, p.name, 1, p.expiry_ns, p.value, p.chunks
-FROM unnest($2::text[], $3::bigint[], $4::bytea[], $5::bytea[])
-  AS p(name, expiry_ns, value, chunks))sql"};
+INSERT INTO mneme_records (realm, name, version, expiry_ns, value, chunks, kind, amount)
+SELECT $1::text, p.name, 1, p.expiry_ns, p.value, p.chunks, p.kind, p.amount
+FROM unnest($2::text[], $3::bigint[], $4::bytea[], $5::bytea[], $6::bigint[], $7::bigint[])
+  AS p(name, expiry_ns, value, chunks, kind, amount))sql"};
 inline constexpr PgStatement kUpdateRecords = {"mneme_update_records", R"sql(
 UPDATE mneme_records AS r
-SET version = r.version + 1, expiry_ns = p.expiry_ns, value = p.value, chunks = p.chunks
-FROM unnest($2::text[], $3::bigint[], $4::bytea[], $5::bytea[])
-  AS p(name, expiry_ns, value, chunks)
+SET version = r.version + 1, expiry_ns = p.expiry_ns, value = p.value, chunks = p.chunks,
+  kind = p.kind, amount = p.amount
+FROM unnest($2::text[], $3::bigint[], $4::bytea[], $5::bytea[], $6::bigint[], $7::bigint[])
+  AS p(name, expiry_ns, value, chunks, kind, amount)
 WHERE r.realm = $1::text AND r.name = p.name)sql"};
 inline constexpr PgStatement kDeleteRecords = {"mneme_delete_records", R"sql(
 DELETE FROM mneme_records WHERE realm = $1::text AND name = ANY ($2::text[]))sql"};
@@ -96,6 +108,15 @@ DELETE FROM mneme_records WHERE realm = $1::text AND name = ANY ($2::text[]))sql
 inline constexpr PgStatement kRequireChunks = {"mneme_require_chunks", R"sql(
 SELECT 1 / CASE WHEN count(*) = $3::bigint THEN 1 ELSE 0 END FROM mneme_chunks
 WHERE realm = $1::text AND id = ANY ($2::bytea[]))sql"};
+
+// The totals' shard $2 changes, of the kinds $3 ascending, by the records $4 and the amounts $5.
+// Few others wait for these rows, and whoever holds them waits for nobody but the disk.
+inline constexpr PgStatement kAddTotals = {"mneme_add_totals", R"sql(
+INSERT INTO mneme_totals AS t (realm, kind, shard, records, amount)
+SELECT $1::text, d.kind, $2::bigint, d.records, d.amount
+FROM unnest($3::bigint[], $4::bigint[], $5::bigint[]) AS d(kind, records, amount)
+ON CONFLICT (realm, kind, shard) DO UPDATE
+SET records = t.records + excluded.records, amount = t.amount + excluded.amount)sql"};
 
 // The transaction's token $2 by the writer $1: its first, or the one after $3.
 inline constexpr PgStatement kFirstToken = {"mneme_first_token", R"sql(
@@ -123,9 +144,9 @@ inline constexpr PgStatement kFindChunks = {"mneme_find_chunks", R"sql(
 SELECT id FROM mneme_chunks WHERE realm = $1::text AND id = ANY ($2::bytea[]))sql"};
 
 inline constexpr const PgStatement* kPrepared[] = {
-    &kGet,        &kGetChunk,      &kList,          &kExpired,       &kRealms,
-    &kStats,      &kLockRecords,   &kLockChunks,    &kDropChunks,    &kCountChunks,
-    &kAddChunks,  &kInsertRecords, &kUpdateRecords, &kDeleteRecords, &kRequireChunks,
+    &kGet,        &kGetMany,       &kGetChunk,      &kList,          &kExpired,       &kRealms,
+    &kTotals,     &kStats,         &kLockRecords,   &kLockChunks,    &kDropChunks,    &kCountChunks,
+    &kAddChunks,  &kInsertRecords, &kUpdateRecords, &kDeleteRecords, &kRequireChunks, &kAddTotals,
     &kFirstToken, &kNextToken,     &kSettle,        &kFindToken,     &kFindChunks,
 };
 

@@ -147,4 +147,49 @@ absl::StatusOr<ChunkReference> DecodeReference(std::string_view db_key, std::str
   return reference;
 }
 
+std::string EncodeFigures(std::string_view db_key, const Figures& figures) {
+  std::string out;
+  Append<uint8_t>(out, kEntryFormat);
+  Append<uint8_t>(out, figures.totals_kept ? 1 : 0);
+  Append<int64_t>(out, figures.stats.records);
+  Append<int64_t>(out, figures.stats.chunks);
+  Append<int64_t>(out, figures.stats.chunk_bytes);
+  Seal(db_key, out);
+  return out;
+}
+
+absl::StatusOr<Figures> DecodeFigures(std::string_view db_key, std::string_view bytes) {
+  absl::StatusOr<Reader> reader = Unseal(db_key, bytes);
+  if (!reader.ok()) return reader.status();
+  Figures figures;
+  uint8_t totals_kept = 0;
+  if (!reader->Read(&totals_kept) || !reader->Read(&figures.stats.records) ||
+      !reader->Read(&figures.stats.chunks) || !reader->Read(&figures.stats.chunk_bytes) ||
+      reader->size() != 0) {
+    return absl::DataLossError("the store's figures have a wrong size");
+  }
+  if (totals_kept > 1) return absl::DataLossError("the store's figures have a wrong flag");
+  figures.totals_kept = totals_kept == 1;
+  return figures;
+}
+
+std::string EncodeTotal(std::string_view db_key, const TotalsTable::Sum& sum) {
+  std::string out;
+  Append<uint8_t>(out, kEntryFormat);
+  Append<int64_t>(out, sum.records);
+  Append<int64_t>(out, sum.amount);
+  Seal(db_key, out);
+  return out;
+}
+
+absl::StatusOr<TotalsTable::Sum> DecodeTotal(std::string_view db_key, std::string_view bytes) {
+  absl::StatusOr<Reader> reader = Unseal(db_key, bytes);
+  if (!reader.ok()) return reader.status();
+  TotalsTable::Sum sum;
+  if (!reader->Read(&sum.records) || !reader->Read(&sum.amount) || reader->size() != 0) {
+    return absl::DataLossError("a total has a wrong size");
+  }
+  return sum;
+}
+
 }  // namespace mneme::memstore

@@ -207,18 +207,8 @@ absl::Status RocksDbDatabase::CheckFormat(rocksdb::DB& db) const {
     empty = !it->Valid();
     if (!it->status().ok()) return ToOpenStatus(it->status(), path_);
   }
-  if (empty) {
-    value.assign(4, '\0');
-    for (int i = 0; i < 4; ++i) value[i] = static_cast<char>(kStoreFormat >> (8 * i));
-    const uint32_t crc = Crc32c(Crc32c(0, kFormatKey), value);
-    for (int i = 0; i < 4; ++i) value.push_back(static_cast<char>(crc >> (8 * i)));
-    rocksdb::WriteBatch batch;
-    batch.Put(kFormatKey, value);
-    rocksdb::WriteOptions write_options;
-    write_options.sync = true;
-    const rocksdb::Status written = db.Write(write_options, &batch);
-    if (!written.ok()) return ToOpenStatus(written, path_);
-  } else {
+  bool write = empty;
+  if (!empty) {
     if (found.IsNotFound()) {
       return absl::FailedPreconditionError(
           absl::StrCat("directory ", path_, " holds a RocksDB database that is not a memstore"));
@@ -234,13 +224,24 @@ absl::Status RocksDbDatabase::CheckFormat(rocksdb::DB& db) const {
         Crc32c(Crc32c(0, kFormatKey), std::string_view(value).substr(0, 4)) != load(4)) {
       return absl::DataLossError(absl::StrCat("the format record of store ", path_, " is damaged"));
     }
-    if (load(0) != kStoreFormat) {
+    write = load(0) < kStoreFormat;
+    if (load(0) < kOldestStoreFormat || load(0) > kStoreFormat) {
       return absl::FailedPreconditionError(
           absl::StrCat("store ", path_, " has format ", load(0), ", this version reads format ",
                        kStoreFormat, load(0) > kStoreFormat ? "; a newer version wrote it" : ""));
     }
   }
-  return absl::OkStatus();
+  if (!write) return absl::OkStatus();
+  value.assign(4, '\0');
+  for (int i = 0; i < 4; ++i) value[i] = static_cast<char>(kStoreFormat >> (8 * i));
+  const uint32_t crc = Crc32c(Crc32c(0, kFormatKey), value);
+  for (int i = 0; i < 4; ++i) value.push_back(static_cast<char>(crc >> (8 * i)));
+  rocksdb::WriteBatch batch;
+  batch.Put(kFormatKey, value);
+  rocksdb::WriteOptions write_options;
+  write_options.sync = true;
+  const rocksdb::Status written = db.Write(write_options, &batch);
+  return written.ok() ? absl::OkStatus() : ToOpenStatus(written, path_);
 }
 
 }  // namespace mneme::memstore

@@ -9,14 +9,15 @@
 
 namespace mneme::memstore {
 
-PreparedTransaction::PreparedTransaction(const Transaction& transaction)
+PreparedTransaction::PreparedTransaction(const Transaction& transaction, TallyFn tally)
     : transaction(&transaction) {
   for (const Put& put : transaction.puts) {
     const Record record{put.expected_version + 1, put.value, put.chunks, put.expire_time};
     std::string db_key = RecordKey(put.key);
     std::string value = EncodeRecord(db_key, record);
     size_bytes += value.size();
-    puts.push_back({&put, std::move(db_key), std::move(value), ExpiryToNanos(put.expire_time)});
+    puts.push_back({&put, std::move(db_key), std::move(value), ExpiryToNanos(put.expire_time),
+                    TallyOf(tally, put.key, put.value)});
   }
   for (const NewChunk& chunk : transaction.new_chunks) {
     if (offered.emplace(chunk.id, &chunk.bytes).second) size_bytes += chunk.bytes.size();
@@ -70,7 +71,8 @@ absl::StatusOr<CommitGroup::RecordHead> CommitGroup::ReadHead(const Key& key,
   absl::StatusOr<Record> record = stored_.Get(key);
   if (absl::IsNotFound(record.status())) return RecordHead{};
   if (!record.ok()) return record.status();
-  return RecordHead{record->version, ExpiryToNanos(record->expire_time), std::move(record->chunks)};
+  return RecordHead{record->version, ExpiryToNanos(record->expire_time), std::move(record->chunks),
+                    TallyOf(tally_, key, record->value)};
 }
 
 absl::StatusOr<CommitGroup::RecordHead> CommitGroup::ReplacedHead(
@@ -124,7 +126,10 @@ void CommitGroup::WritePut(const PreparedTransaction::PreparedPut& prepared,
   }
   batch_.Put(prepared.db_key, prepared.value);
   if (old.version == 0) ++change_.records;
-  records_[prepared.db_key] = {old.version + 1, prepared.expiry_ns, prepared.put->chunks};
+  totals_change_.Remove(prepared.put->key.realm, old.tally);
+  totals_change_.Add(prepared.put->key.realm, prepared.tally);
+  records_[prepared.db_key] = {old.version + 1, prepared.expiry_ns, prepared.put->chunks,
+                               prepared.tally};
 }
 
 void CommitGroup::WriteDelete(const Key& key, const RecordHead& old) {
@@ -132,6 +137,7 @@ void CommitGroup::WriteDelete(const Key& key, const RecordHead& old) {
   const std::string db_key = RecordKey(key);
   batch_.Delete(db_key);
   --change_.records;
+  totals_change_.Remove(key.realm, old.tally);
   records_[db_key] = RecordHead{};
 }
 

@@ -13,6 +13,7 @@
 #include "absl/status/statusor.h"
 #include "memstore/record_codec.h"
 #include "memstore/state_store.h"
+#include "memstore/totals.h"
 
 namespace mneme::memstore {
 
@@ -23,9 +24,10 @@ struct PreparedTransaction {
     std::string db_key;
     std::string value;  // encoded
     int64_t expiry_ns;
+    Tally tally;
   };
 
-  explicit PreparedTransaction(const Transaction& transaction);
+  PreparedTransaction(const Transaction& transaction, TallyFn tally);
 
   // Adds records or chunks. What only changes records, such as marking one as deleted, must still
   // work on a disk that is nearly full: it is the way out.
@@ -52,8 +54,8 @@ class CommitGroup {
  public:
   // `stored` must outlive this. `size_bytes` of records and chunks are expected: a batch that grows
   // copies everything it has each time.
-  CommitGroup(const StoredEntries& stored, size_t size_bytes)
-      : stored_(stored), batch_(size_bytes + size_bytes / 64 + 4096) {}
+  CommitGroup(const StoredEntries& stored, TallyFn tally, size_t size_bytes)
+      : stored_(stored), tally_(tally), batch_(size_bytes + size_bytes / 64 + 4096) {}
 
   // Errors of StateStore::Commit(); nothing of the transaction is in the batch then.
   absl::Status Add(const PreparedTransaction& prepared);
@@ -61,6 +63,7 @@ class CommitGroup {
   rocksdb::WriteBatch& batch() { return batch_; }
   // What the batch adds to the store's figures.
   const StoreStats& change() const { return change_; }
+  const TotalsTable& totals_change() const { return totals_change_; }
 
  private:
   // What a commit needs to know of a stored record.
@@ -68,6 +71,7 @@ class CommitGroup {
     int64_t version = 0;  // 0: absent
     int64_t expiry_ns = 0;
     std::vector<ChunkId> chunks;
+    Tally tally;
   };
   struct ReferenceChange {
     ChunkId id;
@@ -89,11 +93,13 @@ class CommitGroup {
                       const ReferenceChange& change);
 
   const StoredEntries& stored_;
+  const TallyFn tally_;
   rocksdb::WriteBatch batch_;
   // What the batch changes, by database key. A count of 0 is a deleted chunk.
   std::map<std::string, RecordHead> records_;
   std::map<std::string, ChunkReference> references_;
   StoreStats change_;
+  TotalsTable totals_change_;
 };
 
 }  // namespace mneme::memstore

@@ -41,6 +41,10 @@ std::string ChunkKey(std::string_view realm, const ChunkId& id) {
   return ChunkIdKey('c', realm, id);
 }
 
+std::string TotalKey(const std::string& realm, int kind) {
+  return RealmPrefix('t', realm) + static_cast<char>('0' + kind);
+}
+
 std::string ExpiryPrefix(int64_t expiry_ns) {
   // Big-endian with the sign bit flipped.
   const uint64_t ordered = static_cast<uint64_t>(expiry_ns) ^ (1ull << 63);
@@ -61,6 +65,14 @@ std::optional<Key> KeyOfRecord(std::string_view db_key) { return KeyBehind(db_ke
 
 std::optional<Key> KeyOfExpiry(std::string_view db_key) {
   return KeyBehind(db_key, kExpiryPrefixBytes);
+}
+
+std::optional<std::pair<std::string, int>> KeyOfTotal(std::string_view db_key) {
+  std::optional<Key> key = KeyBehind(db_key, 1);
+  if (!key || key->name.size() != 1 || key->name[0] < '1' || key->name[0] > '0' + kMaxTallyKind) {
+    return std::nullopt;
+  }
+  return std::pair(std::move(key->realm), key->name[0] - '0');
 }
 
 std::string PrefixEnd(std::string prefix) {

@@ -68,6 +68,8 @@ class RocksDbStateStore : public StateStore, private StoredEntries {
   absl::Status Commit(const Transaction& transaction) override;
   absl::StatusOr<std::vector<ListedRecord>> List(const ListOptions& options) const override;
   absl::StatusOr<std::vector<Key>> Expired(absl::Time now, int limit) const override;
+  absl::Status KeepTotals(TallyFn tally) override;
+  absl::StatusOr<std::vector<Total>> Totals(const std::string& realm) const override;
   absl::StatusOr<std::vector<std::string>> Realms() const override;
   absl::StatusOr<StoreStats> Stats() const override;
   absl::Status Probe() override;
@@ -75,7 +77,7 @@ class RocksDbStateStore : public StateStore, private StoredEntries {
  private:
   // A committer in the queue; lives on its stack.
   struct Committer {
-    explicit Committer(const Transaction& transaction) : prepared(transaction) {}
+    Committer(const Transaction& transaction, TallyFn tally) : prepared(transaction, tally) {}
 
     const PreparedTransaction prepared;
     absl::Status result;
@@ -91,6 +93,7 @@ class RocksDbStateStore : public StateStore, private StoredEntries {
    public:
     explicit Use(const RocksDbStateStore* store) : lock_(store->db_mutex_), db_(store->db_.get()) {}
     rocksdb::DB* operator->() const { return db_; }
+    rocksdb::DB& operator*() const { return *db_; }
     bool closed() const { return db_ == nullptr; }
 
    private:
@@ -101,9 +104,15 @@ class RocksDbStateStore : public StateStore, private StoredEntries {
     return absl::UnavailableError("store could not be opened again after a failed write");
   }
 
-  // Opens, reads or writes the format record, counts what is there. With db_mutex_ held alone.
+  // Opens, reads or writes the format record, learns what is there. With db_mutex_ held alone.
   absl::Status OpenDatabase();
-  void Count(rocksdb::DB& db);
+  // From the entries that each commit brings up to date; by counting, if there are none yet or they
+  // are damaged.
+  void ReadFigures(rocksdb::DB& db);
+  bool ReadTotals(rocksdb::DB& db) ABSL_EXCLUSIVE_LOCKS_REQUIRED(figures_mutex_);
+  void Count(rocksdb::DB& db) ABSL_EXCLUSIVE_LOCKS_REQUIRED(figures_mutex_);
+  // As they are after `commits`, into its batch.
+  void PutFigures(CommitGroup& commits);
   absl::Status Reopen() ABSL_EXCLUSIVE_LOCKS_REQUIRED(log_mutex_);
   absl::Status CheckFreeSpace(size_t size_bytes) const;
   static std::unique_ptr<rocksdb::Iterator> Scan(const Use& db, const std::string& end,
@@ -126,9 +135,12 @@ class RocksDbStateStore : public StateStore, private StoredEntries {
   Mutex probe_mutex_;
   int64_t probes_ ABSL_GUARDED_BY(probe_mutex_) = 0;
 
-  std::atomic<int64_t> records_{0};
-  std::atomic<int64_t> chunks_{0};
-  std::atomic<int64_t> chunk_bytes_{0};
+  TallyFn tally_ = nullptr;  // set before the first commit
+  mutable Mutex figures_mutex_;
+  StoreStats stats_ ABSL_GUARDED_BY(figures_mutex_);
+  TotalsTable totals_ ABSL_GUARDED_BY(figures_mutex_);
+  // What the database has of them is right; else all are written with the next commit.
+  bool totals_stored_ ABSL_GUARDED_BY(figures_mutex_) = false;
   // Held for each write, sync and reopening: nothing may follow a failed one but a reopening
   // (rocksdb_database.h). It costs nothing: writes come from the queue's leader one after the other
   // anyhow.
@@ -148,26 +160,91 @@ class RocksDbStateStore : public StateStore, private StoredEntries {
 
 absl::Status RocksDbStateStore::OpenDatabase() {
   if (absl::Status status = db_.Open(); !status.ok()) return status;
-  Count(*db_.get());
+  ReadFigures(*db_.get());
   durable_sequence_ = db_.get()->GetLatestSequenceNumber();  // recovery wrote the log to tables
   read_only_ = false;
   return absl::OkStatus();
 }
 
+void RocksDbStateStore::ReadFigures(rocksdb::DB& db) {
+  MutexLock lock(&figures_mutex_);
+  std::string value;
+  if (db.Get(rocksdb::ReadOptions(), kFiguresKey, &value).ok()) {
+    const absl::StatusOr<Figures> figures = DecodeFigures(kFiguresKey, value);
+    if (figures.ok() && figures->totals_kept && ReadTotals(db)) {
+      stats_ = figures->stats;
+      totals_stored_ = true;
+      return;
+    }
+  }
+  Count(db);
+}
+
+bool RocksDbStateStore::ReadTotals(rocksdb::DB& db) {
+  totals_ = {};
+  std::unique_ptr<rocksdb::Iterator> it(db.NewIterator(rocksdb::ReadOptions()));
+  for (it->Seek("t"); it->Valid() && it->key()[0] == 't'; it->Next()) {
+    const auto key = KeyOfTotal(View(it->key()));
+    const auto sum = DecodeTotal(View(it->key()), View(it->value()));
+    if (!key || !sum.ok()) return false;
+    totals_.Change(key->first, key->second, *sum);
+  }
+  return it->status().ok();
+}
+
 void RocksDbStateStore::Count(rocksdb::DB& db) {
   // A damaged entry or block is no reason to refuse the rest of the store: whoever reads it is
   // told. The figures are then too low.
-  StoreStats found;
+  stats_ = {};
+  totals_ = {};
+  totals_stored_ = false;
   std::unique_ptr<rocksdb::Iterator> it(db.NewIterator(rocksdb::ReadOptions()));
-  for (it->Seek("r"); it->Valid() && it->key()[0] == 'r'; it->Next()) ++found.records;
-  for (it->Seek("f"); it->Valid() && it->key()[0] == 'f'; it->Next()) {
-    ++found.chunks;
-    const auto reference = DecodeReference(View(it->key()), View(it->value()));
-    if (reference.ok()) found.chunk_bytes += reference->size_bytes;
+  for (it->Seek("r"); it->Valid() && it->key()[0] == 'r'; it->Next()) {
+    ++stats_.records;
+    if (tally_ == nullptr) continue;
+    const std::optional<Key> key = KeyOfRecord(View(it->key()));
+    const absl::StatusOr<Record> record = DecodeRecord(View(it->key()), View(it->value()));
+    if (key && record.ok()) totals_.Add(key->realm, tally_(*key, record->value));
   }
-  records_ = found.records;
-  chunks_ = found.chunks;
-  chunk_bytes_ = found.chunk_bytes;
+  for (it->Seek("f"); it->Valid() && it->key()[0] == 'f'; it->Next()) {
+    ++stats_.chunks;
+    const auto reference = DecodeReference(View(it->key()), View(it->value()));
+    if (reference.ok()) stats_.chunk_bytes += reference->size_bytes;
+  }
+}
+
+void RocksDbStateStore::PutFigures(CommitGroup& commits) {
+  const Use db(this);
+  if (db.closed()) return;  // the write will say so
+  rocksdb::WriteBatch& batch = commits.batch();
+  const auto put = [&](const TotalsTable::Sums::key_type& key, const TotalsTable::Sum& sum) {
+    const std::string db_key = TotalKey(key.first, key.second);
+    if (sum == TotalsTable::Sum{}) {
+      batch.Delete(db_key);
+    } else {
+      batch.Put(db_key, EncodeTotal(db_key, sum));
+    }
+  };
+  MutexLock lock(&figures_mutex_);
+  const StoreStats& change = commits.change();
+  const Figures figures{.stats = {stats_.records + change.records, stats_.chunks + change.chunks,
+                                  stats_.chunk_bytes + change.chunk_bytes},
+                        .totals_kept = tally_ != nullptr};
+  batch.Put(kFiguresKey, EncodeFigures(kFiguresKey, figures));
+  if (totals_stored_) {
+    for (const auto& [key, by] : commits.totals_change().sums()) {
+      TotalsTable::Sum sum = totals_.SumOf(key);
+      sum.records += by.records;
+      sum.amount += by.amount;
+      put(key, sum);
+    }
+  } else if (tally_ != nullptr) {
+    const std::unique_ptr<rocksdb::Iterator> it(db->NewIterator(rocksdb::ReadOptions()));
+    for (it->Seek("t"); it->Valid() && it->key()[0] == 't'; it->Next()) batch.Delete(it->key());
+    TotalsTable after = totals_;
+    after.Add(commits.totals_change());
+    for (const auto& [key, sum] : after.sums()) put(key, sum);
+  }
 }
 
 // A failed write leaves it open how much of it is in the log, and RocksDB 7.8 cannot always resume:
@@ -185,7 +262,7 @@ absl::Status RocksDbStateStore::Reopen() {
   if (opened.ok()) return opened;
   read_only_ = true;
   db_.OpenForReading();
-  if (db_.get()) Count(*db_.get());
+  if (db_.get()) ReadFigures(*db_.get());
   return opened;
 }
 
@@ -224,7 +301,7 @@ absl::StatusOr<std::string> RocksDbStateStore::GetChunk(std::string_view realm,
 absl::Status RocksDbStateStore::Commit(const Transaction& transaction) {
   if (absl::Status status = ValidateTransaction(transaction); !status.ok()) return status;
   if (transaction.puts.empty() && transaction.deletes.empty()) return absl::OkStatus();
-  Committer self(transaction);
+  Committer self(transaction, tally_);
   std::vector<Committer*> group;
   {
     MutexLock lock(&queue_mutex_);
@@ -257,7 +334,7 @@ absl::Status RocksDbStateStore::Commit(const Transaction& transaction) {
 void RocksDbStateStore::Lead(const std::vector<Committer*>& group) {
   size_t size_bytes = 0;
   for (const Committer* committer : group) size_bytes += committer->prepared.size_bytes;
-  CommitGroup commits(*this, size_bytes);
+  CommitGroup commits(*this, tally_, size_bytes);
   PutDurableMark(durable_sequence_, commits.batch());
   std::vector<Committer*> accepted;
   for (Committer* committer : group) {
@@ -268,12 +345,16 @@ void RocksDbStateStore::Lead(const std::vector<Committer*>& group) {
     if (committer->result.ok()) accepted.push_back(committer);
   }
   if (accepted.empty()) return;
+  PutFigures(commits);
   const absl::Status written = Write(commits.batch(), group[0]->prepared.transaction->sync);
   for (Committer* committer : accepted) committer->result = written;
   if (!written.ok()) return;
-  records_ += commits.change().records;
-  chunks_ += commits.change().chunks;
-  chunk_bytes_ += commits.change().chunk_bytes;
+  MutexLock lock(&figures_mutex_);
+  stats_.records += commits.change().records;
+  stats_.chunks += commits.change().chunks;
+  stats_.chunk_bytes += commits.change().chunk_bytes;
+  totals_.Add(commits.totals_change());
+  totals_stored_ = tally_ != nullptr;
 }
 
 absl::StatusOr<ChunkReference> RocksDbStateStore::GetReference(const std::string& db_key,
@@ -399,12 +480,24 @@ absl::StatusOr<std::vector<std::string>> RocksDbStateStore::Realms() const {
   return names;
 }
 
+absl::Status RocksDbStateStore::KeepTotals(TallyFn tally) {
+  const Use db(this);
+  if (db.closed()) return Closed();
+  MutexLock lock(&figures_mutex_);
+  tally_ = tally;
+  if (!totals_stored_) Count(*db);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<Total>> RocksDbStateStore::Totals(const std::string& realm) const {
+  if (tally_ == nullptr) return std::vector<Total>();
+  MutexLock lock(&figures_mutex_);
+  return totals_.Of(realm);
+}
+
 absl::StatusOr<StoreStats> RocksDbStateStore::Stats() const {
-  StoreStats stats;
-  stats.records = records_;
-  stats.chunks = chunks_;
-  stats.chunk_bytes = chunk_bytes_;
-  return stats;
+  MutexLock lock(&figures_mutex_);
+  return stats_;
 }
 
 absl::Status RocksDbStateStore::Probe() {
@@ -463,7 +556,7 @@ void RocksDbStateStore::CollectDeadBlobs() {
   if (db.closed() || read_only_) return;
   uint64_t blob_bytes = 0;
   if (!db->GetIntProperty(rocksdb::DB::Properties::kLiveBlobFileSize, &blob_bytes)) return;
-  const uint64_t live_bytes = std::max<int64_t>(chunk_bytes_, 0);
+  const auto live_bytes = static_cast<uint64_t>(std::max<int64_t>(Stats()->chunk_bytes, 0));
   if (blob_bytes < 2 * live_bytes + options_.gc_floor_bytes) return;
   rocksdb::CompactRangeOptions compact;
   compact.exclusive_manual_compaction = false;

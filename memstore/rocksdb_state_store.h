@@ -21,6 +21,9 @@
 // After a failed write the database is closed and opened anew, before the commit returns; if that
 // fails too (a full disk) it is opened for reading, and the next write tries again.
 //
+// What the store holds in all (StoreStats, totals) is written with every batch, so that no start
+// has to count; a store of format 1, which had no such entries, is counted at its first.
+//
 // What recovery finds after a power loss is a prefix of the commits: rocksdb_database.h.
 #pragma once
 
@@ -35,7 +38,8 @@ class Env;
 
 namespace mneme::memstore {
 
-inline constexpr uint32_t kStoreFormat = 1;
+inline constexpr uint32_t kStoreFormat = 2;
+inline constexpr uint32_t kOldestStoreFormat = 1;  // becomes kStoreFormat when it is opened
 
 struct RocksDbInternalOptions {
   RocksDbOptions store;

@@ -80,6 +80,26 @@ struct ListedRecord {
   Record record;
 };
 
+// What a record adds to the totals of its realm.
+struct Tally {
+  int kind = 0;        // 1 to kMaxTallyKind; 0: nothing
+  int64_t amount = 0;  // whatever it is a sum of; at least 0
+
+  bool operator==(const Tally&) const = default;
+};
+inline constexpr int kMaxTallyKind = 7;
+// By what it holds alone: the same at any time and in every process.
+using TallyFn = Tally (*)(const Key& key, std::string_view value);
+
+struct Total {
+  std::string realm;
+  int kind = 0;
+  int64_t records = 0;  // of this kind
+  int64_t amount = 0;   // in sum
+
+  bool operator==(const Total&) const = default;
+};
+
 struct StoreStats {
   int64_t records = 0;
   int64_t chunks = 0;
@@ -96,6 +116,10 @@ class StateStore {
   // NOT_FOUND if absent. A record past its expire_time is still returned: the owner decides what
   // that means, the sweeper removes it.
   virtual absl::StatusOr<Record> Get(const Key& key) const = 0;
+
+  // Those of a realm's records that exist, by name. One round trip, where there are any.
+  virtual absl::StatusOr<std::map<std::string, Record>> GetMany(
+      const std::string& realm, const std::vector<std::string>& names) const;
 
   // NOT_FOUND if no record refers to it; DATA_LOSS if the bytes do not match the id.
   virtual absl::StatusOr<std::string> GetChunk(std::string_view realm, const ChunkId& id) const = 0;
@@ -118,6 +142,14 @@ class StateStore {
   // Up to `limit` keys whose expire_time is <= now, earliest first. The caller deletes them by
   // Commit.
   virtual absl::StatusOr<std::vector<Key>> Expired(absl::Time now, int limit) const = 0;
+
+  // From now on each commit changes the totals along with its records, so that they can be told
+  // without reading any. Called once, before the first commit, with the same function by everyone
+  // who commits to what is stored. The first time ever it reads all records.
+  virtual absl::Status KeepTotals(TallyFn tally) = 0;
+  // Of one realm, or of each if it is "": those that are not 0, by realm and kind. Takes no longer
+  // where there are more records. Empty without KeepTotals().
+  virtual absl::StatusOr<std::vector<Total>> Totals(const std::string& realm) const = 0;
 
   // Realms that have at least one record.
   virtual absl::StatusOr<std::vector<std::string>> Realms() const = 0;

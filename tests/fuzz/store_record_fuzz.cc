@@ -22,6 +22,12 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     if (const auto reference = DecodeReference(kKey, bytes); reference.ok()) {
       if (EncodeReference(kKey, *reference) != bytes) std::abort();
     }
+    if (const auto figures = DecodeFigures(kKey, bytes); figures.ok()) {
+      if (EncodeFigures(kKey, *figures) != bytes) std::abort();
+    }
+    if (const auto sum = DecodeTotal(kKey, bytes); sum.ok()) {
+      if (EncodeTotal(kKey, *sum) != bytes) std::abort();
+    }
   }
   return 0;
 }

@@ -134,6 +134,41 @@ TEST_F(PostgresStateStoreTest, TablesOfANewerVersionAreLeftAlone) {
   EXPECT_THAT(std::string(store.status().message()), HasSubstr("newer"));
 }
 
+TEST_F(PostgresStateStoreTest, TablesOfVersionOneAreUpgradedAndCounted) {
+  {
+    const auto store = Open();
+    ASSERT_TRUE(store);
+    ASSERT_TRUE(store->Commit(PutOf({"a", "s"}, 0, "1..", {MakeChunk("c")})).ok());
+    ASSERT_TRUE(store->Commit(PutOf({"b", "s"}, 0, "2")).ok());
+    ASSERT_TRUE(store->Commit(PutOf({"b", "none"}, 0, "")).ok());
+    for (int i = 0; i < 450; ++i) {  // more than one batch
+      Transaction put = PutOf({"b", absl::StrCat("t", i)}, 0, "2.");
+      put.sync = false;
+      ASSERT_TRUE(store->Commit(put).ok());
+    }
+  }
+  Sql("ALTER TABLE mneme_records DROP kind, DROP amount");
+  Sql("ALTER TABLE mneme_schema DROP totals_kept");
+  Sql("DROP TABLE mneme_totals");
+  Sql("UPDATE mneme_schema SET version = 1");
+  // Two servers start at once.
+  const auto store = Open(), other = Open();
+  ASSERT_TRUE(store && other);
+  std::thread counts_too([&] { EXPECT_TRUE(other->KeepTotals(TallyOfLength).ok()); });
+  EXPECT_TRUE(store->KeepTotals(TallyOfLength).ok());
+  counts_too.join();
+  EXPECT_EQ(*store->Totals(""), (std::vector<Total>{{"a", 1, 1, 3}, {"b", 2, 451, 901}}));
+  ASSERT_TRUE(other->Commit(PutOf({"b", "s"}, 1, "1")).ok());
+  ASSERT_TRUE(store->Commit(DeleteOf({"a", "s"}, 1)).ok());
+  EXPECT_EQ(*store->Totals(""), (std::vector<Total>{{"b", 1, 1, 1}, {"b", 2, 450, 900}}));
+  // A later start reads no records.
+  Sql("UPDATE mneme_records SET kind = 3");
+  const auto later = Open();
+  ASSERT_TRUE(later);
+  ASSERT_TRUE(later->KeepTotals(TallyOfLength).ok());
+  EXPECT_EQ(*later->Totals(""), *store->Totals(""));
+}
+
 // A role that may use the tables and no more is enough for all but the first start.
 TEST_F(PostgresStateStoreTest, ARoleNeedsNoMoreThanItsGrants) {
   Sql("CREATE ROLE server LOGIN");
@@ -145,6 +180,10 @@ TEST_F(PostgresStateStoreTest, ARoleNeedsNoMoreThanItsGrants) {
   Sql("GRANT SELECT ON mneme_schema TO server");
   Sql("GRANT SELECT, INSERT, UPDATE, DELETE ON mneme_records, mneme_chunks, mneme_writers TO "
       "server");
+  const auto ungranted = OpenPostgresStore({.uri = uri});  // as of an earlier version's tables
+  EXPECT_EQ(ungranted.status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(ungranted.status().message()), HasSubstr("mneme_totals"));
+  Sql("GRANT SELECT, INSERT, UPDATE, DELETE ON mneme_totals TO server");
   const auto store = Open({.uri = uri});
   ASSERT_TRUE(store);
   EXPECT_TRUE(store->Probe().ok());

@@ -112,6 +112,59 @@ TEST(RocksDbDamageTest, OtherFormatsAreRefused) {
   EXPECT_TRUE(Open(directory.path()).ok());
 }
 
+// Its records are counted once; from then on a start reads what the commits have written.
+TEST(RocksDbDamageTest, FormatOneAndDamagedFiguresAreCounted) {
+  TempDirectory directory;
+  {
+    auto store = Open(directory.path());
+    ASSERT_TRUE(store.ok()) << store.status();
+    ASSERT_TRUE((*store)->Commit(PutOf({"t", "a"}, 0, "1..", {MakeChunk("chunk")})).ok());
+    ASSERT_TRUE((*store)->Commit(PutOf({"t", "b"}, 0, "2")).ok());
+  }
+  const std::vector<Total> two = {{"t", 1, 1, 3}, {"t", 2, 1, 1}};
+  const auto expect = [&](StateStore& store, const std::vector<Total>& totals) {
+    ASSERT_TRUE(store.KeepTotals(TallyOfLength).ok());
+    EXPECT_EQ(*store.Totals(""), totals);
+    EXPECT_EQ(store.Stats()->records, 2);
+    EXPECT_EQ(store.Stats()->chunks, 1);
+    EXPECT_EQ(store.Stats()->chunk_bytes, 5);
+  };
+  Tamper(directory.path(), [](rocksdb::DB& db) {
+    RawPut(db, "mformat", FormatValue(1));
+    ASSERT_TRUE(db.Delete(rocksdb::WriteOptions(), "mfigures").ok());
+    RawPut(db, std::string("tgone\0001", 7), "of another time");
+  });
+  {
+    auto store = Open(directory.path());
+    ASSERT_TRUE(store.ok()) << store.status();
+    expect(**store, two);
+    ASSERT_TRUE((*store)->Commit(PutOf({"t", "b"}, 1, "2.")).ok());
+  }
+  const std::vector<Total> later = {{"t", 1, 1, 3}, {"t", 2, 1, 2}};
+  Tamper(directory.path(), [](rocksdb::DB& db) {
+    EXPECT_EQ(RawGet(db, "mformat"), FormatValue(kStoreFormat));
+    std::string value;
+    EXPECT_TRUE(db.Get(rocksdb::ReadOptions(), std::string("tgone\0001", 7), &value).IsNotFound());
+    // Nobody reads the records: this one is of another kind, behind the store's back.
+    const std::string key = std::string("rt\0a", 4);
+    RawPut(db, key, EncodeRecord(key, {1, "3", {HashChunk("chunk")}, absl::InfiniteFuture()}));
+  });
+  {
+    auto store = Open(directory.path());
+    ASSERT_TRUE(store.ok()) << store.status();
+    expect(**store, later);
+  }
+  for (const std::string& key : {std::string("mfigures"), std::string("tt\0002", 4)}) {
+    Tamper(directory.path(), [&](rocksdb::DB& db) { RawPut(db, key, RawGet(db, key) + "."); });
+    auto store = Open(directory.path());
+    ASSERT_TRUE(store.ok()) << store.status();
+    expect(**store, {{"t", 2, 1, 2}, {"t", 3, 1, 1}});
+    // The next commit writes all of them anew.
+    ASSERT_TRUE((*store)->Commit(PutOf({"t", "none"}, 0, "")).ok());
+    ASSERT_TRUE((*store)->Commit(DeleteOf({"t", "none"}, 1)).ok());
+  }
+}
+
 TEST(RocksDbDamageTest, ADamagedRecordIsNamedAndTheRestIsServed) {
   TempDirectory directory;
   const NewChunk chunk = MakeChunk("chunk bytes");

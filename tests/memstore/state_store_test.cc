@@ -91,6 +91,76 @@ TEST_P(StateStoreTest, PutGetReplaceDelete) {
   EXPECT_EQ(VersionOf(key), 1);
 }
 
+TEST_P(StateStoreTest, ManyRecordsAtOnce) {
+  Must(PutOf({"t", "a"}, 0, "1"));
+  Must(PutOf({"t", "b"}, 0, "2", {MakeChunk("x")}, absl::FromUnixSeconds(7)));
+  Must(PutOf({"other", "c"}, 0, "3"));
+  auto found = store_->GetMany("t", {"b", "absent", "a", "c"});
+  ASSERT_TRUE(found.ok()) << found.status();
+  ASSERT_EQ(found->size(), 2);
+  EXPECT_EQ(found->at("a").value, "1");
+  const Record one = *store_->Get({"t", "b"});
+  EXPECT_EQ(found->at("b").version, one.version);
+  EXPECT_EQ(found->at("b").value, one.value);
+  EXPECT_EQ(found->at("b").chunks, one.chunks);
+  EXPECT_EQ(found->at("b").expire_time, one.expire_time);
+  EXPECT_THAT(*store_->GetMany("t", {}), IsEmpty());
+  EXPECT_THAT(*store_->GetMany("nobody", {"a"}), IsEmpty());
+}
+
+TEST_P(StateStoreTest, TotalsFollowEveryCommit) {
+  EXPECT_THAT(*store_->Totals(""), IsEmpty());
+  Must(PutOf({"a", "old"}, 0, "1.."));  // before anybody asked for totals
+  Must(PutOf({"a", "none"}, 0, "x"));
+  ASSERT_TRUE(store_->KeepTotals(TallyOfLength).ok());
+  EXPECT_THAT(*store_->Totals(""), ElementsAre(Total{"a", 1, 1, 3}));
+  Must(PutOf({"a", "new"}, 0, "1...."));
+  Must(PutOf({"b", "s"}, 0, "2"));
+  EXPECT_THAT(*store_->Totals(""), ElementsAre(Total{"a", 1, 2, 8}, Total{"b", 2, 1, 1}));
+  EXPECT_THAT(*store_->Totals("a"), ElementsAre(Total{"a", 1, 2, 8}));
+  EXPECT_THAT(*store_->Totals("nobody"), IsEmpty());
+  // Another kind and amount, and several records at once.
+  Transaction several = PutOf({"a", "old"}, 1, "3......");
+  several.puts.push_back(PutOf({"a", "more"}, 0, "1.").puts[0]);
+  several.deletes.push_back({{"a", "new"}, 1});
+  Must(several);
+  EXPECT_THAT(*store_->Totals("a"), ElementsAre(Total{"a", 1, 1, 2}, Total{"a", 3, 1, 7}));
+  // What does not happen changes nothing.
+  EXPECT_EQ(CodeOf(PutOf({"a", "old"}, 1, "1")), absl::StatusCode::kAborted);
+  EXPECT_EQ(CodeOf(ReferTo({"a", "refers"}, 0, {HashChunk("nothing")})),
+            absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(*store_->Totals("a"), ElementsAre(Total{"a", 1, 1, 2}, Total{"a", 3, 1, 7}));
+  Must(DeleteOf({"a", "old"}, 2));
+  Must(DeleteOf({"a", "more"}, 1));
+  Must(DeleteOf({"b", "s"}, 1));
+  EXPECT_THAT(*store_->Totals(""), IsEmpty());
+}
+
+TEST_P(StateStoreTest, TotalsAreExactUnderConcurrentCommits) {
+  ASSERT_TRUE(store_->KeepTotals(TallyOfLength).ok());
+  constexpr int kThreads = 8, kRounds = 20;
+  std::vector<std::thread> threads;
+  for (int t = 0; t < kThreads; ++t) {
+    threads.emplace_back([&, t] {
+      for (int64_t round = 0; round < kRounds; ++round) {
+        Transaction put = PutOf({"r", absl::StrCat("s", t)}, round,
+                                absl::StrCat(1 + (t + round) % 3, std::string(round, '.')));
+        put.sync = false;
+        ASSERT_TRUE(store_->Commit(put).ok());
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  int64_t records = 0, amount = 0;
+  const std::vector<Total> totals = *store_->Totals("r");
+  for (const Total& total : totals) {
+    records += total.records;
+    amount += total.amount;
+  }
+  EXPECT_EQ(records, kThreads);
+  EXPECT_EQ(amount, kThreads * kRounds);
+}
+
 TEST_P(StateStoreTest, WrongVersionIsAbortedAndNamesTheFoundOne) {
   const Key key{"t", "s"};
   Must(PutOf(key, 0, "1"));

@@ -5,6 +5,7 @@
 
 #include <filesystem>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -55,6 +56,12 @@ inline Transaction ReferTo(Key key, int64_t expected_version, std::vector<ChunkI
   transaction.puts.push_back(
       {std::move(key), expected_version, "refers", std::move(chunks), absl::InfiniteFuture()});
   return transaction;
+}
+
+// Records whose value begins with a digit are of that kind and amount to their value's length.
+inline Tally TallyOfLength(const Key&, std::string_view value) {
+  if (value.empty() || value[0] < '0' || value[0] > '0' + kMaxTallyKind) return {};
+  return {value[0] - '0', static_cast<int64_t>(value.size())};
 }
 
 inline Transaction DeleteOf(Key key, int64_t expected_version) {
