@@ -66,15 +66,16 @@ absl::StatusOr<Targets> ByFilter(Parts& parts, CallContext& context,
     MNEME_RETURN_IF_ERROR(CancelStatus(context.cancelled()));
     MNEME_ASSIGN_OR_RETURN(
         auto records, parts.sessions->List(context.tenant, start_after, kMaxBatchSessions, last));
-    for (SessionRecord& record : records) {
-      MNEME_ASSIGN_OR_RETURN(const v1::Session session, ToProto(parts, record));
+    MNEME_ASSIGN_OR_RETURN(const std::vector<v1::Session> sessions, ToProtos(parts, records));
+    for (size_t i = 0; i < records.size(); ++i) {
+      const v1::Session& session = sessions[i];
       if (session.state() == v1::Session::DELETED && !request.purge()) continue;
       if (!filter.Matches(session)) continue;
       if (targets.records.size() == kMaxBatchSessions) {
         targets.more = true;
         return targets;
       }
-      targets.records.push_back(std::move(record));
+      targets.records.push_back(std::move(records[i]));
     }
     start_after = last;
   } while (!last.empty());

@@ -262,10 +262,8 @@ absl::StatusOr<v1::ForkSessionResponse> ForkSession(Parts& parts, CallContext& c
                  : created;
     }
     v1::ForkSessionResponse response;
-    for (SessionRecord& child : children) {
-      child.record_version = 1;
-      MNEME_ASSIGN_OR_RETURN(*response.add_sessions(), ToProto(parts, child));
-    }
+    MNEME_ASSIGN_OR_RETURN(std::vector<v1::Session> sessions, ToProtos(parts, children));
+    for (v1::Session& session : sessions) *response.add_sessions() = std::move(session);
     return response;
   }
 }

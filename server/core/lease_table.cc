@@ -56,7 +56,7 @@ absl::StatusOr<LeaseTable::Found> LeaseTable::Read(const SessionName& name) cons
   return found;
 }
 
-bool LeaseTable::HeldElsewhere(const storage::StoredLease& lease) const {
+bool LeaseTable::IsElsewhere(const storage::StoredLease& lease) const {
   return !lease.owner().empty() && lease.owner() != options_.owner &&
          absl::FromUnixMicros(lease.end_time_us()) > absl::Now();
 }
@@ -67,7 +67,7 @@ absl::StatusOr<LeaseTable::Lease> LeaseTable::Take(const SessionName& name, Call
     if (absl::IsNotFound(found.status())) found = Found();
     if (!found.ok()) return found.status();
     const storage::StoredLease& last = found->lease;
-    if (HeldElsewhere(last)) {
+    if (IsElsewhere(last)) {
       absl::Status taken = absl::AbortedError("another server has the lease");
       taken.SetPayload(kOwnerPayload, absl::Cord(NameOf(last.owner())));
       return taken;
@@ -92,9 +92,20 @@ absl::StatusOr<LeaseTable::Lease> LeaseTable::Take(const SessionName& name, Call
   }
 }
 
-std::string LeaseTable::OwnerElsewhere(const SessionName& name) const {
-  const auto found = Read(name);
-  return found.ok() && HeldElsewhere(found->lease) ? NameOf(found->lease.owner()) : "";
+std::set<std::string> LeaseTable::HeldElsewhere(const std::string& tenant,
+                                                const std::vector<std::string>& sessions) const {
+  std::vector<std::string> keys;
+  for (const std::string& session : sessions) keys.push_back(KeyOf({tenant, session}).name);
+  std::set<std::string> held;
+  const auto found = store_.GetMany(tenant, keys);
+  if (!found.ok()) return held;
+  for (const auto& [key, record] : *found) {
+    storage::StoredLease lease;
+    if (lease.ParseFromString(record.value) && IsElsewhere(lease)) {
+      held.insert(key.substr(sizeof(kPrefix) - 1));
+    }
+  }
+  return held;
 }
 
 int64_t LeaseTable::Lease::epoch() const { return held_ == nullptr ? 0 : held_->epoch; }

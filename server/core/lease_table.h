@@ -11,6 +11,7 @@
 #pragma once
 
 #include <memory>
+#include <set>
 #include <string>
 #include <thread>
 #include <utility>
@@ -75,8 +76,10 @@ class LeaseTable {
   // ABORTED, without a reason, and the owner's name in kOwnerPayload while another server has it;
   // else an error of the store.
   absl::StatusOr<Lease> Take(const SessionName& name, CallContext& holder);
-  // The name of the other server that has it; "" if none has.
-  std::string OwnerElsewhere(const SessionName& name) const;
+  // Of one tenant's sessions those that another server has; none if the store cannot tell. One
+  // question to the store.
+  std::set<std::string> HeldElsewhere(const std::string& tenant,
+                                      const std::vector<std::string>& sessions) const;
 
   static memstore::Key KeyOf(const SessionName& name);
   // Of a lease's record, as Expired returns it.
@@ -109,7 +112,7 @@ class LeaseTable {
     int64_t version = 0;  // of the record
   };
   absl::StatusOr<Found> Read(const SessionName& name) const;
-  bool HeldElsewhere(const storage::StoredLease& lease) const;
+  bool IsElsewhere(const storage::StoredLease& lease) const;
   memstore::Put PutOf(Held& held, bool release) const;
   // The lease's record alone.
   void Write(Held& held, bool release);

@@ -53,7 +53,7 @@ struct ModelMetrics {
 };
 
 // Those of the session store that can fail.
-inline constexpr const char* kStoreOperations[] = {"get",    "get_chunk", "list",
+inline constexpr const char* kStoreOperations[] = {"get",    "get_chunk", "list", "totals",
                                                    "commit", "expired",   "probe"};
 
 // Of the leases on sessions that servers of one store hold (lease_table.h).

@@ -374,8 +374,9 @@ absl::StatusOr<v1::ImportSessionResponse> ImportImpl::Finish() {
     std::vector<memstore::NewChunk> new_chunks;
     for (auto& [id, bytes] : kept_) new_chunks.push_back({id, std::move(bytes)});
     kept_.clear();
-    MNEME_RETURN_IF_ERROR(parts_.sessions->Create({record_}, snapshots, std::move(new_chunks)));
-    record_.record_version = 1;
+    std::vector<SessionRecord> records = {std::move(record_)};
+    MNEME_RETURN_IF_ERROR(parts_.sessions->Create(records, snapshots, std::move(new_chunks)));
+    record_ = std::move(records[0]);
     if (header_.manifest != nullptr) {
       parts_.states.Keep(std::move(held_.slot), IdentityOf(record_), std::move(held_.loaded));
     }

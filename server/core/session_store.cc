@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <iterator>
 #include <map>
-#include <set>
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
@@ -11,6 +10,7 @@
 #include "engine/core/status_macros.h"
 #include "server/core/cancel_status.h"
 #include "server/core/errors.h"
+#include "server/core/stored_bytes.h"
 #include "server/core/transcript.h"
 #include "server/core/turn_journal.h"
 
@@ -22,6 +22,9 @@ constexpr char kPinPrefix[] = "pins/";
 // How long a pin that nobody has removed stays.
 constexpr absl::Duration kPinned = absl::Hours(2);
 constexpr char kRequestPrefix[] = "requests/";
+
+// Snapshots: some kilobytes each.
+constexpr size_t kReadAtOnce = 500;
 
 // Of one look for what has expired.
 constexpr int kExpiredBatch = 256;
@@ -45,10 +48,36 @@ absl::Status Unreadable() {
                "the stored record of this session cannot be read");
 }
 
+constexpr Metrics::Stored kStoredKinds[] = {Metrics::Stored::kActive, Metrics::Stored::kDamaged,
+                                            Metrics::Stored::kDeleted};
+
 Metrics::Stored StoredKind(const storage::StoredSession& data) {
   return data.delete_time_us() != 0 ? Metrics::Stored::kDeleted
          : data.damaged()           ? Metrics::Stored::kDamaged
                                     : Metrics::Stored::kActive;
+}
+
+// In the store's totals; what such a number means must never change.
+int TallyKind(Metrics::Stored kind) {
+  switch (kind) {
+    case Metrics::Stored::kActive:
+      return 1;
+    case Metrics::Stored::kDamaged:
+      return 2;
+    case Metrics::Stored::kDeleted:
+      return 3;
+  }
+  return 0;
+}
+
+// A session by its state, and its bytes. What cannot be read is not counted.
+memstore::Tally TallyOf(const memstore::Key& key, std::string_view value) {
+  if (!key.name.starts_with(kSessionPrefix)) return {};
+  storage::StoredSession data;
+  if (!data.ParseFromArray(value.data(), static_cast<int>(value.size()))) return {};
+  return {TallyKind(StoredKind(data)), data.has_stored_bytes()
+                                           ? std::max<int64_t>(data.stored_bytes(), 0)
+                                           : BytesOf(data.head())};
 }
 
 }  // namespace
@@ -102,6 +131,12 @@ SessionStore::SessionStore(std::unique_ptr<memstore::StateStore> store, int64_t 
   if (store_->shared()) {
     leases_ = std::make_unique<LeaseTable>(*store_, std::move(leases), metrics);
   }
+}
+
+absl::Status SessionStore::Start() {
+  MNEME_RETURN_IF_ERROR(Probe());
+  MNEME_RETURN_IF_ERROR(Map(store_->KeepTotals(TallyOf), "commit"));
+  return CountSessions();
 }
 
 absl::Status SessionStore::Map(const absl::Status& status, const char* op) const {
@@ -301,9 +336,10 @@ absl::StatusOr<SessionRecord> SessionStore::Update(const SessionName& name, cons
   const auto given = static_cast<ptrdiff_t>(transaction.new_chunks.size());
   for (int attempt = 0;; ++attempt) {
     MNEME_ASSIGN_OR_RETURN(SessionRecord record, Get(name));
-    const Metrics::Stored before = StoredKind(record.data);
+    const storage::StoredSession before = record.data;
     Change extra;
     MNEME_RETURN_IF_ERROR(change(record, extra));
+    MNEME_RETURN_IF_ERROR(KeepStoredBytes(before, extra.puts, record));
     transaction.puts = std::move(extra.puts);
     transaction.deletes = std::move(extra.deletes);
     std::vector<memstore::NewChunk>& offered = transaction.new_chunks;
@@ -316,7 +352,7 @@ absl::StatusOr<SessionRecord> SessionStore::Update(const SessionName& name, cons
     if (ReasonOf(status) == reason::kLeaseLost) return status;
     if (status.ok()) {
       ++record.record_version;
-      metrics_.sessions_stored(before).Decrement();
+      metrics_.sessions_stored(StoredKind(before)).Decrement();
       metrics_.sessions_stored(StoredKind(record.data)).Increment();
       return record;
     }
@@ -325,16 +361,21 @@ absl::StatusOr<SessionRecord> SessionStore::Update(const SessionName& name, cons
   }
 }
 
-absl::Status SessionStore::Create(const std::vector<SessionRecord>& records,
+absl::Status SessionStore::Create(std::vector<SessionRecord>& records,
                                   const std::vector<memstore::Put>& extra,
                                   std::vector<memstore::NewChunk> new_chunks) {
+  for (SessionRecord& record : records) {
+    record.record_version = 0;
+    MNEME_RETURN_IF_ERROR(KeepStoredBytes({}, extra, record));
+  }
   memstore::Transaction transaction{.new_chunks = std::move(new_chunks)};
   for (int attempt = 0;; ++attempt) {
     transaction.puts = extra;
     for (const SessionRecord& record : records) transaction.puts.push_back(SessionPut(record));
     const absl::Status status = store_->Commit(transaction);
     if (status.ok()) {
-      for (const SessionRecord& record : records) {
+      for (SessionRecord& record : records) {
+        record.record_version = 1;
         metrics_.sessions_stored(StoredKind(record.data)).Increment();
       }
       return status;
@@ -386,23 +427,17 @@ absl::Status SessionStore::Purge(const SessionName& name) {
   }
 }
 
-void SessionStore::CountSessions() {
-  auto realms = store_->Realms();
-  if (!realms.ok()) return;
-  for (const std::string& realm : *realms) {
-    memstore::ListOptions options{.realm = realm, .prefix = kSessionPrefix};
-    while (true) {
-      auto listed = store_->List(options);
-      if (!listed.ok()) break;
-      for (const auto& item : *listed) {
-        storage::StoredSession data;
-        if (!data.ParseFromString(item.record.value)) continue;
-        metrics_.sessions_stored(StoredKind(data)).Increment();
-      }
-      if (static_cast<int>(listed->size()) < options.limit) break;
-      options.start_after = listed->back().name;
+absl::Status SessionStore::CountSessions() {
+  const auto totals = store_->Totals("");
+  if (!totals.ok()) return Map(totals.status(), "totals");
+  for (const Metrics::Stored kind : kStoredKinds) {
+    int64_t sessions = 0;
+    for (const memstore::Total& total : *totals) {
+      if (total.kind == TallyKind(kind)) sessions += total.records;
     }
+    metrics_.sessions_stored(kind).Set(static_cast<double>(sessions));
   }
+  return absl::OkStatus();
 }
 
 absl::StatusOr<LeaseTable::Lease> SessionStore::TakeLease(const SessionName& name,
@@ -501,31 +536,56 @@ absl::Status SessionStore::Write(memstore::Transaction transaction, LeaseTable::
 
 absl::Status SessionStore::Probe() { return Map(store_->Probe(), "probe"); }
 
-absl::StatusOr<int64_t> SessionStore::StoredBytes(const SessionRecord& record) const {
-  std::set<std::string> seen;
-  int64_t bytes = 0;
-  const auto add = [&](const storage::Point& point) {
-    if (auto manifest = engine::SnapshotManifest::Parse(point.manifest()); manifest.ok()) {
-      for (const auto& chunk : manifest->chunks) {
-        if (seen.insert(FromChunkId(chunk.hash)).second) bytes += chunk.size_bytes;
-      }
-    }
-    for (const auto& chunk : point.transcript()) {
-      if (seen.insert(chunk.id()).second) bytes += ChunkBytes(chunk);
-    }
-    bytes += static_cast<int64_t>(point.manifest().size());
-  };
-  add(record.data.head());
-  if (record.data.snapshots_size() > 0) {
-    auto listed =
-        store_->List({.realm = record.name.tenant, .prefix = SnapshotPrefix(record.name)});
-    if (!listed.ok()) return Map(listed.status(), "list");
-    for (const auto& item : *listed) {
-      storage::StoredSnapshot snapshot;
-      if (snapshot.ParseFromString(item.record.value)) add(snapshot.point());
-    }
+absl::Status SessionStore::KeepStoredBytes(const storage::StoredSession& before,
+                                           const std::vector<memstore::Put>& puts,
+                                           SessionRecord& record) const {
+  if (CarryStoredBytes(before, record.data, record.manifest.get())) return absl::OkStatus();
+  return CountBytes({&record}, puts);
+}
+
+absl::Status SessionStore::CountBytes(std::span<SessionRecord> records) const {
+  std::vector<SessionRecord*> uncounted;
+  for (SessionRecord& record : records) {
+    if (!record.data.has_stored_bytes()) uncounted.push_back(&record);
   }
-  return bytes;
+  return CountBytes(uncounted, {});
+}
+
+absl::Status SessionStore::CountBytes(const std::vector<SessionRecord*>& records,
+                                      const std::vector<memstore::Put>& puts) const {
+  struct Snapshots {
+    SessionRecord* session;
+    std::map<std::string, storage::Point> points;  // by id
+  };
+  std::vector<Snapshots> sessions;
+  std::map<std::string, std::pair<size_t, std::string>> unread;  // session and id by record
+  for (SessionRecord* session : records) {
+    for (const storage::SnapshotRef& ref : session->data.snapshots()) {
+      unread[SnapshotKey({session->name, ref.id()}).name] = {sessions.size(), ref.id()};
+    }
+    sessions.push_back({session, {}});
+  }
+  const auto take = [&](const std::string& name, const std::string& value) {
+    const auto found = unread.find(name);
+    if (found == unread.end()) return;
+    const auto& [session, id] = found->second;
+    storage::StoredSnapshot snapshot;
+    if (snapshot.ParseFromString(value)) sessions[session].points[id] = snapshot.point();
+    unread.erase(found);
+  };
+  for (const memstore::Put& put : puts) take(put.key.name, put.value);
+  while (!unread.empty()) {
+    std::vector<std::string> names;
+    for (auto it = unread.begin(); it != unread.end() && names.size() < kReadAtOnce; ++it) {
+      names.push_back(it->first);
+    }
+    const auto found = store_->GetMany(records[0]->name.tenant, names);
+    if (!found.ok()) return Map(found.status(), "get");
+    for (const auto& [name, record] : *found) take(name, record.value);
+    for (const std::string& name : names) unread.erase(name);
+  }
+  for (Snapshots& session : sessions) CountStoredBytes(session.session->data, session.points);
+  return absl::OkStatus();
 }
 
 }  // namespace mneme::server

@@ -6,6 +6,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -43,6 +44,8 @@ class SessionStore {
   // Leases are taken only where the store is shared.
   SessionStore(std::unique_ptr<memstore::StateStore> store, int64_t undelete_window_ms,
                LeaseTable::Options leases, Metrics& metrics);
+  // Whether the store can be used, and what it holds. Once, before anything else.
+  absl::Status Start();
 
   // NOT_FOUND SESSION_NOT_FOUND, also once the session is due to be purged.
   absl::StatusOr<SessionRecord> Get(const SessionName& name) const;
@@ -103,9 +106,8 @@ class SessionStore {
   }
   // All or none, with `extra` records of theirs. ALREADY_EXISTS SESSION_EXISTS names the first id
   // that is taken, also by a deleted session. FAILED_PRECONDITION (no reason) if a chunk they refer
-  // to is gone: read again.
-  absl::Status Create(const std::vector<SessionRecord>& records,
-                      const std::vector<memstore::Put>& extra,
+  // to is gone: read again. Sets record_version and stored_bytes.
+  absl::Status Create(std::vector<SessionRecord>& records, const std::vector<memstore::Put>& extra,
                       std::vector<memstore::NewChunk> new_chunks = {});
   // Removes a session that is due to be purged: record, snapshots and, unless shared, chunks. OK if
   // it is gone already, or not due.
@@ -120,14 +122,15 @@ class SessionStore {
   // requests, turns that nobody has resumed, and leases and pins that nobody has used for long.
   absl::StatusOr<std::vector<SessionName>> Due(absl::Time now, int limit);
 
-  // Sets mneme_sessions{tier="store"} by what is there; Update, Create and Purge keep it up. Once,
-  // before them. What cannot be read is not counted.
-  void CountSessions();
+  // Sets mneme_sessions{tier="store"} by what is there, without reading it. Update, Create and
+  // Purge keep that up, but for what other servers do.
+  absl::Status CountSessions();
 
   absl::Status Probe();
 
-  // Everything the store keeps for the session, shared chunks counted once.
-  absl::StatusOr<int64_t> StoredBytes(const SessionRecord& record) const;
+  // Sets stored_bytes in those records, of one tenant, that have none because a server wrote them
+  // that did not count. Reads their snapshots, some hundred at a time.
+  absl::Status CountBytes(std::span<SessionRecord> records) const;
 
   // That a call with this request_id was done; nullopt if that is not known.
   absl::StatusOr<std::optional<storage::StoredRequest>> FindRequest(const std::string& tenant,
@@ -155,6 +158,12 @@ class SessionStore {
   // done the same request meanwhile.
   absl::Status CheckNotDone(const memstore::Transaction& transaction) const;
   absl::Status Map(const absl::Status& status, const char* op) const;
+  // From the snapshots; those in `puts` are not written yet.
+  absl::Status CountBytes(const std::vector<SessionRecord*>& records,
+                          const std::vector<memstore::Put>& puts) const;
+  // stored_bytes of `record`, which was `before`, with `puts` written beside it.
+  absl::Status KeepStoredBytes(const storage::StoredSession& before,
+                               const std::vector<memstore::Put>& puts, SessionRecord& record) const;
   memstore::Put SessionPut(const SessionRecord& record) const;
 
   std::unique_ptr<memstore::StateStore> store_;

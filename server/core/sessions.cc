@@ -2,7 +2,10 @@
 
 #include <algorithm>
 #include <chrono>
+#include <map>
+#include <set>
 #include <thread>
+#include <utility>
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
@@ -28,22 +31,13 @@ absl::Status CheckEtag(Parts& parts, const std::string& etag, const SessionRecor
   return VersionMismatch(record, parts.metrics);
 }
 
-// After a change that leaves the session in its place.
-absl::StatusOr<v1::Session> ToProtoOf(Parts& parts, absl::StatusOr<SessionRecord> record) {
-  if (!record.ok()) return record.status();
-  return ToProto(parts, *record);
-}
-
-}  // namespace
-
-absl::StatusOr<v1::Session> ToProto(Parts& parts, const SessionRecord& record) {
+// `elsewhere`: another server writes it.
+v1::Session ToProto(Parts& parts, const SessionRecord& record, bool elsewhere) {
   const storage::StoredSession& data = record.data;
   const storage::Point& head = data.head();
   const std::string key = CacheKey(record.name);
   const Lifecycle life = parts.sessions->LifecycleOf(data, absl::Now());
-  LeaseTable* leases = parts.sessions->leases();
-  const bool running = parts.writers.IsHeld(key) ||
-                       (leases != nullptr && !leases->OwnerElsewhere(record.name).empty());
+  const bool running = elsewhere || parts.writers.IsHeld(key);
   v1::Session out;
   out.set_name(record.name.str());
   out.set_uid(data.uid());
@@ -65,8 +59,7 @@ absl::StatusOr<v1::Session> ToProto(Parts& parts, const SessionRecord& record) {
     out.set_state_bytes(
         static_cast<int64_t>(found->second->engine->schema().StateBytes(head.position_tokens())));
   }
-  MNEME_ASSIGN_OR_RETURN(const int64_t stored_bytes, parts.sessions->StoredBytes(record));
-  out.set_stored_bytes(stored_bytes);
+  out.set_stored_bytes(data.stored_bytes());
   out.set_transcript(data.no_transcript() ? v1::Session::NONE : v1::Session::TOKENS);
   out.mutable_snapshot_policy()->set_at_turn_end(data.snapshot_at_turn_end());
   out.mutable_snapshot_policy()->set_max_count(data.snapshot_max_count());
@@ -85,6 +78,38 @@ absl::StatusOr<v1::Session> ToProto(Parts& parts, const SessionRecord& record) {
   out.set_parent(data.parent());
   out.set_parent_version(data.parent_version());
   return out;
+}
+
+// After a change that leaves the session in its place.
+absl::StatusOr<v1::Session> ToProtoOf(Parts& parts, absl::StatusOr<SessionRecord> record) {
+  if (!record.ok()) return record.status();
+  return ToProto(parts, *std::move(record));
+}
+
+}  // namespace
+
+absl::StatusOr<std::vector<v1::Session>> ToProtos(Parts& parts,
+                                                  std::vector<SessionRecord>& records) {
+  std::vector<v1::Session> out;
+  if (records.empty()) return out;
+  MNEME_RETURN_IF_ERROR(parts.sessions->CountBytes(records));
+  std::set<std::string> elsewhere;
+  if (const LeaseTable* leases = parts.sessions->leases()) {
+    std::vector<std::string> names;
+    for (const SessionRecord& record : records) names.push_back(record.name.session);
+    elsewhere = leases->HeldElsewhere(records[0].name.tenant, names);
+  }
+  for (const SessionRecord& record : records) {
+    out.push_back(ToProto(parts, record, elsewhere.contains(record.name.session)));
+  }
+  return out;
+}
+
+absl::StatusOr<v1::Session> ToProto(Parts& parts, SessionRecord record) {
+  std::vector<SessionRecord> records;
+  records.push_back(std::move(record));
+  MNEME_ASSIGN_OR_RETURN(std::vector<v1::Session> sessions, ToProtos(parts, records));
+  return std::move(sessions[0]);
 }
 
 SessionRecord NewRecord(const CallContext& context, const std::string& session_id,
@@ -145,9 +170,9 @@ absl::StatusOr<v1::Session> CreateSession(Parts& parts, CallContext& context,
   }
   std::vector<memstore::Put> mark;
   AddRequestMark(context, {record.name}, 0, mark);
-  MNEME_RETURN_IF_ERROR(parts.sessions->Create({record}, mark));
-  record.record_version = 1;
-  return ToProto(parts, record);
+  std::vector<SessionRecord> records = {std::move(record)};
+  MNEME_RETURN_IF_ERROR(parts.sessions->Create(records, mark));
+  return ToProto(parts, std::move(records[0]));
 }
 
 absl::StatusOr<v1::Session> GetSession(Parts& parts, CallContext& context,
@@ -173,8 +198,8 @@ absl::StatusOr<v1::ListSessionsResponse> ListSessions(Parts& parts, CallContext&
   do {
     MNEME_ASSIGN_OR_RETURN(auto records,
                            parts.sessions->List(context.tenant, start_after, page_size + 1, last));
-    for (const SessionRecord& record : records) {
-      MNEME_ASSIGN_OR_RETURN(v1::Session session, ToProto(parts, record));
+    MNEME_ASSIGN_OR_RETURN(std::vector<v1::Session> sessions, ToProtos(parts, records));
+    for (v1::Session& session : sessions) {
       if (session.state() == v1::Session::DELETED && !request.show_deleted()) continue;
       if (!filter.Matches(session)) continue;
       if (response.sessions_size() == page_size) {

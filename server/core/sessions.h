@@ -1,6 +1,8 @@
 // Create, Get, List, Update, Delete, Undelete: sessions without a forward pass.
 #pragma once
 
+#include <vector>
+
 #include "absl/status/statusor.h"
 #include "mneme/v1/sessions.pb.h"
 #include "server/core/errors.h"
@@ -8,8 +10,11 @@
 
 namespace mneme::server {
 
-// As clients see it. `stored_bytes` reads the session's snapshot records.
-absl::StatusOr<v1::Session> ToProto(Parts& parts, const SessionRecord& record);
+// As clients see it.
+absl::StatusOr<v1::Session> ToProto(Parts& parts, SessionRecord record);
+// Several of one tenant, which cost the store no more questions than one.
+absl::StatusOr<std::vector<v1::Session>> ToProtos(Parts& parts,
+                                                  std::vector<SessionRecord>& records);
 
 // A session that is to be made, as a request describes it: everything but its model and its head.
 // What is wrong is reported to `errors`.

@@ -7,6 +7,7 @@
 
 #include <atomic>
 #include <functional>
+#include <map>
 #include <memory>
 #include <string>
 #include <utility>
@@ -43,6 +44,11 @@ class TestStore : public memstore::StateStore {
     if (auto s = shared_->Check("get"); !s.ok()) return s;
     return shared_->store->Get(key);
   }
+  absl::StatusOr<std::map<std::string, memstore::Record>> GetMany(
+      const std::string& realm, const std::vector<std::string>& names) const override {
+    if (auto s = shared_->Check("get_many"); !s.ok()) return s;
+    return shared_->store->GetMany(realm, names);
+  }
   absl::StatusOr<std::string> GetChunk(std::string_view realm,
                                        const memstore::ChunkId& id) const override {
     if (auto s = shared_->Check("get_chunk"); !s.ok()) return s;
@@ -60,6 +66,13 @@ class TestStore : public memstore::StateStore {
   }
   absl::StatusOr<std::vector<memstore::Key>> Expired(absl::Time now, int limit) const override {
     return shared_->store->Expired(now, limit);
+  }
+  absl::Status KeepTotals(memstore::TallyFn tally) override {
+    return shared_->store->KeepTotals(tally);
+  }
+  absl::StatusOr<std::vector<memstore::Total>> Totals(const std::string& realm) const override {
+    if (auto s = shared_->Check("totals"); !s.ok()) return s;
+    return shared_->store->Totals(realm);
   }
   absl::StatusOr<std::vector<std::string>> Realms() const override {
     return shared_->store->Realms();
