@@ -343,6 +343,7 @@ TEST_F(SessionsTest, PurgeLeavesNothingAndFreesTheId) {
 }
 
 TEST_F(SessionsTest, PurgeWaitsForNoTurnUnlessForced) {
+  config.limits.max_unsent_tokens = 1;  // the turn stands while its reader does
   Start();
   Create("s");
   CollectingSink sink;
