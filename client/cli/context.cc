@@ -40,6 +40,12 @@ std::string HintFor(const client::Error& error, const std::string& server) {
        "rewind it: `mneme sessions rewind SESSION --to-position N`, or start another session"},
       {"QUOTA_REQUESTS", "your tenant has as many calls under way as it may: let one end"},
       {"QUOTA_TOKENS", "your tenant has spent its tokens of a minute: try again when told"},
+      {"QUOTA_SESSIONS",
+       "your tenant keeps as many sessions as it may: free some by `mneme sessions delete SESSION "
+       "--purge`; deleted ones count until they are purged"},
+      {"QUOTA_BYTES",
+       "your tenant keeps as many bytes as it may: free some by `mneme sessions delete SESSION "
+       "--purge`; deleted ones count until they are purged"},
       {"DRAINING", "the server is shutting down: try again in a moment"},
       {"STORE_FULL", "the server's disk is full; deleting sessions still works"},
       {"CREDENTIALS_INVALID",

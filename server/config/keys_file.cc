@@ -7,6 +7,7 @@
 #include <cstring>
 #include <fstream>
 #include <map>
+#include <optional>
 #include <set>
 #include <utility>
 #include <vector>
@@ -18,6 +19,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "engine/core/status_macros.h"
+#include "server/config/byte_size.h"
 #include "server/core/resource_id.h"
 
 namespace mneme::server {
@@ -25,6 +27,7 @@ namespace {
 
 // Some ten thousand keys.
 constexpr size_t kMaxFileBytes = 4 << 20;
+constexpr int64_t kMaxWeight = 1000;
 
 const std::map<std::string, Role>& Roles() {
   static const auto& roles = *new std::map<std::string, Role>{{"admin", Role::kAdmin},
@@ -113,8 +116,9 @@ class KeysFile {
   }
 
   absl::Status ReadTenant(const YAML::Node& node) {
-    MNEME_ASSIGN_OR_RETURN(const Fields fields,
-                           FieldsOf(node, {"id", "running", "tokens_per_minute"}));
+    MNEME_ASSIGN_OR_RETURN(
+        const Fields fields,
+        FieldsOf(node, {"id", "running", "tokens_per_minute", "sessions", "bytes", "weight"}));
     MNEME_ASSIGN_OR_RETURN(const std::string id, TextOf(fields, "id"));
     if (!IsValidId(id)) {
       return Bad(node.Mark(), absl::StrCat("id of a tenant must match "
@@ -124,6 +128,9 @@ class KeysFile {
     TenantLimits limits;
     MNEME_RETURN_IF_ERROR(ReadLimit(fields, id, "running", limits.running));
     MNEME_RETURN_IF_ERROR(ReadLimit(fields, id, "tokens_per_minute", limits.tokens_per_minute));
+    MNEME_RETURN_IF_ERROR(ReadLimit(fields, id, "sessions", limits.sessions));
+    MNEME_RETURN_IF_ERROR(ReadBytes(fields, id, limits.bytes));
+    MNEME_RETURN_IF_ERROR(ReadWeight(fields, id, limits.weight));
     if (!limits_.emplace(id, limits).second) {
       return Bad(node.Mark(), absl::StrCat("tenant \"", id, "\" is given twice"));
     }
@@ -138,6 +145,30 @@ class KeysFile {
       return Bad(fields.at(name).Mark(),
                  absl::StrCat(name, " of tenant \"", tenant,
                               "\" must be a whole number, 0 for no limit, is \"", text, "\""));
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status ReadBytes(const Fields& fields, const std::string& tenant, int64_t& bytes) {
+    if (!fields.contains("bytes")) return absl::OkStatus();
+    MNEME_ASSIGN_OR_RETURN(const std::string text, TextOf(fields, "bytes"));
+    const std::optional<int64_t> size = ParseByteSize(text);
+    if (!size) {
+      return Bad(fields.at("bytes").Mark(),
+                 absl::StrCat("bytes of tenant \"", tenant, "\" must be ", kByteSizeForm,
+                              ", 0 for no limit, is \"", text, "\""));
+    }
+    bytes = *size;
+    return absl::OkStatus();
+  }
+
+  absl::Status ReadWeight(const Fields& fields, const std::string& tenant, int64_t& weight) {
+    if (!fields.contains("weight")) return absl::OkStatus();
+    MNEME_ASSIGN_OR_RETURN(const std::string text, TextOf(fields, "weight"));
+    if (!absl::SimpleAtoi(text, &weight) || weight < 1 || weight > kMaxWeight) {
+      return Bad(fields.at("weight").Mark(),
+                 absl::StrCat("weight of tenant \"", tenant, "\" must be a whole number in [1, ",
+                              kMaxWeight, "], is \"", text, "\""));
     }
     return absl::OkStatus();
   }

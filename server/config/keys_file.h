@@ -10,8 +10,8 @@
 //   certificates:                        # of clients, by an authority of listen.tls.client_ca
 //     - {id: ci, spiffe: "spiffe://example.org/ci", tenant: acme, role: reader}
 //     - {id: batch, dns: batch.example.org, tenant: acme, role: user}
-//   tenants:                             # what one may use of each server (TenantLimits)
-//     - {id: acme, running: 16, tokens_per_minute: 200000}
+//   tenants:                             # what one may use of each server, and keep (TenantLimits)
+//     - {id: acme, running: 16, tokens_per_minute: 200000, sessions: 1000, bytes: 8GiB, weight: 2}
 #pragma once
 
 #include <memory>

@@ -6,6 +6,7 @@
 #include <limits>
 #include <map>
 #include <numeric>
+#include <optional>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/numbers.h"
@@ -14,6 +15,7 @@
 #include "absl/strings/str_split.h"
 #include "absl/time/time.h"
 #include "engine/kernels/kernels.h"
+#include "server/config/byte_size.h"
 #include "server/core/sampling_fields.h"
 
 namespace mneme::server {
@@ -70,37 +72,23 @@ Setting IntegerSetting(std::string key, std::string help, int64_t min, int64_t m
 
 template <typename Field>
 Setting BytesSetting(std::string key, std::string help, int64_t min, int64_t max, Field field) {
-  return {
-      std::move(key), Setting::Kind::kBytes, std::move(help),
-      [=](Config& config, std::string_view value) {
-        static constexpr std::pair<std::string_view, int> kUnits[] = {
-            {"KiB", 10}, {"MiB", 20}, {"GiB", 30}, {"TiB", 40}};
-        std::string_view digits = value;
-        int shift = 0;
-        for (auto [unit, bits] : kUnits) {
-          if (!digits.ends_with(unit)) continue;
-          digits.remove_suffix(unit.size());
-          shift = bits;
-          break;
-        }
-        int64_t number = 0;
-        if (!absl::SimpleAtoi(Text(digits), &number) || number < 0 || number > (kMax >> shift)) {
-          return Bad("a number of bytes such as 1048576, 512KiB, 16MiB or 2GiB", value);
-        }
-        number <<= shift;
-        if (absl::Status status = CheckRange(number, min, max, value); !status.ok()) {
-          return status;
-        }
-        field(config) = number;
-        return absl::OkStatus();
-      },
-      [field](const Config& config) {
-        const int64_t bytes = field(config);
-        if (bytes > 0 && bytes % (1 << 30) == 0) return absl::StrCat(bytes >> 30, "GiB");
-        if (bytes > 0 && bytes % (1 << 20) == 0) return absl::StrCat(bytes >> 20, "MiB");
-        if (bytes > 0 && bytes % (1 << 10) == 0) return absl::StrCat(bytes >> 10, "KiB");
-        return absl::StrCat(bytes);
-      }};
+  return {std::move(key), Setting::Kind::kBytes, std::move(help),
+          [=](Config& config, std::string_view value) {
+            const std::optional<int64_t> number = ParseByteSize(value);
+            if (!number) return Bad(kByteSizeForm, value);
+            if (absl::Status status = CheckRange(*number, min, max, value); !status.ok()) {
+              return status;
+            }
+            field(config) = *number;
+            return absl::OkStatus();
+          },
+          [field](const Config& config) {
+            const int64_t bytes = field(config);
+            if (bytes > 0 && bytes % (1 << 30) == 0) return absl::StrCat(bytes >> 30, "GiB");
+            if (bytes > 0 && bytes % (1 << 20) == 0) return absl::StrCat(bytes >> 20, "MiB");
+            if (bytes > 0 && bytes % (1 << 10) == 0) return absl::StrCat(bytes >> 10, "KiB");
+            return absl::StrCat(bytes);
+          }};
 }
 
 // `field` is in milliseconds.

@@ -19,10 +19,15 @@ enum class Role {
   kAdmin,    // everything in every tenant
 };
 
-// Of a tenant, on one server.
+// Of a tenant. 0 is any number, but of its weight.
 struct TenantLimits {
-  int64_t running = 64;           // calls that read or generate, at a time; 0: any number
-  int64_t tokens_per_minute = 0;  // read and generated; 0: any number
+  // On one server.
+  int64_t running = 64;           // calls that read or generate, at a time
+  int64_t tokens_per_minute = 0;  // read and generated
+  int64_t weight = 1;             // its share where tenants wait for each other
+  // In the store.
+  int64_t sessions = 100'000;
+  int64_t bytes = int64_t{64} << 30;  // of its sessions' stored_bytes, in sum
 
   bool operator==(const TenantLimits&) const = default;
 };

@@ -56,6 +56,8 @@ inline constexpr char kNoChatTemplate[] = "NO_CHAT_TEMPLATE";
 inline constexpr char kSlowConsumer[] = "SLOW_CONSUMER";
 inline constexpr char kQuotaRequests[] = "QUOTA_REQUESTS";
 inline constexpr char kQuotaTokens[] = "QUOTA_TOKENS";
+inline constexpr char kQuotaSessions[] = "QUOTA_SESSIONS";
+inline constexpr char kQuotaBytes[] = "QUOTA_BYTES";
 inline constexpr char kQueueFull[] = "QUEUE_FULL";
 inline constexpr char kOverloaded[] = "OVERLOADED";
 inline constexpr char kDraining[] = "DRAINING";
@@ -113,6 +115,8 @@ inline constexpr ReasonCode kReasonCodes[] = {
     {reason::kSlowConsumer, absl::StatusCode::kResourceExhausted},
     {reason::kQuotaRequests, absl::StatusCode::kResourceExhausted},
     {reason::kQuotaTokens, absl::StatusCode::kResourceExhausted},
+    {reason::kQuotaSessions, absl::StatusCode::kResourceExhausted},
+    {reason::kQuotaBytes, absl::StatusCode::kResourceExhausted},
     {reason::kQueueFull, absl::StatusCode::kUnavailable},
     {reason::kOverloaded, absl::StatusCode::kUnavailable},
     {reason::kDraining, absl::StatusCode::kUnavailable},

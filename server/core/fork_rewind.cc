@@ -12,6 +12,7 @@
 #include "server/core/sessions.h"
 #include "server/core/snapshots.h"
 #include "server/core/state_io.h"
+#include "server/core/stored_bytes.h"
 #include "server/core/transcript.h"
 #include "server/core/utf8_stream.h"
 
@@ -230,6 +231,10 @@ absl::StatusOr<v1::ForkSessionResponse> ForkSession(Parts& parts, CallContext& c
       MNEME_ASSIGN_OR_RETURN(const auto stored, parts.sessions->GetSnapshot(*snapshot));
       point = stored.point();
     }
+    const auto count = static_cast<int64_t>(ids.size());
+    MNEME_ASSIGN_OR_RETURN(
+        const TenantStorage::Claim claim,
+        parts.storage->Take(context, {.sessions = count, .bytes = count * BytesOf(point)}));
     const int64_t now = NowMicros();
     std::vector<SessionRecord> children;
     std::vector<memstore::Put> snapshots;
@@ -305,6 +310,7 @@ absl::StatusOr<v1::RewindSessionResponse> RewindSession(Parts& parts, CallContex
   MNEME_RETURN_IF_ERROR(parts.sessions->GetUsable(name, to_position).status());
   CallRegistry::Call call(parts.calls, context);
   MNEME_ASSIGN_OR_RETURN(TenantUse::Share share, parts.tenants.Begin(context));
+  MNEME_RETURN_IF_ERROR(parts.storage->CheckBytes(context));
   MNEME_ASSIGN_OR_RETURN(auto writer, TakeWriter(parts, context, name, false));
   MNEME_ASSIGN_OR_RETURN(SessionRecord base, parts.sessions->GetUsable(name, to_position));
   MNEME_RETURN_IF_ERROR(CheckVersion(request.expected_version(), base, parts.metrics));

@@ -131,6 +131,7 @@ absl::Status Turn::Prepare() {
   }
 
   if (!stateless()) {
+    MNEME_RETURN_IF_ERROR(parts_.storage->CheckBytes(context_));
     MNEME_ASSIGN_OR_RETURN(writer_,
                            TakeWriter(parts_, context_, name_,
                                       request_.conflict_policy() == v1::GenerateRequest::QUEUE));

@@ -108,6 +108,7 @@ absl::Status IngestImpl::Begin() {
   MNEME_RETURN_IF_ERROR(Check());
   call_.emplace(parts_.calls, context_);
   MNEME_ASSIGN_OR_RETURN(share_, parts_.tenants.Begin(context_));
+  MNEME_RETURN_IF_ERROR(parts_.storage->CheckBytes(context_));
   MNEME_RETURN_IF_ERROR(parts_.sessions->GetUsable(name_, true).status());
   MNEME_ASSIGN_OR_RETURN(writer_, TakeWriter(parts_, context_, name_, false));
   MNEME_ASSIGN_OR_RETURN(base_, parts_.sessions->GetUsable(name_, true));
@@ -234,6 +235,10 @@ absl::Status IngestImpl::Read(bool all) {
   }
   MNEME_RETURN_IF_ERROR(
       CheckContext(*model_, held_.loaded.state.position, static_cast<int64_t>(unread_.size())));
+  // What was committed stays; this would begin the next stretch.
+  if (uncommitted_.empty() && !unread_.empty()) {
+    MNEME_RETURN_IF_ERROR(parts_.storage->CheckBytes(context_));
+  }
   MNEME_RETURN_IF_ERROR(ReadTokens(context_, *model_, held_, unread_));
   model_->metrics->input_tokens.Increment(static_cast<double>(unread_.size()));
   share_.Charge(static_cast<int64_t>(unread_.size()));

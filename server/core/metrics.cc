@@ -166,8 +166,8 @@ Metrics::Metrics(std::shared_ptr<Registry> registry)
     failed_.Add(
         {{"code", absl::StatusCodeToString(known.code)}, {"reason", std::string(known.reason)}});
   }
-  for (const char* reason :
-       {reason::kQueueFull, reason::kDraining, reason::kQuotaRequests, reason::kQuotaTokens}) {
+  for (const char* reason : {reason::kQueueFull, reason::kDraining, reason::kQuotaRequests,
+                             reason::kQuotaTokens, reason::kQuotaSessions, reason::kQuotaBytes}) {
     rejected_.Add({{"reason", reason}});
   }
   using Cancel = CallContext::Cancel;

@@ -13,6 +13,7 @@
 #include "server/core/request_memory.h"
 #include "server/core/session_store.h"
 #include "server/core/state_cache.h"
+#include "server/core/tenant_storage.h"
 #include "server/core/tenant_use.h"
 #include "server/core/writer_table.h"
 
@@ -23,11 +24,12 @@ struct Parts {
   Metrics metrics;
   std::unique_ptr<ModelRegistry> models;
   std::unique_ptr<SessionStore> sessions;
+  std::unique_ptr<TenantStorage> storage;
+  TenantUse tenants{metrics};
   StateCaches states;
   std::unique_ptr<RequestMemory> requests;
   WriterTable writers;
   CallRegistry calls;
-  TenantUse tenants{metrics};
   std::atomic<bool> draining{false};
   const int64_t start_time_us = NowMicros();
   std::unique_ptr<GenerationTable> generations;  // last: their turns use the others

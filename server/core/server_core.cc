@@ -121,6 +121,7 @@ class ServerCoreImpl final : public ServerCore {
                             .renew_every = absl::Milliseconds(config.replica.lease_renew_ms)},
         parts.metrics);
     MNEME_RETURN_IF_ERROR(parts.sessions->Start());
+    parts.storage = std::make_unique<TenantStorage>(*parts.sessions, parts.metrics);
     parts.requests = std::make_unique<RequestMemory>(*parts.sessions);
     parts.generations = std::make_unique<GenerationTable>(
         GenerationTable::Options{

@@ -170,6 +170,8 @@ class ImportImpl final : public Import {
   const Model* model_ = nullptr;
   SessionFileHeader header_;
   HeldState held_;
+  TenantUse::Share share_;
+  TenantStorage::Claim claim_;
   // What of the file goes into the store.
   std::map<memstore::ChunkId, std::string> kept_;
   int64_t received_bytes_ = 0;
@@ -185,7 +187,9 @@ absl::Status ImportImpl::Begin() {
     MNEME_ASSIGN_OR_RETURN(
         model_, parts_.models->Find(context_, start_.session().model(), "start.session.model"));
   }
-  // Also asked at the end; here it saves the way of a large file.
+  MNEME_ASSIGN_OR_RETURN(share_, parts_.tenants.Begin(context_));
+  // Asked again later; here it saves the way of a large file.
+  MNEME_ASSIGN_OR_RETURN(claim_, parts_.storage->Take(context_, {.sessions = 1}));
   return CheckNameIsFree(parts_, record_.name);
 }
 
@@ -284,11 +288,15 @@ absl::Status ImportImpl::TakeHeader(const SessionFileHeader& header,
   const bool transcript = header.has_transcript && wanted != v1::Session::NONE;
   record_.data.set_no_transcript(!transcript && (position > 0 || wanted == v1::Session::NONE));
   if (!transcript) header_.point.clear_transcript();
-  int64_t bytes = model_->SlotBytes(position);
+  int64_t file_bytes = 0;
   for (const FileChunk& chunk : ChunksInFile(header_)) {
     kept_.emplace(chunk.id, std::string());
-    bytes += chunk.size_bytes;
+    file_bytes += chunk.size_bytes;
   }
+  claim_.Release();
+  MNEME_ASSIGN_OR_RETURN(claim_,
+                         parts_.storage->Take(context_, {.sessions = 1, .bytes = file_bytes}));
+  const int64_t bytes = model_->SlotBytes(position) + file_bytes;
   int64_t room = std::numeric_limits<int64_t>::max();
   for (const Replica& replica : model_->replicas) {
     room = std::min(room, replica.states->budget_bytes());

@@ -440,6 +440,14 @@ absl::Status SessionStore::CountSessions() {
   return absl::OkStatus();
 }
 
+absl::StatusOr<StoredUse> SessionStore::UseOf(const std::string& tenant) const {
+  const auto totals = store_->Totals(tenant);
+  if (!totals.ok()) return Map(totals.status(), "totals");
+  StoredUse use;
+  for (const memstore::Total& total : *totals) use += {total.records, total.amount};
+  return use;
+}
+
 absl::StatusOr<LeaseTable::Lease> SessionStore::TakeLease(const SessionName& name,
                                                           CallContext& holder) {
   auto lease = leases_->Take(name, holder);

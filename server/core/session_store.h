@@ -31,6 +31,19 @@ struct SessionRecord {
   std::shared_ptr<const engine::SnapshotManifest> manifest;
 };
 
+// What a tenant keeps.
+struct StoredUse {
+  int64_t sessions = 0;
+  int64_t bytes = 0;
+
+  StoredUse& operator+=(const StoredUse& other) {
+    sessions += other.sessions;
+    bytes += other.bytes;
+    return *this;
+  }
+  friend StoredUse operator+(StoredUse a, const StoredUse& b) { return a += b; }
+};
+
 // Where a session stands at `now`: an expired session is deleted from that moment on.
 struct Lifecycle {
   bool deleted = false;
@@ -125,6 +138,8 @@ class SessionStore {
   // Sets mneme_sessions{tier="store"} by what is there, without reading it. Update, Create and
   // Purge keep that up, but for what other servers do.
   absl::Status CountSessions();
+  // From the store's totals; deleted sessions count until they are purged.
+  absl::StatusOr<StoredUse> UseOf(const std::string& tenant) const;
 
   absl::Status Probe();
 

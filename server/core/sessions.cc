@@ -164,6 +164,8 @@ absl::StatusOr<v1::Session> CreateSession(Parts& parts, CallContext& context,
   MNEME_ASSIGN_OR_RETURN(const Model* model,
                          parts.models->Find(context, request.session().model(), "session.model"));
   SetModel(*model, record.data);
+  MNEME_ASSIGN_OR_RETURN(const TenantStorage::Claim claim,
+                         parts.storage->Take(context, {.sessions = 1}));
   if (request.validate_only()) {
     MNEME_RETURN_IF_ERROR(CheckNameIsFree(parts, record.name));
     return ToProto(parts, record);

@@ -85,6 +85,7 @@ absl::StatusOr<v1::Snapshot> CreateSnapshot(Parts& parts, CallContext& context,
   }
   CheckExpectedVersion(request.expected_version(), errors);
   MNEME_RETURN_IF_ERROR(errors.ToStatus());
+  MNEME_RETURN_IF_ERROR(parts.storage->CheckBytes(context));
   if (id.empty()) id = MakeSnapshotId();
   const SnapshotName full{name, id};
   const auto add = [&](SessionRecord& record, SessionStore::Change& change) -> absl::Status {

@@ -76,10 +76,14 @@ TEST_F(KeysFileTest, SaysWhatATenantMayUse) {
       "  - {id: b, dns: b.example.org, tenant: acme, role: user}\n"
       "  - {id: c, dns: c.example.org, tenant: other, role: user}\n"
       "tenants:\n"
-      "  - {id: acme, running: 3, tokens_per_minute: 1000}\n"
+      "  - {id: acme, running: 3, tokens_per_minute: 1000, sessions: 7, bytes: 2GiB, weight: 5}\n"
       "  - {id: gone, running: 0}\n");  // its last key was revoked
   ASSERT_TRUE(keyring.ok()) << keyring.status();
-  const TenantLimits acme{.running = 3, .tokens_per_minute = 1000};
+  const TenantLimits acme{.running = 3,
+                          .tokens_per_minute = 1000,
+                          .weight = 5,
+                          .sessions = 7,
+                          .bytes = int64_t{2} << 30};
   EXPECT_EQ((*keyring)->OfKey("secret")->limits, acme);
   EXPECT_EQ((*keyring)->OfCertificate("b.example.org")->limits, acme);
   EXPECT_EQ((*keyring)->OfCertificate("c.example.org")->limits, TenantLimits());
@@ -126,7 +130,13 @@ TEST_F(KeysFileTest, WhatCannotBeUsedIsSaidWithItsLine) {
       {key + "}\n  - {id: b, sha256: HASH, tenant: t, role: user}",
        ":3: key \"b\" has the sha256 of another one"},
       {"tenants:\n  - {id: T}", ":2: id of a tenant must match"},
-      {"tenants:\n  - {id: t, sessions: 3}", ":2: unknown key \"sessions\""},
+      {"tenants:\n  - {id: t, session: 3}", ":2: unknown key \"session\""},
+      {"tenants:\n  - {id: t, sessions: many}", ":2: sessions of tenant \"t\" must be a whole"},
+      {"tenants:\n  - {id: t, bytes: 8GB}",
+       "such as 1048576, 512KiB, 16MiB or 2GiB, 0 for no limit"},
+      {"tenants:\n  - {id: t, bytes: -1}", ":2: bytes of tenant \"t\" must be a number of bytes"},
+      {"tenants:\n  - {id: t, weight: 0}", "must be a whole number in [1, 1000], is \"0\""},
+      {"tenants:\n  - {id: t, weight: 1.5}", ":2: weight of tenant \"t\""},
       {"tenants:\n  - {id: t, running: -1}", ":2: running of tenant \"t\" must be a whole number"},
       {"tenants:\n  - {id: t, tokens_per_minute: 1e6}", "0 for no limit, is \"1e6\""},
       {"tenants:\n  - {id: t}\n  - {id: t}", ":3: tenant \"t\" is given twice"},

@@ -91,7 +91,8 @@ Details Expect(const grpc::Status& status, Code code, const std::string& reason,
   Seen().insert(details.info.reason());
   // Refusals that pass say when to come back.
   const bool passes = code == Code::UNAVAILABLE || reason == "SESSION_BUSY" ||
-                      reason == "LEASE_LOST" || reason.starts_with("QUOTA_");
+                      reason == "LEASE_LOST" || reason == "QUOTA_REQUESTS" ||
+                      reason == "QUOTA_TOKENS";
   EXPECT_EQ(details.retry.has_value(), passes);
   if (details.retry) {
     const auto& delay = details.retry->retry_delay();
@@ -615,6 +616,41 @@ TEST_F(ErrorTableTest, ATenantAtItsLimits) {
   ASSERT_TRUE(spent.quota.has_value());
   EXPECT_NE(spent.quota->violations(0).description(), "");
   EXPECT_TRUE(turn("c").ok());
+}
+
+TEST_F(ErrorTableTest, ATenantThatKeepsAsMuchAsItMay) {
+  test::TemporaryFolder folder;
+  const std::string file = folder.path() / "keys.yaml";
+  config.auth.keys_file = WriteKeys(file, "keys:\n" + KeyEntry("a", "acme", "user") +
+                                              "tenants:\n"
+                                              "  - {id: acme, sessions: 1, bytes: 1}\n");
+  Serve();
+  const auto create = [&](const std::string& id) {
+    grpc::ClientContext context;
+    ShowKey(context, "a");
+    v1::CreateSessionRequest request;
+    request.set_parent("tenants/acme");
+    request.set_session_id(id);
+    v1::Session session;
+    return sessions_->CreateSession(&context, request, &session);
+  };
+  const auto turn = [&] {
+    grpc::ClientContext context;
+    ShowKey(context, "a");
+    v1::CompleteResponse response;
+    auto request = Request("", "x", 2);
+    request.set_session("tenants/acme/sessions/s");
+    return generation_->Complete(&context, request, &response);
+  };
+  ASSERT_TRUE(create("s").ok());
+  const Details sessions = EXPECT_RPC(create("t"), RESOURCE_EXHAUSTED, "QUOTA_SESSIONS");
+  ASSERT_TRUE(sessions.quota.has_value());
+  EXPECT_EQ(sessions.quota->violations(0).subject(), "tenants/acme");
+  EXPECT_EQ(sessions.info.metadata().at("limit"), "1");
+  ASSERT_TRUE(turn().ok());
+  const Details bytes = EXPECT_RPC(turn(), RESOURCE_EXHAUSTED, "QUOTA_BYTES");
+  ASSERT_TRUE(bytes.quota.has_value());
+  EXPECT_EQ(bytes.quota->violations(0).description(), "may keep 1 bytes");
 }
 
 TEST_F(ErrorTableTest, TooManyAtOnce) {
