@@ -334,7 +334,8 @@ absl::Status Turn::Run() {
   log_.Append(Started());
 
   auto sequence = std::make_shared<TurnSequence>(
-      *model_, *held_.replica->scheduler, context_, log_, held_.loaded, input_.tokens, known_,
+      *model_, *held_.replica->scheduler, context_, share, log_, held_.loaded, input_.tokens,
+      known_,
       UnfinishedCharacter(model_->tokenizer(), base_.data.head().unfinished_character(),
                           input_.tokens),
       options_);
@@ -359,7 +360,6 @@ absl::Status Turn::Run() {
   metrics.input_tokens.Increment(static_cast<double>(result_.prefilled));
   metrics.output_tokens.Increment(static_cast<double>(result_.output.size()));
   metrics.reused_input_tokens.Increment(static_cast<double>(base_.data.head().position_tokens()));
-  share.Charge(result_.prefilled + static_cast<int64_t>(result_.output.size()));
   if (result_.cause != Cancel::kNone) parts_.metrics.CountCancelled(CancelName(result_.cause));
 
   const absl::Status ended = End();

@@ -90,7 +90,7 @@ absl::Status AddCache(Parts& parts, engine::Device& device) {
   StateCache* const cache = parts.states.Add(std::make_unique<StateCache>(
       budget, static_cast<int>(limits.max_running_streams),
       static_cast<int>((limits.max_queued_requests + share - 1) / share), names,
-      parts.metrics.Tier(memory.OnHost() ? "host" : device.place()), parts.metrics));
+      parts.metrics.Tier(memory.OnHost() ? "host" : device.place()), parts.metrics, parts.tenants));
   for (Replica* replica : replicas) replica->states = cache;
   return absl::OkStatus();
 }

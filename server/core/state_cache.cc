@@ -10,12 +10,14 @@
 namespace mneme::server {
 
 StateCache::StateCache(int64_t budget_bytes, int max_running, int max_waiting,
-                       std::span<const std::string> models, TierMetrics tier, Metrics& metrics)
+                       std::span<const std::string> models, TierMetrics tier, Metrics& metrics,
+                       TenantUse& tenants)
     : budget_bytes_(budget_bytes),
       max_running_(max_running),
       max_waiting_(max_waiting),
       tier_(tier),
       metrics_(metrics),
+      tenants_(tenants),
       requests_running_(metrics.requests_running),
       requests_waiting_(metrics.requests_waiting),
       queued_tokens_shown_(metrics.queued_tokens) {
@@ -40,7 +42,7 @@ void StateCache::Slot::Release() {
     MutexLock lock(&cache->mutex_);
     cache->Return(*this);
     cache->Publish();
-    cache->changed_.NotifyAll();
+    cache->CallNext();
   }
 }
 
@@ -94,20 +96,43 @@ bool StateCache::TryTake(Line& line, int64_t bytes, const Identity* want, Grant&
 }
 
 bool StateCache::IsNext(const Line& line, uint64_t ticket) const {
-  return turns_.front() == &line && line.waiting.front() == ticket;
+  return turns_.front() == &line && line.next == ticket;
 }
 
-void StateCache::JoinLine(Line& line, uint64_t ticket) {
-  if (line.waiting.empty()) turns_.push_back(&line);
-  line.waiting.push_back(ticket);
+void StateCache::Choose(Line& line) {
+  const std::deque<uint64_t>* best = nullptr;
+  double least = 0;
+  for (const auto& [tenant, tickets] : line.waiting) {
+    const double served = tenants_.Served(tenant);
+    if (best != nullptr && (served > least || (served == least && tickets[0] > best->front()))) {
+      continue;
+    }
+    best = &tickets;
+    least = served;
+  }
+  line.next = best->front();
 }
 
-void StateCache::LeaveLine(Line& line, uint64_t ticket) {
-  const bool was_first = line.waiting.front() == ticket;
-  line.waiting.erase(std::find(line.waiting.begin(), line.waiting.end(), ticket));
-  if (!was_first) return;
+void StateCache::CallNext() {
+  for (Line* line : turns_) Choose(*line);
+  changed_.NotifyAll();
+}
+
+void StateCache::JoinLine(Line& line, const std::string& tenant, uint64_t ticket) {
+  line.waiting[tenant].push_back(ticket);
+  if (line.num_waiting++ > 0) return;
+  turns_.push_back(&line);
+  line.next = ticket;
+}
+
+void StateCache::LeaveLine(Line& line, const std::string& tenant, uint64_t ticket) {
+  const auto tickets = line.waiting.find(tenant);
+  tickets->second.erase(std::find(tickets->second.begin(), tickets->second.end(), ticket));
+  if (tickets->second.empty()) line.waiting.erase(tickets);
+  --line.num_waiting;
+  if (line.next != ticket) return;
   turns_.erase(std::find(turns_.begin(), turns_.end(), &line));
-  if (!line.waiting.empty()) turns_.push_back(&line);
+  if (line.num_waiting > 0) turns_.push_back(&line);
 }
 
 absl::StatusOr<StateCache::Grant> StateCache::Acquire(CallContext& context,
@@ -121,18 +146,20 @@ absl::StatusOr<StateCache::Grant> StateCache::Acquire(CallContext& context,
   });
   MutexLock lock(&mutex_);
   Line& line = lines_.at(model);
+  const std::string tenant = TenantUse::WaitsFor(context);
   if (turns_.empty() && TryTake(line, bytes, want, grant, freed)) {
+    tenants_.Serve(tenant, queued_tokens);
     Publish();
     return grant;
   }
-  if (line.waiting.size() >= max_waiting_) {
+  if (line.num_waiting >= max_waiting_) {
     metrics_.CountRejected(reason::kQueueFull);
     return WithRetry(Error(absl::StatusCode::kUnavailable, reason::kQueueFull,
                            "every slot is in use and the queue is full; repeat the call later"),
                      absl::Seconds(1));
   }
   const uint64_t ticket = next_ticket_++;
-  JoinLine(line, ticket);
+  JoinLine(line, tenant, ticket);
   queued_tokens_ += queued_tokens;
   Publish();
   CallContext::Cancel cause;
@@ -148,10 +175,11 @@ absl::StatusOr<StateCache::Grant> StateCache::Acquire(CallContext& context,
       changed_.WaitUntil(&mutex_, context.deadline);
     }
   }
-  LeaveLine(line, ticket);
+  LeaveLine(line, tenant, ticket);
+  if (taken) tenants_.Serve(tenant, queued_tokens);
   queued_tokens_ -= queued_tokens;
   Publish();
-  changed_.NotifyAll();  // the next may fit
+  CallNext();  // who may fit
   if (!taken) return CancelStatus(cause);
   return grant;
 }
@@ -172,7 +200,7 @@ void StateCache::Keep(Slot slot, Identity identity, LoadedState loaded) {
   line.residents.push_back({&line, identity, bytes, std::move(loaded)});
   by_key_[identity.key] = std::prev(line.residents.end());
   Publish();
-  changed_.NotifyAll();
+  CallNext();
 }
 
 void StateCache::Drop(const std::string& key) {
@@ -181,7 +209,7 @@ void StateCache::Drop(const std::string& key) {
   if (auto found = by_key_.find(key); found != by_key_.end()) {
     Erase(found->second, freed);
     Publish();
-    changed_.NotifyAll();
+    CallNext();
   }
 }
 
@@ -206,7 +234,7 @@ int64_t StateCache::used_bytes() const {
 
 int64_t StateCache::Waiting() const {
   size_t waiting = 0;
-  for (const Line* line : turns_) waiting += line->waiting.size();
+  for (const Line* line : turns_) waiting += line->num_waiting;
   return static_cast<int64_t>(waiting);
 }
 

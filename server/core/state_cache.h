@@ -5,7 +5,9 @@
 // budget.
 //
 // Fair between models: each has a line of its own for slots, and the lines take turns, so that a
-// crowd before one model delays the next call of another by no more than one of the crowd. Bytes
+// crowd before one model delays the next call of another by no more than one of the crowd. Fair
+// between tenants: in a line the least served one goes first (tenant_use.h), and of its calls the
+// one that came first. Bytes
 // are taken from the model that holds the most: a model that keeps to its even share of the budget
 // never loses an idle state to another, and within a model the least recently used goes first.
 // Thread-safe.
@@ -26,6 +28,7 @@
 #include "engine/state/snapshot.h"
 #include "server/core/call_context.h"
 #include "server/core/metrics.h"
+#include "server/core/tenant_use.h"
 
 namespace mneme::server {
 
@@ -41,7 +44,8 @@ class StateCache {
  public:
   // Of `models`; no other may be asked for. At most max_waiting calls wait in the line of each.
   StateCache(int64_t budget_bytes, int max_running, int max_waiting,
-             std::span<const std::string> models, TierMetrics tier, Metrics& metrics);
+             std::span<const std::string> models, TierMetrics tier, Metrics& metrics,
+             TenantUse& tenants);
 
   // The right to hold one state in memory.
   class Slot {
@@ -104,8 +108,12 @@ class StateCache {
   using Residents = std::list<Resident>;
   struct Line {  // of one model
     int64_t bytes = 0;
-    Residents residents;  // least recently used first
-    std::deque<uint64_t> waiting;
+    Residents residents;                                  // least recently used first
+    std::map<std::string, std::deque<uint64_t>> waiting;  // by tenant
+    size_t num_waiting = 0;
+    // Whose turn it is. Chosen whenever a slot may have come free, and kept until the next time:
+    // whoever waits must not find that it is somebody else's after all.
+    uint64_t next = 0;
   };
   // What this cache adds to a gauge that those of other devices share.
   class Part {
@@ -125,8 +133,13 @@ class StateCache {
   bool TryTake(Line& line, int64_t bytes, const Identity* want, Grant& grant, Freed& freed)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool IsNext(const Line& line, uint64_t ticket) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void JoinLine(Line& line, uint64_t ticket) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void LeaveLine(Line& line, uint64_t ticket) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void JoinLine(Line& line, const std::string& tenant, uint64_t ticket)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void LeaveLine(Line& line, const std::string& tenant, uint64_t ticket)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Choose(Line& line) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // A slot may have come free.
+  void CallNext() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   int64_t Waiting() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Publish() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
@@ -135,6 +148,7 @@ class StateCache {
   const size_t max_waiting_;  // in one line
   TierMetrics tier_;
   Metrics& metrics_;
+  TenantUse& tenants_;
 
   mutable Mutex mutex_;
   CondVar changed_;

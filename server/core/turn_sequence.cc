@@ -19,13 +19,14 @@ double Seconds(Clock::duration d) { return std::chrono::duration<double>(d).coun
 }  // namespace
 
 TurnSequence::TurnSequence(const Model& model, Scheduler& scheduler, CallContext& context,
-                           GenerationLog& log, LoadedState& loaded,
+                           TenantUse::Share& share, GenerationLog& log, LoadedState& loaded,
                            const std::vector<engine::TokenId>& input,
                            std::vector<engine::TokenId> known, std::string begun,
                            TurnOptions options)
     : model_(model),
       scheduler_(scheduler),
       context_(context),
+      share_(share),
       log_(log),
       loaded_(loaded),
       input_(input),
@@ -80,6 +81,7 @@ Sequence::Want TurnSequence::Next() {
 }
 
 void TurnSequence::OnRead(int64_t num_tokens, std::span<const float> logits) {
+  share_.Charge(num_tokens);
   if (read_ < to_prefill()) {
     read_ += num_tokens;
     prefilled_.store(read_, std::memory_order_relaxed);

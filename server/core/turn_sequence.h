@@ -29,6 +29,7 @@
 #include "server/core/scheduler.h"
 #include "server/core/state_cache.h"
 #include "server/core/stop_matcher.h"
+#include "server/core/tenant_use.h"
 #include "server/core/utf8_stream.h"
 
 namespace mneme::server {
@@ -70,9 +71,10 @@ class TurnSequence final : public Sequence {
  public:
   // All references must outlive the sequence's removal. `input` may be empty if the state has read
   // something. `begun`: UnfinishedCharacter() of everything up to the end of the input.
-  TurnSequence(const Model& model, Scheduler& scheduler, CallContext& context, GenerationLog& log,
-               LoadedState& loaded, const std::vector<engine::TokenId>& input,
-               std::vector<engine::TokenId> known, std::string begun, TurnOptions options);
+  TurnSequence(const Model& model, Scheduler& scheduler, CallContext& context,
+               TenantUse::Share& share, GenerationLog& log, LoadedState& loaded,
+               const std::vector<engine::TokenId>& input, std::vector<engine::TokenId> known,
+               std::string begun, TurnOptions options);
 
   // Of the turn's thread. Waits until the sequence was removed, or `until`, or so many tokens were
   // published; true if it was removed.
@@ -117,6 +119,7 @@ class TurnSequence final : public Sequence {
   const Model& model_;
   Scheduler& scheduler_;
   CallContext& context_;
+  TenantUse::Share& share_;
   GenerationLog& log_;
   LoadedState& loaded_;
   const std::vector<engine::TokenId>& input_;

@@ -1,6 +1,7 @@
-// What a tenant may keep: each call with a key of its own.
+// What a tenant may keep, and how tenants share a server: each call with a key of its own.
 #include <atomic>
 #include <chrono>
+#include <mutex>
 #include <thread>
 
 #include "server/core/errors.h"
@@ -264,6 +265,47 @@ TEST_F(QuotaTest, ServersOfOneStoreCountTogether) {
   ASSERT_TRUE(DeleteIn("acme", "a", /*purge=*/true).ok());
   EXPECT_TRUE(create(**other, "d").ok());
   EXPECT_EQ(ReasonOf(create(**other, "e")), reason::kQuotaSessions);
+}
+
+// Fifty turns of one tenant wait for the only slot; the single one of another comes next.
+TEST_F(QuotaTest, ACrowdDelaysAnotherTenantByOneTurn) {
+  config.limits.max_running_streams = 1;
+  config.limits.max_unsent_tokens = 1;
+  acme_.running = 0;
+  Start();
+  std::mutex mutex;
+  std::vector<std::string> order;
+  std::vector<std::thread> turns;
+  std::atomic<bool> go{false};
+  const auto turn = [&](const std::string& tenant, bool first) {
+    Call call = Of(tenant);
+    CollectingSink sink;
+    sink.on_event = [&](const v1::GenerateResponse& event) {
+      if (event.has_started()) {
+        std::lock_guard lock(mutex);
+        order.push_back(tenant);
+      }
+      while (first && !go) std::this_thread::yield();
+      return true;
+    };
+    EXPECT_TRUE(core->Generate(call, Request("", "Once upon a time", first ? 8 : 4), sink).ok());
+  };
+  const auto await_waiting = [&](double n) {
+    while (Gauge("mneme_requests_waiting") != n) std::this_thread::yield();
+  };
+  // Stands at its first event, as what it says is not read.
+  turns.emplace_back([&] { turn("acme", true); });
+  while (Gauge("mneme_requests_running") != 1) std::this_thread::yield();
+  for (int i = 0; i < 50; ++i) turns.emplace_back([&] { turn("acme", false); });
+  await_waiting(50);
+  turns.emplace_back([&] { turn("other", false); });
+  await_waiting(51);
+  go = true;
+  for (auto& thread : turns) thread.join();
+  ASSERT_EQ(order.size(), 52u);
+  const auto at = std::find(order.begin(), order.end(), "other") - order.begin();
+  EXPECT_GT(at, 0);
+  EXPECT_LE(at, 2);
 }
 
 }  // namespace

@@ -2,7 +2,12 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <memory>
+#include <string>
 #include <thread>
+#include <tuple>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "server/core/errors.h"
@@ -18,7 +23,7 @@ class StateCacheTest : public testing::Test {
   void Open(int states, int max_running, int max_waiting) {  // of each model
     const std::vector<std::string> models = {"models/a", "models/b"};
     cache_ = std::make_unique<StateCache>(states * kStateBytes, max_running, max_waiting, models,
-                                          metrics_.Tier("host"), metrics_);
+                                          metrics_.Tier("host"), metrics_, tenants_);
   }
   StateCache::Slot Take(const std::string& model, const StateCache::Identity* want = nullptr) {
     CallContext context;
@@ -36,7 +41,21 @@ class StateCacheTest : public testing::Test {
     while (cache_->waiting() != n) std::this_thread::yield();
   }
 
+  // A call of `tenant` that waits for a slot, appends its name to `order` and reads `tokens`.
+  void CallOf(const std::string& tenant, int64_t weight, int64_t tokens, std::string& order) {
+    CallContext context;
+    context.caller = std::make_shared<Caller>(
+        Caller{.id = "k", .tenant = tenant, .limits = {.running = 0, .weight = weight}});
+    auto share = tenants_.Begin(context);
+    auto grant = cache_->Acquire(context, "models/a", kStateBytes, nullptr, 0);
+    ASSERT_TRUE(share.ok() && grant.ok());
+    order += tenant;  // by whoever has the only slot
+    share->Charge(tokens);
+    grant->slot.Release();
+  }
+
   Metrics metrics_;
+  TenantUse tenants_{metrics_};
   std::unique_ptr<StateCache> cache_;
 };
 
@@ -57,6 +76,83 @@ TEST_F(StateCacheTest, LinesOfModelsTakeTurns) {
   for (auto& call : calls) call.join();
   EXPECT_EQ(order, "ababa");
   EXPECT_EQ(cache_->used_bytes(), 0);
+}
+
+TEST_F(StateCacheTest, ACrowdOfOneTenantDelaysAnotherByOneTurn) {
+  Open(/*states=*/8, /*max_running=*/1, /*max_waiting=*/100);
+  StateCache::Slot running = Take("models/a");
+  std::string order;
+  std::vector<std::thread> calls;
+  for (int i = 0; i < 50; ++i) {
+    calls.emplace_back([&] { CallOf("a", 1, 10, order); });
+    WaitForWaiting(i + 1);
+  }
+  for (int i = 0; i < 2; ++i) {
+    calls.emplace_back([&] { CallOf("b", 1, 10, order); });
+    WaitForWaiting(51 + i);
+  }
+  running.Release();
+  for (auto& call : calls) call.join();
+  ASSERT_EQ(order.size(), 52u);
+  EXPECT_EQ(order.substr(0, 4), "abab") << order;  // the first one has been called already
+  EXPECT_EQ(cache_->waiting(), 0);
+}
+
+TEST_F(StateCacheTest, TenantsShareByWeight) {
+  Open(8, 1, 200);
+  StateCache::Slot running = Take("models/a");
+  std::string order;
+  std::vector<std::thread> calls;
+  for (int i = 0; i < 40; ++i) {
+    for (const auto& [tenant, weight, tokens] :
+         {std::tuple("a", 1, 100), std::tuple("b", 3, 100), std::tuple("c", 1, 50)}) {
+      calls.emplace_back([&, tenant = tenant, weight = weight, tokens = tokens] {
+        CallOf(tenant, weight, tokens, order);
+      });
+      WaitForWaiting(static_cast<int64_t>(calls.size()));
+    }
+  }
+  running.Release();
+  for (auto& call : calls) call.join();
+  const std::string first = order.substr(0, 48);  // nobody's calls have ended by then
+  // By weight three times as many, and of calls half as long twice as many.
+  EXPECT_NEAR(std::ranges::count(first, 'a'), 8, 1) << order;
+  EXPECT_NEAR(std::ranges::count(first, 'b'), 24, 1) << order;
+  EXPECT_NEAR(std::ranges::count(first, 'c'), 16, 1) << order;
+}
+
+// The tokens that a call is going to read count when it goes, not when it has read them.
+TEST_F(StateCacheTest, SlotsThatComeFreeAtOnceAreShared) {
+  Open(8, /*max_running=*/4, 100);
+  std::vector<StateCache::Slot> running;
+  for (int i = 0; i < 4; ++i) running.push_back(Take("models/a"));
+  struct Call {
+    CallContext context;
+    TenantUse::Share share;
+    StateCache::Slot slot;
+  };
+  std::vector<std::unique_ptr<Call>> held;
+  std::vector<std::thread> threads;
+  for (const char* tenant : {"a", "a", "a", "a", "b", "b"}) {
+    Call& call = *held.emplace_back(std::make_unique<Call>());
+    call.context.caller = std::make_shared<Caller>(Caller{.id = "k", .tenant = tenant});
+    call.share = *tenants_.Begin(call.context);
+    threads.emplace_back([this, &call] {
+      auto grant = cache_->Acquire(call.context, "models/a", kStateBytes, nullptr, 100);
+      if (grant.ok()) call.slot = std::move(grant->slot);
+    });
+    WaitForWaiting(static_cast<int64_t>(held.size()));
+  }
+  running.clear();
+  WaitForWaiting(2);
+  for (int i : {2, 3}) held[i]->context.RequestCancel(CallContext::Cancel::kClient);
+  for (auto& thread : threads) thread.join();
+  // Two of each, in the order in which they came.
+  std::string got;
+  for (const auto& call : held) got += call->slot ? call->context.caller->tenant : "-";
+  EXPECT_EQ(got, "aa--bb");
+  held.clear();
+  EXPECT_EQ(cache_->running(), 0);
 }
 
 TEST_F(StateCacheTest, WhoGivesUpHoldsNobodyUp) {
@@ -110,10 +206,10 @@ TEST_F(StateCacheTest, IdleStatesGoFromTheModelThatHoldsTheMost) {
 TEST_F(StateCacheTest, ACacheForEachDevice) {
   const std::vector<std::string> first = {"models/a"}, second = {"models/b"};
   StateCaches caches;
-  StateCache& x0 = *caches.Add(
-      std::make_unique<StateCache>(kStateBytes, 1, 1, first, metrics_.Tier("x:0"), metrics_));
-  StateCache& x1 = *caches.Add(
-      std::make_unique<StateCache>(2 * kStateBytes, 1, 1, second, metrics_.Tier("x:1"), metrics_));
+  StateCache& x0 = *caches.Add(std::make_unique<StateCache>(
+      kStateBytes, 1, 1, first, metrics_.Tier("x:0"), metrics_, tenants_));
+  StateCache& x1 = *caches.Add(std::make_unique<StateCache>(
+      2 * kStateBytes, 1, 1, second, metrics_.Tier("x:1"), metrics_, tenants_));
   CallContext context;
   auto a = x0.Acquire(context, "models/a", kStateBytes, nullptr, 0);
   auto b = x1.Acquire(context, "models/b", kStateBytes, nullptr, 0);

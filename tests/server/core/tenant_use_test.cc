@@ -70,6 +70,38 @@ TEST_F(TenantUseTest, TokensAMinute) {
   EXPECT_TRUE(Begin("acme", {.tokens_per_minute = 60}).ok());
 }
 
+TEST_F(TenantUseTest, WhoWasServedLeast) {
+  {
+    auto a = Begin("a", {.weight = 2});
+    ASSERT_TRUE(a.ok());
+    a->Charge(1000);
+    EXPECT_EQ(use_.Served("a"), 500);
+    // Who comes later begins where those are who are here...
+    auto b = Begin("b", {});
+    ASSERT_TRUE(b.ok());
+    EXPECT_EQ(use_.Served("b"), 500);
+    b->Charge(100);
+    auto c = Begin("c", {});
+    EXPECT_EQ(use_.Served("c"), 500);
+    // Tokens that were served ahead are not served twice; what remains unread was not.
+    use_.Serve("c", 50);
+    EXPECT_EQ(use_.Served("c"), 550);
+    c->Charge(20);
+    EXPECT_EQ(use_.Served("c"), 550);
+    c->Release();
+    EXPECT_EQ(use_.Served("c"), 520);
+    use_.Serve("b", 0);
+    EXPECT_EQ(use_.Served("b"), 601);  // a call is not for nothing
+  }
+  // ...or where the last one was when it left: "b" went first, then "a".
+  auto d = Begin("d", {});
+  EXPECT_EQ(use_.Served("d"), 500);
+  // Nobody loses what it was served beyond that, nor gains by having been away.
+  auto b = Begin("b", {});
+  EXPECT_EQ(use_.Served("b"), 601);
+  EXPECT_EQ(use_.Served("nobody"), 0);
+}
+
 TEST_F(TenantUseTest, AServerThatKnowsNobodyHasNoTenants) {
   CallContext context;
   for (int call = 0; call < 100; ++call) {
