@@ -105,11 +105,13 @@ absl::Status WriteTallies(PgConnection& connection, TallyFn tally,
     for (int row = 0; row < rows.size(); ++row) {
       last = {std::string(rows.Bytes(row, 0)), std::string(rows.Bytes(row, 1))};
       const Tally counted = tally(last, rows.Bytes(row, 2));
+      if (counted.kind == 0) continue;  // as the column has it
       realms.push_back(rows.Bytes(row, 0));
       names.push_back(rows.Bytes(row, 1));
       kinds.emplace_back(counted.kind);
       amounts.emplace_back(counted.amount);
     }
+    if (names.empty()) continue;
     connection.Queue(
         kWriteTallies,
         PgParams().TextArray(realms).TextArray(names).Int8Array(kinds).Int8Array(amounts));
