@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <atomic>
+#include <random>
 #include <set>
 #include <thread>
 
@@ -144,6 +146,64 @@ TEST_F(ResumeTest, KilledBehindAnyTokenTheTextIsTheUncutOne) {
     recomputed += final->usage().recomputed_tokens();
   }
   EXPECT_GT(recomputed, 0) << "no turn was found in the store";
+}
+
+// kill -9 at random moments: while turns begin, run, are committed and are resumed.
+TEST_F(ResumeTest, KilledAtRandomMomentsUnderLoadEveryTurnIsWholeAndOnce) {
+  constexpr int kClients = 4, kKills = 8, kLong = 120;
+  ServerProcess::Options options = Options();
+  options.address = server_->address();
+  std::atomic<bool> stop = false;
+  std::atomic<int> resumed = 0;
+  const auto run = [&](const std::string& id) {
+    client::Client client = Connect(options.address);
+    Create(client, id);
+    for (int64_t version = 1; !stop && !HasFailure(); ++version) {
+      auto stream = client.Generate(Request(id, absl::StrCat("Turn ", version), kLong));
+      ASSERT_TRUE(stream.ok()) << stream.status();
+      std::vector<int32_t> heard;
+      for (const v1::GenerateResponse& event : *stream) {
+        heard.insert(heard.end(), event.delta().token_ids().begin(),
+                     event.delta().token_ids().end());
+      }
+      const auto final = stream->Finish();
+      ASSERT_TRUE(final.ok()) << final.status();
+      EXPECT_EQ(final->version(), version) << "done once";
+      EXPECT_EQ(heard.size(), size_t{kLong});
+      resumed += stream->resumed();
+      // The session has read what was heard.
+      v1::ReadTranscriptRequest read;
+      read.set_name(id);
+      read.set_last_tokens(kLong);
+      read.set_view(v1::ReadTranscriptRequest::TOKEN_IDS);
+      auto transcript = client.ReadTranscript(read);
+      while (absl::IsUnavailable(transcript.status())) {
+        absl::SleepFor(absl::Milliseconds(50));
+        transcript = client.ReadTranscript(read);
+      }
+      ASSERT_TRUE(transcript.ok()) << transcript.status();
+      EXPECT_EQ(transcript->version(), version);
+      std::vector<int32_t> kept;
+      for (const auto& turn : transcript->turns()) {
+        for (const auto& part : turn.parts()) {
+          kept.insert(kept.end(), part.token_ids().begin(), part.token_ids().end());
+        }
+      }
+      EXPECT_EQ(kept, heard) << id << ", version " << version;
+    }
+  };
+  std::vector<std::thread> clients;
+  for (int i = 0; i < kClients; ++i) clients.emplace_back(run, absl::StrCat("s", i));
+  std::mt19937 random(1);
+  for (int kill = 0; kill < kKills && !HasFailure(); ++kill) {
+    absl::SleepFor(absl::Milliseconds(std::uniform_int_distribution<int>(20, 300)(random)));
+    server_->Kill();
+    server_ = Start(options);
+    if (server_ == nullptr) break;
+  }
+  stop = true;
+  for (std::thread& client : clients) client.join();
+  EXPECT_GT(resumed, 0);
 }
 
 // SIGTERM, to a server that does not wait for turns to end.

@@ -228,6 +228,43 @@ TEST_F(TurnJournalTest, KilledAgainAndAgain) {
   EXPECT_EQ(Get("s").version(), 1);
 }
 
+TEST_F(TurnJournalTest, ALongTurnHasSeveralRecords) {
+  config.limits.max_unsent_tokens = 64;
+  Start();
+  Create("whole");
+  Create("s");
+  const auto uncut = MustGenerate(Request("whole", "abc", 2500));
+  CallContext context;
+  CollectingSink sink;
+  sink.on_event = [&](const v1::GenerateResponse&) {
+    if (sink.tokens.size() < 2200) return true;
+    EXPECT_TRUE(WaitFor([&] { return JournalledTokens() > 2100; }));
+    EXPECT_EQ(Records("turns/s/0").size(), 3u);
+    Die();
+    context.RequestCancel(Cancel::kClient);
+    return true;
+  };
+  EXPECT_FALSE(core->Generate(context, Continue(Request("s", "abc", 2500)), sink).ok());
+  Restart();
+  sink.on_event = nullptr;
+  ASSERT_TRUE(Resume(sink).ok());
+  EXPECT_EQ(sink.tokens, uncut.tokens);
+  EXPECT_EQ(sink.text, uncut.text);
+  EXPECT_GT(sink.final.usage().recomputed_tokens(), 2100);
+  EXPECT_EQ(Records("turns/").size(), 0u);
+}
+
+TEST_F(TurnJournalTest, TheOutputOfACommittedTurnIsKeptUpToAMebibyte) {
+  config.limits.max_unsent_tokens = 64;
+  Start();
+  Create("s");
+  auto request = Continue(Request("s", "abc", 7000));
+  request.set_logprobs(20);
+  EXPECT_EQ(MustGenerate(request).logprobs.size(), 7000u);
+  EXPECT_EQ(NumRecords(), 0);
+  EXPECT_EQ(Get("s").version(), 1);
+}
+
 TEST_F(TurnJournalTest, WhatWasCommittedUnheardIsHeard) {
   config.limits.max_unsent_tokens = 1024;
   Start();
