@@ -79,12 +79,13 @@ TEST_F(ReplicasTest, ASessionGoesToAndFro) {
 }
 
 TEST_F(ReplicasTest, ASessionThatIsWrittenElsewhereIsBusyAndNamesTheServer) {
-  client::GenerateStream running = Running(a_, "One");
-  const auto refused = b_.client->Complete(Request("s", "Two", 12));
-  const client::Error error = client::ErrorOf(refused.status());
-  EXPECT_EQ(error.reason, "SESSION_BUSY") << refused.status();
-  EXPECT_EQ(error.metadata.at("owner"), "a");
-  running.Cancel();
+  {
+    client::GenerateStream running = Running(a_, "One");
+    const auto refused = b_.client->Complete(Request("s", "Two", 12));
+    const client::Error error = client::ErrorOf(refused.status());
+    EXPECT_EQ(error.reason, "SESSION_BUSY") << refused.status();
+    EXPECT_EQ(error.metadata.at("owner"), "a");
+  }
   EXPECT_FALSE(Turn(*b_.client, "s", "Two").empty());
 }
 
