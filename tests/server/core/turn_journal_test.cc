@@ -38,14 +38,12 @@ class TurnJournalTest : public CoreTest {
     store->fault = nullptr;
     Start();
   }
-  // The process dies when `events` events of the turn were read. `before` is called just then.
-  CollectingSink Interrupt(const v1::GenerateRequest& request, int events,
-                           const std::function<void()>& before = nullptr) {
+  // The process dies when `events` events of the turn were read.
+  CollectingSink Interrupt(const v1::GenerateRequest& request, int events) {
     CallContext context;
     CollectingSink sink;
     sink.on_event = [&](const v1::GenerateResponse&) {
       if (sink.count == events) {
-        if (before) before();
         Die();
         context.RequestCancel(Cancel::kClient);
       }
@@ -524,6 +522,45 @@ TEST_F(TurnJournalTest, AReaderWhoHasSomethingElseIsTold) {
   ASSERT_TRUE(Resume(request, none).ok());
   EXPECT_EQ(none.tokens, uncut.tokens);
   EXPECT_EQ(none.final.version(), 1);
+}
+
+// A server that computes otherwise says what was stored, and then something else than what was
+// heard.
+TEST_F(TurnJournalTest, AServerOfOtherNumericsIsFoundOut) {
+  Start();
+  const auto turn = [](const std::string& id) {
+    auto request = Request(id, "Once upon a time", 60);
+    request.mutable_sampling()->set_temperature(2);
+    request.mutable_sampling()->set_seed(5);
+    return request;
+  };
+  Create("s");
+  CallContext context;
+  CollectingSink sink;
+  size_t stored = 0;
+  sink.on_event = [&](const v1::GenerateResponse&) {
+    if (sink.tokens.size() == 35) {
+      EXPECT_TRUE(WaitFor([&] { return JournalledTokens() > 0; }));
+      stored = static_cast<size_t>(JournalledTokens());
+      store->fault = [](const std::string& op) {  // what comes is not written any more
+        return op == "commit" ? absl::UnavailableError("away") : absl::OkStatus();
+      };
+    }
+    if (sink.tokens.size() == 58) context.RequestCancel(Cancel::kClient);
+    return true;
+  };
+  EXPECT_FALSE(core->Generate(context, Continue(turn("s")), sink).ok());
+  config.engine.contract = "f32";
+  Restart();
+  EXPECT_EQ(ReasonOf(Resume(sink)), reason::kStreamDiverged);
+  CollectingSink again;
+  v1::ResumeGenerationRequest from_the_first;
+  from_the_first.set_resume_token(sink.started.resume_token());
+  ASSERT_TRUE(Resume(from_the_first, again).ok());
+  ASSERT_EQ(again.tokens.size(), 60u);
+  ASSERT_GE(stored, 32u);
+  EXPECT_TRUE(std::equal(again.tokens.begin(), again.tokens.begin() + 32, sink.tokens.begin()));
+  EXPECT_FALSE(std::equal(sink.tokens.begin(), sink.tokens.end(), again.tokens.begin()));
 }
 
 TEST_F(TurnJournalTest, SeveralThatResumeGoOnWithOneTurn) {
