@@ -71,7 +71,7 @@ constexpr PgStatement kTotalsKept = {"", "SELECT totals_kept FROM mneme_schema"}
 constexpr PgStatement kStopCommits = {"", "LOCK TABLE mneme_records IN EXCLUSIVE MODE"};
 // After the record $1, $2.
 constexpr PgStatement kNextRecords = {"", R"sql(
-SELECT realm, name, value FROM mneme_records
+SELECT realm, name, value, kind, amount FROM mneme_records
 WHERE (realm, name) > ($1::text, $2::text) ORDER BY realm, name LIMIT 200)sql"};
 constexpr PgStatement kWriteTallies = {"", R"sql(
 UPDATE mneme_records AS r SET kind = t.kind, amount = t.amount
@@ -105,7 +105,7 @@ absl::Status WriteTallies(PgConnection& connection, TallyFn tally,
     for (int row = 0; row < rows.size(); ++row) {
       last = {std::string(rows.Bytes(row, 0)), std::string(rows.Bytes(row, 1))};
       const Tally counted = tally(last, rows.Bytes(row, 2));
-      if (counted.kind == 0) continue;  // as the column has it
+      if (counted == Tally{static_cast<int>(rows.Int8(row, 3)), rows.Int8(row, 4)}) continue;
       realms.push_back(rows.Bytes(row, 0));
       names.push_back(rows.Bytes(row, 1));
       kinds.emplace_back(counted.kind);

@@ -167,6 +167,13 @@ TEST_F(PostgresStateStoreTest, TablesOfVersionOneAreUpgradedAndCounted) {
   ASSERT_TRUE(later);
   ASSERT_TRUE(later->KeepTotals(TallyOfLength).ok());
   EXPECT_EQ(*later->Totals(""), *store->Totals(""));
+  // Unless it is told to.
+  Sql("UPDATE mneme_totals SET records = 7");
+  Sql("UPDATE mneme_schema SET totals_kept = false");
+  const auto repairs = Open();
+  ASSERT_TRUE(repairs);
+  ASSERT_TRUE(repairs->KeepTotals(TallyOfLength).ok());
+  EXPECT_EQ(*repairs->Totals(""), (std::vector<Total>{{"b", 1, 1, 1}, {"b", 2, 450, 900}}));
 }
 
 // A role that may use the tables and no more is enough for all but the first start.
