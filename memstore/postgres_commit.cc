@@ -74,10 +74,6 @@ PgCommit::Result PgCommit::Try(const PgPool& pool, PgPool::Lease& lease,
   std::vector<std::string_view> referred;
   size_t size_bytes = QueueChunks(*lease, amounts, referred);
   size_bytes += QueueRecords(*lease);
-  if (!referred.empty()) {
-    lease->Queue(kRequireChunks, PgParams().Bytes(realm_).ByteaArray(referred).Int8(
-                                     static_cast<int64_t>(referred.size())));
-  }
   QueueTotals(lease, totals);
   PgPool::Member& member = lease.member();
   if (member.token.empty()) {
@@ -137,23 +133,34 @@ size_t PgCommit::QueueChunks(PgConnection& connection, const Amounts& amounts,
                              std::vector<std::string_view>& referred) const {
   // Locked in the order of their ids, so that transactions seldom wait for each other in a circle;
   // if they do (a chunk that is new to both), PostgreSQL ends one, which is repeated.
-  std::vector<std::string_view> all, known, added, bytes;
-  std::vector<std::optional<int64_t>> known_amounts, added_amounts;
+  std::vector<std::string_view> all, released, added, bytes;
+  std::vector<std::optional<int64_t>> released_amounts, referred_amounts, added_amounts;
   for (const auto& [id, amount] : amounts) {
     if (amount == 0) continue;  // an old record of this transaction refers to it, so it exists
     all.push_back(PgBytes(id));
-    if (amount > 0 && offered_.contains(id)) continue;
-    if (amount > 0) referred.push_back(PgBytes(id));
-    known.push_back(PgBytes(id));
-    known_amounts.push_back(amount);
+    if (amount < 0) {
+      released.push_back(PgBytes(id));
+      released_amounts.emplace_back(amount);
+    } else if (!offered_.contains(id)) {
+      referred.push_back(PgBytes(id));
+      referred_amounts.emplace_back(amount);
+    }
   }
   if (!all.empty()) {
     connection.Queue(kLockChunks, PgParams().Bytes(realm_).ByteaArray(all));
   }
-  if (!known.empty()) {
-    const PgParams params = PgParams().Bytes(realm_).ByteaArray(known).Int8Array(known_amounts);
+  if (!released.empty()) {
+    const PgParams params =
+        PgParams().Bytes(realm_).ByteaArray(released).Int8Array(released_amounts);
     connection.Queue(kDropChunks, params);
-    connection.Queue(kCountChunks, params);
+    connection.Queue(kReleaseChunks, params);
+  }
+  if (!referred.empty()) {
+    connection.Queue(kReferToChunks, PgParams()
+                                         .Bytes(realm_)
+                                         .ByteaArray(referred)
+                                         .Int8Array(referred_amounts)
+                                         .Int8(static_cast<int64_t>(referred.size())));
   }
   size_t size_bytes = 0, statement_bytes = 0;
   const auto flush = [&] {
@@ -249,7 +256,7 @@ PgCommit::Result PgCommit::WhyRefused(const PgPool& pool, PgPool::Lease& lease,
     lease.member().token.clear();
     return repeat;
   }
-  if (outcome.sqlstate != "22012" || outcome.statement != kRequireChunks.name) {
+  if (outcome.sqlstate != "22012" || outcome.statement != kReferToChunks.name) {
     return {Outcome::kFinal, outcome.status};
   }
   lease->Queue(kFindChunks, PgParams().Bytes(realm_).ByteaArray(referred));

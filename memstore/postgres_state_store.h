@@ -9,11 +9,11 @@
 // first one wrote. A record that must be new is inserted, and its primary key lets one of two win.
 // Then the chunks whose references change, FOR UPDATE in the order of their ids. A chunk whose
 // count comes to zero is deleted in that very transaction; who refers to it meanwhile waits, and
-// finds it gone. So what is read is locked before it is relied on, and a stricter isolation level,
-// which other databases may insist on, changes nothing but the number of conflicts. Conflicts
-// (40001, 40P01) are repeated. The condition of a lease (its epoch) has its place beside the
-// versions: one more row that is locked with the records, and checked there or by a statement like
-// kRequireChunks before COMMIT.
+// finds it gone, or back again and counts it: one statement does both. So what is read is locked
+// before it is relied on, and a stricter isolation level, which other databases may insist on,
+// changes nothing but the number of conflicts. Conflicts (40001, 40P01) are repeated. The condition
+// of a lease (its epoch) has its place beside the versions: one more row that is locked with the
+// records, and checked there or by a statement like kReferToChunks before COMMIT.
 //
 // Totals are changed last of all, in a shard that the connection has nearly for itself: one row of
 // each tenant would make all its commits wait for each other's flush of the log.

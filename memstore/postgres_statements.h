@@ -69,15 +69,27 @@ inline constexpr PgStatement kLockChunks = {"mneme_lock_chunks", R"sql(
 SELECT count(*) FROM (SELECT 1 FROM mneme_chunks
   WHERE realm = $1::text AND id = ANY ($2::bytea[]) ORDER BY id FOR UPDATE) AS locked)sql"};
 
-// $3 is added to the references of $2, of chunks that are locked. Those that nobody refers to then
-// go first, or the second statement would make more of them look like that.
+// $3, negative, is added to the references of $2, of chunks that are locked. Those that nobody
+// refers to then go first, or the second statement would make more of them look like that.
 inline constexpr PgStatement kDropChunks = {"mneme_drop_chunks", R"sql(
 DELETE FROM mneme_chunks AS c USING unnest($2::bytea[], $3::bigint[]) AS d(id, change)
 WHERE c.realm = $1::text AND c.id = d.id AND c.refs + d.change = 0)sql"};
-inline constexpr PgStatement kCountChunks = {"mneme_count_chunks", R"sql(
+inline constexpr PgStatement kReleaseChunks = {"mneme_release_chunks", R"sql(
 UPDATE mneme_chunks AS c SET refs = c.refs + d.change
 FROM unnest($2::bytea[], $3::bigint[]) AS d(id, change)
 WHERE c.realm = $1::text AND c.id = d.id)sql"};
+
+// $3 is added to the references of the $4 chunks $2, which the transaction does not bring along.
+// They must all be there, and it is this statement that must find them: one that is gone now may be
+// back when another statement looks, and would then be there without having been counted. Division
+// by zero stops the transaction otherwise, as it does below: the only way to make COMMIT, which is
+// on its way already, depend on anything. A condition on a lease (its epoch) would be one more of
+// these.
+inline constexpr PgStatement kReferToChunks = {"mneme_refer_to_chunks", R"sql(
+WITH counted AS (UPDATE mneme_chunks AS c SET refs = c.refs + d.change
+  FROM unnest($2::bytea[], $3::bigint[]) AS d(id, change)
+  WHERE c.realm = $1::text AND c.id = d.id RETURNING 1)
+SELECT 1 / CASE WHEN count(*) = $4::bigint THEN 1 ELSE 0 END FROM counted)sql"};
 
 // Ids $2 ascending, with $3 references more and the bytes $4, which are used if the chunk is new.
 inline constexpr PgStatement kAddChunks = {"mneme_add_chunks", R"sql(
@@ -101,13 +113,6 @@ FROM unnest($2::text[], $3::bigint[], $4::bytea[], $5::bytea[], $6::bigint[], $7
 WHERE r.realm = $1::text AND r.name = p.name)sql"};
 inline constexpr PgStatement kDeleteRecords = {"mneme_delete_records", R"sql(
 DELETE FROM mneme_records WHERE realm = $1::text AND name = ANY ($2::text[]))sql"};
-
-// The $3 chunks $2, which the transaction only refers to, are all there. Division by zero stops it
-// otherwise, as it does below: the only way to make COMMIT, which is on its way already, depend on
-// anything. A condition on a lease (its epoch) would be one more of these.
-inline constexpr PgStatement kRequireChunks = {"mneme_require_chunks", R"sql(
-SELECT 1 / CASE WHEN count(*) = $3::bigint THEN 1 ELSE 0 END FROM mneme_chunks
-WHERE realm = $1::text AND id = ANY ($2::bytea[]))sql"};
 
 // The totals' shard $2 changes, of the kinds $3 ascending, by the records $4 and the amounts $5.
 // Few others wait for these rows, and whoever holds them waits for nobody but the disk.
@@ -144,10 +149,11 @@ inline constexpr PgStatement kFindChunks = {"mneme_find_chunks", R"sql(
 SELECT id FROM mneme_chunks WHERE realm = $1::text AND id = ANY ($2::bytea[]))sql"};
 
 inline constexpr const PgStatement* kPrepared[] = {
-    &kGet,        &kGetMany,       &kGetChunk,      &kList,          &kExpired,       &kRealms,
-    &kTotals,     &kStats,         &kLockRecords,   &kLockChunks,    &kDropChunks,    &kCountChunks,
-    &kAddChunks,  &kInsertRecords, &kUpdateRecords, &kDeleteRecords, &kRequireChunks, &kAddTotals,
-    &kFirstToken, &kNextToken,     &kSettle,        &kFindToken,     &kFindChunks,
+    &kGet,           &kGetMany,       &kGetChunk,   &kList,          &kExpired,
+    &kRealms,        &kTotals,        &kStats,      &kLockRecords,   &kLockChunks,
+    &kDropChunks,    &kReleaseChunks, &kAddChunks,  &kInsertRecords, &kUpdateRecords,
+    &kDeleteRecords, &kReferToChunks, &kAddTotals,  &kFirstToken,    &kNextToken,
+    &kSettle,        &kFindToken,     &kFindChunks,
 };
 
 }  // namespace mneme::memstore

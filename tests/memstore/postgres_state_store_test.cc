@@ -21,6 +21,7 @@
 #include "tests/memstore/store_testing.h"
 #include "tests/support/postgres_proxy.h"
 #include "tests/support/postgres_server.h"
+#include "tests/support/wait_for.h"
 
 namespace mneme::memstore {
 namespace {
@@ -361,6 +362,51 @@ INSTANTIATE_TEST_SUITE_P(Faults, LostAnswerTest,
                                                   ? "NoAnswer"
                                                   : "Late");
                          });
+
+// The last reference to a chunk goes while a transaction waits to refer to it, and somebody brings
+// the chunk back before the transaction has ended: it must not pass for having been there.
+TEST_F(PostgresStateStoreTest, AChunkThatComesBackInMidCommitIsNotUncounted) {
+  const auto store = Open();
+  ASSERT_TRUE(store);
+  const NewChunk chunk = MakeChunk("comes and goes");
+  ASSERT_TRUE(store->Commit(PutOf({"t", "first"}, 0, "", {chunk})).ok());
+  const auto target = PgTarget::Parse(uri_, absl::Seconds(5));
+  ASSERT_TRUE(target.ok()) << target.status();
+  auto deleting = PgConnection::Connect(*target), inserting = PgConnection::Connect(*target);
+  ASSERT_TRUE(deleting.ok() && inserting.ok());
+  const auto run = [](PgConnection& connection, const char* sql) {
+    connection.Queue({"", sql});
+    const PgOutcome outcome =
+        connection.Run(std::chrono::steady_clock::now() + std::chrono::seconds(10));
+    EXPECT_TRUE(outcome.ok()) << sql << ": " << outcome.status;
+  };
+  const auto waiting = [&] {
+    return Sql("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'") == "1";
+  };
+  // In the way of the record that will refer to the chunk, behind the chunk's own statements.
+  run(**inserting, "BEGIN");
+  run(**inserting,
+      "INSERT INTO mneme_records (realm, name, version, value, chunks) VALUES ('t', 'late', 1, '', "
+      "'')");
+  run(**deleting, "BEGIN");
+  run(**deleting, "DELETE FROM mneme_records WHERE name = 'first'");
+  run(**deleting, "DELETE FROM mneme_chunks");
+  std::atomic<bool> ended{false};
+  absl::Status status;
+  std::thread late([&] {
+    status = store->Commit(ReferTo({"t", "late"}, 0, {chunk.id}));
+    ended = true;
+  });
+  EXPECT_TRUE(test::WaitFor(waiting));
+  run(**deleting, "COMMIT");
+  EXPECT_TRUE(test::WaitFor([&] { return ended || waiting(); }));
+  EXPECT_TRUE(store->Commit(PutOf({"t", "second"}, 0, "", {chunk})).ok());
+  run(**inserting, "ROLLBACK");
+  late.join();
+  EXPECT_TRUE(status.ok() || absl::IsFailedPrecondition(status)) << status;
+  EXPECT_EQ(Sql("SELECT refs FROM mneme_chunks"), status.ok() ? "2" : "1");
+  EXPECT_EQ(store->Get({"t", "late"}).ok(), status.ok());
+}
 
 // What stands in the way of a transaction that is still under way when its outcome is asked for,
 // also where the server may not be told to end it.
