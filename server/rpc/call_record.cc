@@ -85,6 +85,16 @@ absl::Status CallRecord::Submit(WorkerPool& pool, std::function<void()> run) con
                    absl::Seconds(1));
 }
 
+void CallRecord::StartTurn(std::function<void()> run,
+                           const std::function<void(grpc::Status)>& finish) {
+  RpcEnvironment& env = env_;
+  ++env.running_turns;
+  const absl::Status status = Submit(env.turns, std::move(run));
+  if (status.ok()) return;  // `this` may be gone
+  finish(Finish(status));
+  --env.running_turns;
+}
+
 absl::Status CallRecord::Parse(const grpc::ByteBuffer& bytes, google::protobuf::Message* request) {
   MNEME_RETURN_IF_ERROR(ParseMessage(bytes, request));
   if (access_ == nullptr || context_.caller == nullptr) return absl::OkStatus();

@@ -32,6 +32,9 @@ class CallRecord {
   // nothing of it may happen but Finish with this status: whoever calls may not, or the pool is
   // full.
   absl::Status Submit(WorkerPool& pool, std::function<void()> run) const;
+  // As Submit, of a stream that may hold its thread for long; ends a call that may not run by
+  // `finish`, the reactor's Finish. Whoever runs it counts it out of running_turns at its end.
+  void StartTurn(std::function<void()> run, const std::function<void(grpc::Status)>& finish);
   // The only way to a request: INVALID_ARGUMENT as ParseMessage, ACCESS_DENIED if it has names of a
   // tenant that is not the caller's.
   absl::Status Parse(const grpc::ByteBuffer& bytes, google::protobuf::Message* request);

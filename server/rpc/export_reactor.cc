@@ -13,12 +13,9 @@ namespace mneme::server {
 ExportReactor* ExportReactor::Start(RpcEnvironment& env, grpc::CallbackServerContext* context,
                                     const grpc::ByteBuffer* request) {
   auto* reactor = new ExportReactor(env, context, request);
-  ++env.running_turns;
-  const absl::Status status = reactor->record_.Submit(env.turns, [reactor] { reactor->Run(); });
-  if (!status.ok()) {
-    reactor->Finish(reactor->record_.Finish(status));
-    --env.running_turns;
-  }
+  reactor->record_.StartTurn(
+      [reactor] { reactor->Run(); },
+      [reactor](grpc::Status status) { reactor->Finish(std::move(status)); });
   return reactor;
 }
 

@@ -21,12 +21,9 @@ GenerateReactor* GenerateReactor::Start(RpcEnvironment& env, const char* method,
                                         grpc::CallbackServerContext* context,
                                         const grpc::ByteBuffer* request, Serve serve) {
   auto* reactor = new GenerateReactor(env, method, context, request, std::move(serve));
-  ++env.running_turns;
-  const absl::Status status = reactor->record_.Submit(env.turns, [reactor] { reactor->Run(); });
-  if (!status.ok()) {
-    reactor->Finish(reactor->record_.Finish(status));
-    --env.running_turns;
-  }
+  reactor->record_.StartTurn(
+      [reactor] { reactor->Run(); },
+      [reactor](grpc::Status status) { reactor->Finish(std::move(status)); });
   return reactor;
 }
 

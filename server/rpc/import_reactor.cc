@@ -1,6 +1,5 @@
 #include "server/rpc/import_reactor.h"
 
-#include <algorithm>
 #include <chrono>
 #include <memory>
 #include <string>
@@ -25,12 +24,9 @@ absl::Status FrameRequired(std::string_view field, std::string expected) {
 ImportReactor* ImportReactor::Start(RpcEnvironment& env, grpc::CallbackServerContext* context,
                                     grpc::ByteBuffer* response) {
   auto* reactor = new ImportReactor(env, context, response);
-  ++env.running_turns;
-  const absl::Status status = reactor->record_.Submit(env.turns, [reactor] { reactor->Run(); });
-  if (!status.ok()) {
-    reactor->Finish(reactor->record_.Finish(status));
-    --env.running_turns;
-  }
+  reactor->record_.StartTurn(
+      [reactor] { reactor->Run(); },
+      [reactor](grpc::Status status) { reactor->Finish(std::move(status)); });
   return reactor;
 }
 
@@ -40,20 +36,11 @@ ImportReactor::ImportReactor(RpcEnvironment& env, grpc::CallbackServerContext* c
       context_(context),
       response_(response),
       record_(env, "ImportSession", context),
-      on_cancel_(record_.context().stop_token(), [this] {
-        MutexLock lock(&mutex_);
-        changed_.NotifyAll();
-      }) {}
-
-void ImportReactor::OnReadDone(bool ok) {
-  MutexLock lock(&mutex_);
-  read_ = ok ? Read::kDone : Read::kEnd;
-  changed_.NotifyAll();
-}
+      input_(record_.context()) {}
 
 void ImportReactor::Run() {
   RpcEnvironment& env = env_;
-  StartRead(&incoming_);
+  StartRead(input_.buffer());
   Finish(record_.Finish(Serve()));
   --env.running_turns;  // `this` may be gone
 }
@@ -63,26 +50,22 @@ absl::StatusOr<bool> ImportReactor::NextFrame(v1::ImportSessionRequest* frame) {
   const auto slow_at = CallContext::Clock::now() +
                        std::chrono::milliseconds(env_.config.limits.slow_client_timeout_ms);
   grpc::ByteBuffer bytes;
-  {
-    MutexLock lock(&mutex_);
-    while (read_ == Read::kInFlight) {
-      MNEME_RETURN_IF_ERROR(CancelStatus(context.cancelled()));
-      if (CallContext::Clock::now() >= slow_at) {
-        return Error(absl::StatusCode::kResourceExhausted, reason::kSlowConsumer,
-                     "the client sent nothing for limits.slow_client_timeout; send the file while "
-                     "the call runs",
-                     {{"timeout_ms", std::to_string(env_.config.limits.slow_client_timeout_ms)}});
-      }
-      changed_.WaitUntil(&mutex_, std::min(context.deadline, slow_at));
-    }
-    if (read_ == Read::kEnd) {
+  while (true) {
+    const InputSlot::Result result = input_.Next(slow_at, &bytes);
+    if (result == InputSlot::Result::kFrame) break;
+    if (result == InputSlot::Result::kEnd) {
       if (context_->IsCancelled()) return CancelStatus(CallContext::Cancel::kClient);
       return false;
     }
-    bytes.Swap(&incoming_);
-    read_ = Read::kInFlight;
+    MNEME_RETURN_IF_ERROR(CancelStatus(context.cancelled()));
+    if (CallContext::Clock::now() >= slow_at) {
+      return Error(absl::StatusCode::kResourceExhausted, reason::kSlowConsumer,
+                   "the client sent nothing for limits.slow_client_timeout; send the file while "
+                   "the call runs",
+                   {{"timeout_ms", std::to_string(env_.config.limits.slow_client_timeout_ms)}});
+    }
   }
-  StartRead(&incoming_);
+  StartRead(input_.buffer());
   MNEME_RETURN_IF_ERROR(record_.Parse(bytes, frame));
   return true;
 }

@@ -5,14 +5,11 @@
 #include <grpcpp/support/byte_buffer.h>
 #include <grpcpp/support/server_callback.h>
 
-#include <functional>
-#include <stop_token>
-
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "engine/core/mutex.h"
 #include "mneme/v1/sessions.pb.h"
 #include "server/rpc/call_record.h"
+#include "server/rpc/input_slot.h"
 #include "server/rpc/rpc_environment.h"
 
 namespace mneme::server {
@@ -25,7 +22,7 @@ class ImportReactor final : public grpc::ServerReadReactor<grpc::ByteBuffer> {
   static ImportReactor* Start(RpcEnvironment& env, grpc::CallbackServerContext* context,
                               grpc::ByteBuffer* response);
 
-  void OnReadDone(bool ok) override;
+  void OnReadDone(bool ok) override { input_.OnReadDone(ok); }
   void OnCancel() override { record_.Cancel(); }
   void OnDone() override { delete this; }
 
@@ -41,14 +38,7 @@ class ImportReactor final : public grpc::ServerReadReactor<grpc::ByteBuffer> {
   grpc::CallbackServerContext* const context_;
   grpc::ByteBuffer* const response_;
   CallRecord record_;
-
-  grpc::ByteBuffer incoming_;  // gRPC's while a read is in flight
-  Mutex mutex_;
-  CondVar changed_;
-  enum class Read { kInFlight, kDone, kEnd };
-  Read read_ ABSL_GUARDED_BY(mutex_) = Read::kInFlight;
-
-  const std::stop_callback<std::function<void()>> on_cancel_;  // last: it uses the others
+  InputSlot input_;
 };
 
 }  // namespace mneme::server

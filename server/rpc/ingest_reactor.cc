@@ -1,6 +1,5 @@
 #include "server/rpc/ingest_reactor.h"
 
-#include <algorithm>
 #include <chrono>
 #include <memory>
 #include <utility>
@@ -23,12 +22,9 @@ absl::Status FrameError(std::string_view field, std::string expected) {
 
 IngestReactor* IngestReactor::Start(RpcEnvironment& env, grpc::CallbackServerContext* context) {
   auto* reactor = new IngestReactor(env, context);
-  ++env.running_turns;
-  const absl::Status status = reactor->record_.Submit(env.turns, [reactor] { reactor->Run(); });
-  if (!status.ok()) {
-    reactor->Finish(reactor->record_.Finish(status));
-    --env.running_turns;
-  }
+  reactor->record_.StartTurn(
+      [reactor] { reactor->Run(); },
+      [reactor](grpc::Status status) { reactor->Finish(std::move(status)); });
   return reactor;
 }
 
@@ -41,16 +37,7 @@ IngestReactor::IngestReactor(RpcEnvironment& env, grpc::CallbackServerContext* c
                outgoing_ = BytesOf(*message);
                StartWrite(&outgoing_);
              }),
-      on_cancel_(record_.context().stop_token(), [this] {
-        MutexLock lock(&mutex_);
-        changed_.NotifyAll();
-      }) {}
-
-void IngestReactor::OnReadDone(bool ok) {
-  MutexLock lock(&mutex_);
-  read_ = ok ? Read::kDone : Read::kEnd;
-  changed_.NotifyAll();
-}
+      input_(record_.context()) {}
 
 void IngestReactor::OnCancel() {
   queue_.Close();
@@ -59,7 +46,7 @@ void IngestReactor::OnCancel() {
 
 void IngestReactor::Run() {
   RpcEnvironment& env = env_;
-  StartRead(&incoming_);
+  StartRead(input_.buffer());
   absl::Status status = Serve();
   if (queue_.Flush() == OutputQueue<v1::IngestProgress>::Result::kSlow) {
     queue_.Abandon();
@@ -80,27 +67,18 @@ absl::StatusOr<bool> IngestReactor::NextFrame(Ingest* ingest, v1::IngestRequest*
   while (true) {
     const auto commit_due =
         ingest == nullptr ? CallContext::Clock::time_point::max() : ingest->commit_due();
-    {
-      MutexLock lock(&mutex_);
-      if (read_ == Read::kInFlight && context.cancelled() == CallContext::Cancel::kNone) {
-        changed_.WaitUntil(&mutex_, std::min(context.deadline, commit_due));
-      }
-      if (read_ == Read::kEnd) {
-        if (context_->IsCancelled()) return CancelStatus(CallContext::Cancel::kClient);
-        return false;
-      }
-      if (read_ == Read::kDone) {
-        bytes.Swap(&incoming_);
-        read_ = Read::kInFlight;
-        break;
-      }
+    const InputSlot::Result result = input_.Next(commit_due, &bytes);
+    if (result == InputSlot::Result::kFrame) break;
+    if (result == InputSlot::Result::kEnd) {
+      if (context_->IsCancelled()) return CancelStatus(CallContext::Cancel::kClient);
+      return false;
     }
     MNEME_RETURN_IF_ERROR(CancelStatus(context.cancelled()));
     if (ingest == nullptr) continue;
     MNEME_ASSIGN_OR_RETURN(const bool committed, ingest->CommitIfDue());
     if (committed) queue_.PushLatest(ingest->progress());
   }
-  StartRead(&incoming_);
+  StartRead(input_.buffer());
   MNEME_RETURN_IF_ERROR(record_.Parse(bytes, frame));
   return true;
 }

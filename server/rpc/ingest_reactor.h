@@ -5,13 +5,11 @@
 #include <grpcpp/support/byte_buffer.h>
 #include <grpcpp/support/server_callback.h>
 
-#include <functional>
-#include <stop_token>
-
 #include "absl/status/status.h"
 #include "mneme/v1/sessions.pb.h"
 #include "server/core/server_core.h"
 #include "server/rpc/call_record.h"
+#include "server/rpc/input_slot.h"
 #include "server/rpc/output_queue.h"
 #include "server/rpc/rpc_environment.h"
 
@@ -23,7 +21,7 @@ class IngestReactor final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grp
  public:
   static IngestReactor* Start(RpcEnvironment& env, grpc::CallbackServerContext* context);
 
-  void OnReadDone(bool ok) override;
+  void OnReadDone(bool ok) override { input_.OnReadDone(ok); }
   void OnWriteDone(bool ok) override { queue_.OnWriteDone(ok); }
   void OnCancel() override;
   void OnDone() override { delete this; }
@@ -40,14 +38,7 @@ class IngestReactor final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grp
   CallRecord record_;
   grpc::ByteBuffer outgoing_;  // gRPC's while a write is in flight
   OutputQueue<v1::IngestProgress> queue_;
-
-  grpc::ByteBuffer incoming_;  // gRPC's while a read is in flight
-  Mutex mutex_;
-  CondVar changed_;
-  enum class Read { kInFlight, kDone, kEnd };
-  Read read_ ABSL_GUARDED_BY(mutex_) = Read::kInFlight;
-
-  const std::stop_callback<std::function<void()>> on_cancel_;  // last: it uses the others
+  InputSlot input_;
 };
 
 }  // namespace mneme::server
