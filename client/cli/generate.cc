@@ -1,6 +1,4 @@
 // mneme generate: one generation, on a session or on none.
-#include <iostream>
-
 #include "client/cli/context.h"
 #include "client/cli/messages.h"
 #include "client/cli/output.h"
@@ -47,13 +45,7 @@ int Run(client::Client& client, const Context& context, GenerateFlags flags) {
   } else if (!text->empty()) {
     request.set_text(*text);
   }
-  TurnResult result = RunTurn(client, context, client.Generate(request));
-  if (!context.json() && StdoutIsTty() && !result.ended_in_newline) std::cout << "\n";
-  if (result.final && context.verbose && !context.json()) {
-    std::cerr << "[" << TurnSummary(*result.final) << "]\n";
-  }
-  if (result.interrupted) return kInterrupted;
-  return result.status.ok() ? kOk : context.Fail(result.status);
+  return EndCommand(context, RunTurn(client, context, client.Generate(request)));
 }
 
 }  // namespace

@@ -1,16 +1,15 @@
 // mneme import: a session out of a file.
 #include <unistd.h>
 
-#include <filesystem>
 #include <fstream>
 #include <iostream>
 #include <vector>
 
-#include "absl/strings/str_cat.h"
-#include "absl/strings/str_split.h"
 #include "client/cli/context.h"
+#include "client/cli/input_file.h"
 #include "client/cli/interrupt.h"
 #include "client/cli/json.h"
+#include "client/cli/labels.h"
 #include "client/cli/output.h"
 #include "client/cli/progress_bar.h"
 
@@ -37,24 +36,16 @@ int Run(client::Client& client, const Context& context, const ImportFlags& flags
   start.mutable_session()->set_model(flags.model);
   start.mutable_session()->set_display_name(flags.display_name);
   if (flags.no_transcript) start.mutable_session()->set_transcript(v1::Session::NONE);
-  for (const std::string& label : flags.labels) {
-    std::vector<std::string> kv = absl::StrSplit(label, absl::MaxSplits('=', 1));
-    if (kv.size() != 2 || kv[0].empty()) {
-      return context.FailUsage(absl::StrCat("bad label '", label, "': expected KEY=VALUE"));
-    }
-    (*start.mutable_session()->mutable_labels())[kv[0]] = kv[1];
+  if (auto s = AddLabels(flags.labels, *start.mutable_session()); !s.ok()) {
+    return context.FailUsage(std::string(s.message()));
   }
   const bool pipe = flags.file == "-";
   std::ifstream file;
   int64_t total = -1;
   if (!pipe) {
-    std::error_code error;
-    if (!std::filesystem::is_regular_file(flags.file, error)) {
-      return context.FailHere(flags.file + " is not a file that can be read (use '-' for stdin)");
-    }
-    file.open(flags.file, std::ios::binary);
-    if (!file) return context.FailHere("cannot open " + flags.file);
-    total = static_cast<int64_t>(std::filesystem::file_size(flags.file, error));
+    const auto size = OpenInput(flags.file, file);
+    if (!size.ok()) return context.FailHere(std::string(size.status().message()));
+    total = *size;
   }
   std::stop_source stop;
   OnInterrupt interrupt([&](int count) {

@@ -1,7 +1,6 @@
 // mneme ingest: a long text into a session.
 #include <openssl/evp.h>
 
-#include <filesystem>
 #include <fstream>
 #include <iostream>
 #include <thread>
@@ -10,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "client/cli/context.h"
+#include "client/cli/input_file.h"
 #include "client/cli/interrupt.h"
 #include "client/cli/json.h"
 #include "client/cli/open_session.h"
@@ -55,13 +55,9 @@ int Run(client::Client& client, const Context& context, IngestFlags flags) {
   std::ifstream file;
   int64_t total = -1;
   if (!pipe) {
-    std::error_code error;
-    if (!std::filesystem::is_regular_file(flags.file, error)) {
-      return context.FailHere(flags.file + " is not a file that can be read (use '-' for stdin)");
-    }
-    file.open(flags.file, std::ios::binary);
-    if (!file) return context.FailHere("cannot open " + flags.file);
-    total = static_cast<int64_t>(std::filesystem::file_size(flags.file, error));
+    const auto size = OpenInput(flags.file, file);
+    if (!size.ok()) return context.FailHere(std::string(size.status().message()));
+    total = *size;
     if (flags.ingest_id.empty() && !flags.again) {
       auto id = IdOfContent(*session, flags.file);
       if (!id.ok()) return context.Fail(id.status());

@@ -1,8 +1,5 @@
 // mneme resume: what a generation says behind the last event that was read of it.
-#include <iostream>
-
 #include "client/cli/context.h"
-#include "client/cli/output.h"
 #include "client/cli/turn.h"
 
 namespace mneme::cli {
@@ -17,13 +14,7 @@ int Run(client::Client& client, const Context& context, const ResumeFlags& flags
   v1::ResumeGenerationRequest request;
   request.set_generation(flags.generation);
   request.set_after_sequence(flags.after);
-  const TurnResult result = RunTurn(client, context, client.ResumeGeneration(request));
-  if (!context.json() && StdoutIsTty() && !result.ended_in_newline) std::cout << "\n";
-  if (result.final && context.verbose && !context.json()) {
-    std::cerr << "[" << TurnSummary(*result.final) << "]\n";
-  }
-  if (result.interrupted) return kInterrupted;
-  return result.status.ok() ? kOk : context.Fail(result.status);
+  return EndCommand(context, RunTurn(client, context, client.ResumeGeneration(request)));
 }
 
 }  // namespace

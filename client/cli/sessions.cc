@@ -4,9 +4,9 @@
 #include <optional>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_split.h"
 #include "client/cli/context.h"
 #include "client/cli/json.h"
+#include "client/cli/labels.h"
 #include "client/cli/output.h"
 #include "client/cli/snapshots.h"
 #include "client/cli/transcript.h"
@@ -102,14 +102,7 @@ struct SessionFlags {
       session.set_display_name(display_name);
       paths.push_back("display_name");
     }
-    for (const std::string& label : labels) {
-      std::vector<std::string> kv = absl::StrSplit(label, absl::MaxSplits('=', 1));
-      if (kv.size() != 2 || kv[0].empty()) {
-        return absl::InvalidArgumentError(
-            absl::StrCat("bad label '", label, "': expected KEY=VALUE"));
-      }
-      (*session.mutable_labels())[kv[0]] = kv[1];
-    }
+    if (auto s = AddLabels(labels, session); !s.ok()) return s;
     for (const std::string& key : unlabels) session.mutable_labels()->erase(key);
     if (!labels.empty() || !unlabels.empty()) paths.push_back("labels");
     if (!ttl.empty()) {

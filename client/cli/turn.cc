@@ -66,6 +66,15 @@ TurnResult RunTurn(client::Client& client, const Context& context,
   return result;
 }
 
+int EndCommand(const Context& context, const TurnResult& result) {
+  if (!context.json() && StdoutIsTty() && !result.ended_in_newline) std::cout << "\n";
+  if (result.final && context.verbose && !context.json()) {
+    std::cerr << "[" << TurnSummary(*result.final) << "]\n";
+  }
+  if (result.interrupted) return kInterrupted;
+  return result.status.ok() ? kOk : context.Fail(result.status);
+}
+
 std::string TurnSummary(const v1::GenerateResponse::Final& final) {
   const auto& usage = final.usage();
   std::string text =

@@ -25,6 +25,9 @@ struct TurnResult {
 TurnResult RunTurn(client::Client& client, const Context& context,
                    absl::StatusOr<client::GenerateStream> stream);
 
+// Of a command that is one generation: what is left to say of it, and the exit code.
+int EndCommand(const Context& context, const TurnResult& result);
+
 // "12 tokens, 45.1 tok/s, first after 80 ms, position 1234, version 5".
 std::string TurnSummary(const v1::GenerateResponse::Final& final);
 
