@@ -8,10 +8,10 @@
 #include <unistd.h>
 
 #include <array>
-#include <cstdio>
-#include <cstdlib>
 #include <string>
 #include <vector>
+
+#include "tests/support/free_address.h"
 
 namespace mneme::test {
 namespace {
@@ -33,16 +33,7 @@ void SendAtOnce(int fd) {
 
 CuttingProxy::CuttingProxy(const std::string& server)
     : server_port_(std::stoi(server.substr(server.rfind(':') + 1))) {
-  listener_ = ::socket(AF_INET, SOCK_STREAM, 0);
-  sockaddr_in address = Loopback(0);
-  socklen_t size = sizeof(address);
-  if (listener_ < 0 || bind(listener_, reinterpret_cast<sockaddr*>(&address), size) != 0 ||
-      listen(listener_, 64) != 0 ||
-      getsockname(listener_, reinterpret_cast<sockaddr*>(&address), &size) != 0) {
-    perror("proxy");
-    abort();
-  }
-  port_ = ntohs(address.sin_port);
+  listener_ = ListenOnLoopback(&port_);
   thread_ = std::thread([this] { Loop(); });
 }
 

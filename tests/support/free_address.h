@@ -14,4 +14,7 @@ std::string OwnLoopback();
 // they were given.
 std::string FreeAddress();
 
+// A socket that listens on 127.0.0.1, at a port of the system's choice. Aborts if there is none.
+int ListenOnLoopback(int* port);
+
 }  // namespace mneme::test

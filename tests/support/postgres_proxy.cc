@@ -1,7 +1,5 @@
 #include "tests/support/postgres_proxy.h"
 
-#include <arpa/inet.h>
-#include <netinet/in.h>
 #include <poll.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -9,11 +7,10 @@
 #include <unistd.h>
 
 #include <chrono>
-#include <cstdio>
-#include <cstdlib>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "tests/support/free_address.h"
 
 namespace mneme::test {
 namespace {
@@ -57,18 +54,7 @@ std::string ReceiveUntilQuiet(int fd) {
 }  // namespace
 
 PostgresProxy::PostgresProxy(const std::filesystem::path& socket) : socket_(socket) {
-  listener_ = ::socket(AF_INET, SOCK_STREAM, 0);
-  sockaddr_in address{};
-  address.sin_family = AF_INET;
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  socklen_t size = sizeof(address);
-  if (listener_ < 0 || bind(listener_, reinterpret_cast<sockaddr*>(&address), size) != 0 ||
-      listen(listener_, 64) != 0 ||
-      getsockname(listener_, reinterpret_cast<sockaddr*>(&address), &size) != 0) {
-    perror("proxy");
-    abort();
-  }
-  port_ = ntohs(address.sin_port);
+  listener_ = ListenOnLoopback(&port_);
   thread_ = std::thread([this] { Loop(); });
 }
 
