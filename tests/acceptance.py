@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What a server promises, tried at length: each promise's tests with as many trials as it is worth.
 
-    tests/acceptance.py                 all of them, about 40 minutes on 2 cores
+    tests/acceptance.py                 all of them; most of the time goes to kill: 2,000 servers
     tests/acceptance.py kill fork       some of them
     tests/acceptance.py --list
 
