@@ -1,5 +1,7 @@
 #include "server/core/generate_request.h"
 
+#include <algorithm>
+#include <chrono>
 #include <cmath>
 
 #include "absl/strings/str_cat.h"
@@ -20,6 +22,8 @@ constexpr int kMaxStopTokens = 64;
 constexpr int kMaxLogprobs = 20;
 constexpr int kMaxLogitBias = 1024;
 constexpr int kMaxMessages = 4096;
+constexpr int64_t kMaxResumeSeconds = 600;
+constexpr std::chrono::seconds kDefaultResumeWindow{60};
 
 void OutOfRange(FieldErrors& errors, std::string_view field, std::string text) {
   errors.Add(field, std::move(text), reason::kFieldOutOfRange);
@@ -225,6 +229,15 @@ TurnOptions OptionsOf(const GenerateRequest& request, const Model& model,
   }
   out.logprobs = request.logprobs();
   return out;
+}
+
+CallContext::Clock::duration ResumeWindowOf(const GenerateRequest& request) {
+  using Duration = CallContext::Clock::duration;
+  if (request.on_disconnect() != GenerateRequest::CONTINUE) return Duration::zero();
+  if (!request.has_resume_window()) return kDefaultResumeWindow;
+  const auto& window = request.resume_window();
+  return std::chrono::seconds(std::clamp<int64_t>(window.seconds(), 0, kMaxResumeSeconds)) +
+         std::chrono::nanoseconds(window.nanos());
 }
 
 GenerateRequest Resolved(GenerateRequest request, const Model& model, const TurnOptions& options) {

@@ -14,8 +14,6 @@
 
 namespace mneme::server {
 
-inline constexpr int64_t kMaxResumeSeconds = 600;
-
 // Adds every bad field. `model` may be null (it could not be resolved): then what depends on the
 // vocabulary is left out.
 void CheckGenerateRequest(const v1::GenerateRequest& request, const Model* model,
@@ -32,6 +30,10 @@ void CheckNoFinalMessage(bool continue_final_message, FieldErrors& errors);
 // Of a valid request for `model`, whose defaults fill in. Without a seed, a random one is chosen.
 TurnOptions OptionsOf(const v1::GenerateRequest& request, const Model& model,
                       const Config::Limits& limits, CallContext::Clock::time_point arrival);
+
+// How long its turn goes on without a reader, or is kept for him if its process dies. The request
+// need not have been checked.
+CallContext::Clock::duration ResumeWindowOf(const v1::GenerateRequest& request);
 
 // The request with what it left open filled in: whoever does it does the same.
 v1::GenerateRequest Resolved(v1::GenerateRequest request, const Model& model,

@@ -84,6 +84,14 @@ absl::Status DamagedTurn() {
                "it, and goes on with another turn");
 }
 
+absl::Status ResumeExpired(const std::string& generation) {
+  return WithResource(
+      Error(absl::StatusCode::kFailedPrecondition, reason::kResumeExpired,
+            "the generation's output is not kept, or no longer; the session has what "
+            "was committed"),
+      "mneme.v1.Generation", generation);
+}
+
 memstore::Put TurnJournal::PutOf(const std::string& name, std::string value) const {
   const auto found = versions_.find(name);
   return {.key = {session_.tenant, name},

@@ -103,6 +103,8 @@ class TurnJournal {
 
 // DATA_LOSS STATE_CORRUPT, of an interrupted turn that nobody can go on with.
 absl::Status DamagedTurn();
+// FAILED_PRECONDITION RESUME_EXPIRED. `generation`: its full name.
+absl::Status ResumeExpired(const std::string& generation);
 
 // The one that `session` has, if it has one.
 absl::StatusOr<std::optional<TurnJournal::Interrupted>> FindInterrupted(
