@@ -29,6 +29,8 @@ std::string HintFor(const client::Error& error, const std::string& server) {
        "`mneme sessions delete SESSION --purge`"},
       {"SESSION_BUSY", "another turn runs on this session: wait for it, or add --queue"},
       {"VERSION_MISMATCH", "the session has changed: look with `mneme sessions get SESSION`"},
+      {"VERSION_REGRESSED",
+       "see what is left of it: `mneme sessions show SESSION`, and go on from there"},
       {"SESSION_DELETED", "bring it back: `mneme sessions undelete SESSION`"},
       {"SESSION_DAMAGED",
        "rewind it to a good snapshot: `mneme sessions snapshots SESSION`, then "

@@ -81,7 +81,7 @@ struct SessionFlags {
   std::string name, model, display_name, ttl, idle_ttl, etag;
   std::vector<std::string> labels, unlabels;
   std::optional<int> max_snapshots;
-  bool no_transcript = false, validate_only = false, no_turn_snapshots = false;
+  bool no_transcript = false, async = false, validate_only = false, no_turn_snapshots = false;
   bool turn_snapshots = false;
 
   void AddTo(CLI::App& command) {
@@ -137,6 +137,7 @@ int Create(client::Client& client, const Context& context, const SessionFlags& f
   auto& session = *request.mutable_session();
   session.set_model(context.ModelOr(flags.model));
   if (flags.no_transcript) session.set_transcript(v1::Session::NONE);
+  if (flags.async) session.set_durability(v1::Session::ASYNC);
   std::vector<std::string> paths;
   if (auto s = flags.Fill(session, paths); !s.ok())
     return context.FailUsage(std::string(s.message()));
@@ -399,6 +400,10 @@ void AddSessions(CLI::App& app, Context& context) {
   AddModelFlag(*create, create_flags->model);
   create->add_flag("--no-transcript", create_flags->no_transcript,
                    "Keep no token ids; rewind then works to snapshots only");
+  create->add_flag(
+      "--async", create_flags->async,
+      "Do not wait for the disk: turns end sooner, and a crash of the store's machine\n"
+      "may take the last second back");
   create->add_flag("--validate-only", create_flags->validate_only, "Check, but create nothing");
   create_flags->AddTo(*create);
   create->footer("\nExample:\n  mneme sessions create diary --label project=atlas --idle-ttl 30d");

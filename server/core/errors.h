@@ -43,6 +43,7 @@ inline constexpr char kLeaseLost[] = "LEASE_LOST";
 inline constexpr char kStreamTakenOver[] = "STREAM_TAKEN_OVER";
 inline constexpr char kStreamDiverged[] = "STREAM_DIVERGED";
 inline constexpr char kVersionMismatch[] = "VERSION_MISMATCH";
+inline constexpr char kVersionRegressed[] = "VERSION_REGRESSED";
 inline constexpr char kModelNotLoaded[] = "MODEL_NOT_LOADED";
 inline constexpr char kModelMismatch[] = "MODEL_MISMATCH";
 inline constexpr char kFormatTooOld[] = "FORMAT_TOO_OLD";
@@ -102,6 +103,7 @@ inline constexpr ReasonCode kReasonCodes[] = {
     {reason::kStreamTakenOver, absl::StatusCode::kAborted},
     {reason::kStreamDiverged, absl::StatusCode::kAborted},
     {reason::kVersionMismatch, absl::StatusCode::kAborted},
+    {reason::kVersionRegressed, absl::StatusCode::kDataLoss},
     {reason::kModelNotLoaded, absl::StatusCode::kFailedPrecondition},
     {reason::kModelMismatch, absl::StatusCode::kFailedPrecondition},
     {reason::kFormatTooOld, absl::StatusCode::kFailedPrecondition},

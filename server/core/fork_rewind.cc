@@ -161,6 +161,7 @@ absl::StatusOr<SessionRecord> Rewind::Commit() {
     if (data.uid() != base_.data.uid() || data.head().version() != base_.data.head().version()) {
       return WrittenByOthers(record, lease_, parts_.metrics);
     }
+    change.sync = !data.async();
     AddRequestMark(context_, {base_.name}, 0, change.puts);
     if (!data.damaged()) KeepBeforeRewind(parts_, record, change);
     const int64_t version = data.head().version() + 1;

@@ -114,8 +114,15 @@ absl::Status VersionMismatch(const SessionRecord& record, Metrics& metrics) {
 }
 
 absl::Status CheckVersion(int64_t expected, const SessionRecord& record, Metrics& metrics) {
-  if (expected == 0 || expected == record.data.head().version()) return absl::OkStatus();
-  return VersionMismatch(record, metrics);
+  const int64_t current = record.data.head().version();
+  if (expected == 0 || expected == current) return absl::OkStatus();
+  if (expected < current) return VersionMismatch(record, metrics);
+  metrics.version_conflicts.Increment();
+  return Error(absl::StatusCode::kDataLoss, reason::kVersionRegressed,
+               absl::StrCat("the session is at version ", current, ", behind ", expected,
+                            ": the store has lost what came in between, unless the session was "
+                            "purged and made anew"),
+               {{"current_version", absl::StrCat(current)}});
 }
 
 absl::Status WrittenByOthers(const SessionRecord& record, const LeaseTable::Lease& lease,
@@ -347,6 +354,7 @@ absl::StatusOr<SessionRecord> SessionStore::Update(const SessionName& name, cons
     offered.insert(offered.end(), std::make_move_iterator(extra.new_chunks.begin()),
                    std::make_move_iterator(extra.new_chunks.end()));
     transaction.puts.push_back(SessionPut(record));
+    transaction.sync = extra.sync;
     MNEME_RETURN_IF_ERROR(lease.Fence(transaction, last_write));
     const absl::Status status = lease.Settle(store_->Commit(transaction));
     if (ReasonOf(status) == reason::kLeaseLost) return status;

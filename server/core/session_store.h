@@ -103,6 +103,7 @@ class SessionStore {
     std::vector<memstore::Put> puts;
     std::vector<memstore::Delete> deletes;
     std::vector<memstore::NewChunk> new_chunks;
+    bool sync = true;  // false: on disk soon after
   };
   // Reads the record, lets `change` modify it, writes; again from the start if someone else wrote
   // in between. `change` may refuse with an error, which is returned. Returns what was written.
@@ -193,7 +194,8 @@ std::vector<memstore::ChunkId> ChunksOf(const storage::Point& point,
 std::string EtagOf(const SessionRecord& record);
 // ABORTED VERSION_MISMATCH with current_version. Counted.
 absl::Status VersionMismatch(const SessionRecord& record, Metrics& metrics);
-// VersionMismatch unless `expected` is 0 or the session's version.
+// OK if `expected` is 0 or the session's version; VersionMismatch if that is behind it. DATA_LOSS
+// VERSION_REGRESSED if the session was never there, or is no longer: versions only go up.
 absl::Status CheckVersion(int64_t expected, const SessionRecord& record, Metrics& metrics);
 // What the session's writer is told who finds that somebody else wrote: LEASE_LOST, or without a
 // lease VERSION_MISMATCH. Counted.

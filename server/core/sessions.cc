@@ -61,6 +61,7 @@ v1::Session ToProto(Parts& parts, const SessionRecord& record, bool elsewhere) {
   }
   out.set_stored_bytes(data.stored_bytes());
   out.set_transcript(data.no_transcript() ? v1::Session::NONE : v1::Session::TOKENS);
+  out.set_durability(data.async() ? v1::Session::ASYNC : v1::Session::SYNC);
   out.mutable_snapshot_policy()->set_at_turn_end(data.snapshot_at_turn_end());
   out.mutable_snapshot_policy()->set_max_count(data.snapshot_max_count());
   if (data.expire_time_us() != 0) SetTimestamp(data.expire_time_us(), out.mutable_expire_time());
@@ -127,9 +128,13 @@ SessionRecord NewRecord(const CallContext& context, const std::string& session_i
   if (!v1::Session::Transcript_IsValid(session.transcript())) {
     errors.Add("session.transcript", "is not one of the values of Transcript");
   }
+  if (!v1::Session::Durability_IsValid(session.durability())) {
+    errors.Add("session.durability", "is not one of the values of Durability");
+  }
   record.name = {context.tenant, session_id.empty() ? MakeSessionId() : session_id};
   data.set_uid(MakeUid());
   data.set_no_transcript(session.transcript() == v1::Session::NONE);
+  data.set_async(session.durability() == v1::Session::ASYNC);
   const int64_t now = NowMicros();
   data.set_create_time_us(now);
   data.set_update_time_us(now);

@@ -279,6 +279,7 @@ absl::StatusOr<CommitResult> CommitHead(Parts& parts, const Model& model, const 
     if (data.uid() != base.data.uid() || head.version() != base.data.head().version()) {
       return WrittenByOthers(record, options.lease, parts.metrics);
     }
+    change.sync = !data.async();
     const int64_t now = NowMicros();
     if (!data.no_transcript()) {
       storage::StoredTurn turn;

@@ -29,7 +29,8 @@ class TestStore : public memstore::StateStore {
     // Called before each operation ("get", "commit", ...); its error is returned instead.
     test::Replaceable<absl::Status(const std::string& op)> fault = nullptr;
     std::atomic<bool> corrupt_chunks{false};
-    bool shared = false;  // with other servers
+    std::atomic<int> synced{0}, unsynced{0};  // commits
+    bool shared = false;                      // with other servers
 
     absl::Status Check(const std::string& op) {
       const auto function = fault.Get();
@@ -57,6 +58,7 @@ class TestStore : public memstore::StateStore {
   }
   absl::Status Commit(const memstore::Transaction& transaction) override {
     if (auto s = shared_->Check("commit"); !s.ok()) return s;
+    ++(transaction.sync ? shared_->synced : shared_->unsynced);
     return shared_->store->Commit(transaction);
   }
   absl::StatusOr<std::vector<memstore::ListedRecord>> List(

@@ -274,6 +274,41 @@ TEST_F(SessionsTest, RewindToSnapshotAndPosition) {
   EXPECT_TRUE(RewindTo("none", "v1").ok());
 }
 
+TEST_F(SessionsTest, AsyncSessionsDoNotWaitForTheDisk) {
+  Start();
+  const auto async = [](v1::Session& s) { s.set_durability(v1::Session::ASYNC); };
+  Create("s");
+  EXPECT_EQ(Create("a", async).durability(), v1::Session::ASYNC);
+  EXPECT_EQ(Get("s").durability(), v1::Session::SYNC);
+  // What `change` commits: {waited for, not waited for}.
+  const auto commits = [&](const std::function<void()>& change) {
+    const int synced = store->synced, unsynced = store->unsynced;
+    change();
+    return std::pair(store->synced - synced, store->unsynced - unsynced);
+  };
+  const std::pair waits(1, 0), goes_on(0, 1);
+  EXPECT_EQ(commits([&] { Say("s", "words", 3); }), waits);
+  EXPECT_EQ(commits([&] { Say("a", "words", 3); }), goes_on);
+  EXPECT_EQ(commits([&] { ASSERT_TRUE(RewindTo("a", 1).ok()); }), goes_on);
+  EXPECT_EQ(commits([&] { ASSERT_TRUE(Delete("a").ok()); }), waits);
+  CallContext context;
+  v1::UndeleteSessionRequest undelete;
+  undelete.set_name(Name("a"));
+  ASSERT_TRUE(core->UndeleteSession(context, undelete).ok());
+  v1::ForkSessionRequest fork;
+  fork.set_name(Name("a"));
+  fork.add_session_ids("child");
+  ASSERT_TRUE(core->ForkSession(context, fork).ok());
+  EXPECT_EQ(Get("child").durability(), v1::Session::ASYNC);
+  EXPECT_EQ(commits([&] { Say("child", "words", 3); }), goes_on);
+
+  v1::CreateSessionRequest create;
+  create.set_parent("tenants/default");
+  create.mutable_session()->set_durability(static_cast<v1::Session::Durability>(9));
+  EXPECT_THAT(BadFields(core->CreateSession(context, create).status()),
+              ElementsAre("session.durability"));
+}
+
 TEST_F(SessionsTest, DeleteUndelete) {
   Start();
   Create("s");
@@ -455,9 +490,9 @@ TEST_F(SessionsTest, GenerateReportsEveryBadField) {
   EXPECT_THAT(BadFields(TryGenerate(request)), ElementsAre("session"));
   request = Request("s", "x", 1);
   request.set_expected_version(7);
-  const absl::Status mismatch = TryGenerate(request);
-  EXPECT_ERROR(mismatch, Code::kAborted, reason::kVersionMismatch);
-  EXPECT_EQ(Metadata(mismatch, "current_version"), "0");
+  const absl::Status regressed = TryGenerate(request);
+  EXPECT_ERROR(regressed, Code::kDataLoss, reason::kVersionRegressed);
+  EXPECT_EQ(Metadata(regressed, "current_version"), "0");
   request = Request("", "x", 1);
   request.set_model("models/none");
   EXPECT_ERROR(TryGenerate(request), Code::kNotFound, reason::kModelNotFound);

@@ -432,13 +432,17 @@ TEST_F(ErrorTableTest, Conflicts) {
   ASSERT_TRUE(CreateOverRpc("s").ok());
   ASSERT_TRUE(Turn(Request("s", "x", 2)).ok());
   auto stale = Request("s", "x", 1);
-  stale.set_expected_version(7);
+  ASSERT_TRUE(Turn(stale).ok());
+  stale.set_expected_version(1);
   Details conflict = EXPECT_RPC(Turn(stale), ABORTED, "VERSION_MISMATCH");
-  EXPECT_EQ(conflict.info.metadata().at("current_version"), "1");
+  EXPECT_EQ(conflict.info.metadata().at("current_version"), "2");
+  stale.set_expected_version(7);
+  conflict = EXPECT_RPC(Turn(stale), DATA_LOSS, "VERSION_REGRESSED");
+  EXPECT_EQ(conflict.info.metadata().at("current_version"), "2");
 
   auto running = Run(Endless("s"));
   conflict = EXPECT_RPC(Turn(Request("s", "y", 1)), ABORTED, "SESSION_BUSY");
-  EXPECT_EQ(conflict.info.metadata().at("current_version"), "1");
+  EXPECT_EQ(conflict.info.metadata().at("current_version"), "2");
   EXPECT_RPC(DeleteOverRpc("s"), ABORTED, "SESSION_BUSY");
   EXPECT_TRUE(running->Cancel(*generation_).ok());
   // An ingest that a forced delete ends.
