@@ -74,11 +74,19 @@ PROMISES = {
     ),
     "errors": (
         "every error has its code, reason and fields; hostile input has no other effect",
-        [Check(RPC + "rpc_error_table_test"), Check(CORE + "session_export_test")],
+        [
+            Check(RPC + "rpc_error_table_test"),
+            Check(CORE + "session_export_test"),
+            Check(CORE + "hostile_state_test", args=["--mutations", "1000000"]),
+        ],
     ),
     "drain": (
         "a drain behind a balancer costs no call",
         [Check(E2E + "balancer_test", runs=3), Check(RPC + "rpc_streams_test", "DrainTest.*")],
+    ),
+    "rolling": (
+        "three servers are restarted one after the other under load: no call fails, no text differs",
+        [Check(E2E + "rolling_restart_test", args=["--rounds", "20"])],
     ),
     "million": (
         "a million tokens later a session's state and its time for a token are what they were",
