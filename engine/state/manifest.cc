@@ -1,5 +1,6 @@
 // SnapshotManifest <-> bytes. Layout: docs/state_format.md, "Manifest".
 
+#include <algorithm>
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
@@ -18,6 +19,14 @@ constexpr size_t kChunkEntryBytes = 64;
 
 absl::Status Corrupt(std::string_view field, std::string_view expected) {
   return LittleEndianCursor(kWhat, "").Corrupt(field, expected);
+}
+
+// Messages show it, and must be text.
+absl::StatusOr<std::string> ReadName(LittleEndianCursor& cursor, std::string_view field) {
+  MNEME_ASSIGN_OR_RETURN(std::string name, cursor.Name(field));
+  const auto is_printable = [](char c) { return c >= ' ' && c <= '~'; };
+  if (!std::ranges::all_of(name, is_printable)) return Corrupt(field, "is not printable ASCII");
+  return name;
 }
 
 absl::StatusOr<SnapshotChunk> ReadChunk(LittleEndianCursor& cursor) {
@@ -103,8 +112,8 @@ absl::StatusOr<SnapshotManifest> SnapshotManifest::Parse(std::string_view bytes)
   MNEME_ASSIGN_OR_RETURN(manifest.hidden_size, cursor.Read<int64_t>("hidden_size"));
   if (manifest.position < 0) return Corrupt("position", "must not be negative");
   if (manifest.hidden_size < 0) return Corrupt("hidden_size", "must not be negative");
-  MNEME_ASSIGN_OR_RETURN(manifest.identity.architecture, cursor.Name("architecture"));
-  MNEME_ASSIGN_OR_RETURN(manifest.identity.numerics_id, cursor.Name("numerics_id"));
+  MNEME_ASSIGN_OR_RETURN(manifest.identity.architecture, ReadName(cursor, "architecture"));
+  MNEME_ASSIGN_OR_RETURN(manifest.identity.numerics_id, ReadName(cursor, "numerics_id"));
   MNEME_ASSIGN_OR_RETURN(const uint32_t count, cursor.Read<uint32_t>("chunk_count"));
   if (cursor.remaining() != count * uint64_t{kChunkEntryBytes} + sizeof(crc)) {
     return Corrupt("chunk_count", absl::StrCat(count, " entries do not fill the manifest"));

@@ -99,7 +99,7 @@ absl::StatusOr<storage::Point> Rewind::NearestPoint(const std::vector<int32_t>& 
   for (const storage::SnapshotRef& ref : refs) {
     if (ref.position_tokens() > static_cast<int64_t>(tokens.size())) continue;
     auto stored = parts_.sessions->GetSnapshot({base_.name, ref.id()});
-    if (!stored.ok()) continue;
+    if (!stored.ok() || stored->point().position_tokens() != ref.position_tokens()) continue;
     // Earlier rewinds leave snapshots of other continuations: only the same tokens count.
     auto read = ReadTranscriptIds(stored->point().transcript(), 0, ref.position_tokens(), Reader());
     if (read.ok() && std::equal(read->begin(), read->end(), tokens.begin())) {

@@ -146,6 +146,10 @@ absl::Status Page::Read(const TranscriptList& list, const ReadChunk& read) {
   ids_begin_ = std::max<int64_t>(0, begin_ - kTokensBefore);
   MNEME_ASSIGN_OR_RETURN(
       ids_, ReadTranscriptIds(list, ids_begin_, std::min(end_ + 1, TranscriptTokens(list)), read));
+  if (ids_end() < end_) {
+    return Error(absl::StatusCode::kDataLoss, reason::kStateCorrupt,
+                 "the stored transcript is shorter than the session's position");
+  }
   MNEME_ASSIGN_OR_RETURN(turns_, ReadTranscriptTurns(list, begin_, end_, read));
   if (tokenizer_ == nullptr) return absl::OkStatus();
   const auto limit = static_cast<int32_t>(tokenizer_->vocab_size());

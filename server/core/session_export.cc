@@ -148,6 +148,10 @@ absl::Status ExportSession(Parts& parts, CallContext& context,
     for (const FileChunk& chunk : chunks) {
       pin->Renew();
       auto bytes = parts.sessions->ReadChunk(context.tenant, chunk.id);
+      if (bytes.ok() && static_cast<int64_t>(bytes->size()) != chunk.size_bytes) {
+        bytes = Error(absl::StatusCode::kDataLoss, reason::kStateCorrupt,
+                      "the stored state contradicts itself; export a good snapshot");
+      }
       if (!bytes.ok()) {
         return Unreadable(parts, record, !from.snapshot.has_value(), bytes.status());
       }

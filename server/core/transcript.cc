@@ -32,11 +32,35 @@ absl::Status Corrupt(std::string_view what) {
                             absl::string_view(what.data(), what.size())));
 }
 
+// More tokens than anything has read; sums of what is below it do not overflow.
+constexpr int64_t kMaxPosition = int64_t{1} << 40;
+
+bool IsPosition(int64_t n) { return n >= 0 && n <= kMaxPosition; }
+
+// Counts are what the store has, and may be anything; chunks are what their ids say.
+absl::Status CheckCounts(const TranscriptList& list) {
+  for (const storage::TranscriptChunk& chunk : list) {
+    if (chunk.id().size() != 32) return Corrupt("a chunk's id has a bad length");
+    if (chunk.num_tokens() < 0 || chunk.num_tokens() > kMaxChunkTokens ||
+        !IsPosition(chunk.turn_bytes())) {
+      return Corrupt("a chunk has a bad length");
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckTurn(const storage::StoredTurn& turn) {
+  bool good = IsPosition(turn.position_tokens());
+  for (const storage::StoredRun& run : turn.runs()) {
+    good = good && IsPosition(run.num_tokens()) && run.lead_bytes() >= 0 && run.trail_bytes() >= 0;
+  }
+  return good ? absl::OkStatus() : Corrupt("a turn has a bad length");
+}
+
+// Of a list whose counts were checked.
 absl::StatusOr<Stretch> Decode(const storage::TranscriptChunk& chunk, const ReadChunk& read) {
-  if (chunk.id().size() != 32) return Corrupt("a chunk's id has a bad length");
   MNEME_ASSIGN_OR_RETURN(const std::string bytes, read(ToChunkId(chunk.id())));
-  if (chunk.num_tokens() < 0 || chunk.turn_bytes() < 0 ||
-      static_cast<int64_t>(bytes.size()) != ChunkBytes(chunk)) {
+  if (static_cast<int64_t>(bytes.size()) != ChunkBytes(chunk)) {
     return Corrupt("a chunk has a bad length");
   }
   Stretch out;
@@ -47,6 +71,7 @@ absl::StatusOr<Stretch> Decode(const storage::TranscriptChunk& chunk, const Read
   if (!turns.ParseFromArray(bytes.data() + id_bytes, static_cast<int>(chunk.turn_bytes()))) {
     return Corrupt("a chunk's turns cannot be read");
   }
+  for (const storage::StoredTurn& turn : turns.turns()) MNEME_RETURN_IF_ERROR(CheckTurn(turn));
   out.turns.assign(turns.turns().begin(), turns.turns().end());
   return out;
 }
@@ -128,6 +153,7 @@ absl::Status AppendTranscript(TranscriptList& list, std::span<const int32_t> tok
                               const storage::StoredTurn& turn, const ReadChunk& read,
                               std::vector<memstore::NewChunk>& new_chunks) {
   if (tokens.empty()) return absl::OkStatus();
+  MNEME_RETURN_IF_ERROR(CheckCounts(list));
   int tail = 0;
   while (tail < list.size() && !IsFull(list.Get(list.size() - 1 - tail))) ++tail;
   Stretch added;
@@ -148,6 +174,10 @@ absl::Status AppendTranscript(TranscriptList& list, std::span<const int32_t> tok
 
 absl::StatusOr<std::vector<int32_t>> ReadTranscriptIds(const TranscriptList& list, int64_t begin,
                                                        int64_t end, const ReadChunk& read) {
+  MNEME_RETURN_IF_ERROR(CheckCounts(list));
+  if (begin < 0 || begin > end || end > TranscriptTokens(list)) {
+    return Corrupt("it is shorter than the session's position");
+  }
   std::vector<int32_t> out;
   int64_t at = 0;
   for (const storage::TranscriptChunk& chunk : list) {
@@ -159,15 +189,13 @@ absl::StatusOr<std::vector<int32_t>> ReadTranscriptIds(const TranscriptList& lis
     }
     at = next;
   }
-  if (static_cast<int64_t>(out.size()) != end - begin) {
-    return Corrupt("it is shorter than the session's position");
-  }
   return out;
 }
 
 absl::StatusOr<std::vector<storage::StoredTurn>> ReadTranscriptTurns(const TranscriptList& list,
                                                                      int64_t begin, int64_t end,
                                                                      const ReadChunk& read) {
+  MNEME_RETURN_IF_ERROR(CheckCounts(list));
   int chunks = 0;  // that begin before `end`
   for (int64_t at = 0; chunks < list.size() && at < end; ++chunks) {
     at += list.Get(chunks).num_tokens();
@@ -196,6 +224,7 @@ absl::StatusOr<std::vector<storage::StoredTurn>> ReadTranscriptTurns(const Trans
 
 absl::Status TruncateTranscript(TranscriptList& list, int64_t position, const ReadChunk& read,
                                 std::vector<memstore::NewChunk>& new_chunks) {
+  MNEME_RETURN_IF_ERROR(CheckCounts(list));
   int64_t at = 0;
   int keep = 0;
   while (keep < list.size() && at + list.Get(keep).num_tokens() <= position) {
@@ -230,13 +259,14 @@ absl::Status TruncateTranscript(TranscriptList& list, int64_t position, const Re
 }
 
 int64_t TranscriptTokens(const TranscriptList& list) {
-  int64_t n = 0;
-  for (const auto& chunk : list) n += chunk.num_tokens();
-  return n;
+  uint64_t n = 0;  // whose sums wrap around: the counts may not have been checked
+  for (const auto& chunk : list) n += static_cast<uint64_t>(chunk.num_tokens());
+  return static_cast<int64_t>(n);
 }
 
 int64_t ChunkBytes(const storage::TranscriptChunk& chunk) {
-  return chunk.num_tokens() * 4 + chunk.turn_bytes();
+  return static_cast<int64_t>(static_cast<uint64_t>(chunk.num_tokens()) * 4 +
+                              static_cast<uint64_t>(chunk.turn_bytes()));
 }
 
 int64_t TurnTokens(const storage::StoredTurn& turn) {

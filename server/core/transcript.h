@@ -26,8 +26,8 @@ using ReadChunk = std::function<absl::StatusOr<std::string>(const memstore::Chun
 memstore::ChunkId ToChunkId(const std::string& bytes);
 std::string FromChunkId(const memstore::ChunkId& id);
 
-// All that reads a chunk returns DATA_LOSS STATE_CORRUPT if it has not the length that the list
-// says.
+// All that reads a list or a chunk returns DATA_LOSS STATE_CORRUPT if its counts cannot be, or a
+// chunk has not the length that the list says.
 
 // Appends `tokens` to `list`, `turn` being what they are, and the bytes of new chunks to
 // `new_chunks`. `read` is asked only when chunks are merged. No tokens: nothing is appended.
@@ -50,6 +50,7 @@ absl::StatusOr<std::vector<storage::StoredTurn>> ReadTranscriptTurns(const Trans
 absl::Status TruncateTranscript(TranscriptList& list, int64_t position, const ReadChunk& read,
                                 std::vector<memstore::NewChunk>& new_chunks);
 
+// Of a list that the store has, of unchecked counts: any number.
 int64_t TranscriptTokens(const TranscriptList& list);
 int64_t ChunkBytes(const storage::TranscriptChunk& chunk);
 int64_t TurnTokens(const storage::StoredTurn& turn);

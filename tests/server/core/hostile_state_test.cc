@@ -16,6 +16,7 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "google/protobuf/stubs/logging.h"
 #include "server/core/errors.h"
 #include "tests/server/core/session_file_testing.h"
 
@@ -39,6 +40,12 @@ class Mutator {
     for (size_t i = 1 + Below(4); i > 0 && size > 0; --i) size = ChangeOnce(bytes, at, size);
   }
   void Change(std::string& bytes) { Change(bytes, 0, bytes.size()); }
+  // As many as before.
+  void ChangeInPlace(std::string& bytes) {
+    const size_t size = bytes.size();
+    Change(bytes);
+    bytes.resize(size);
+  }
 
  private:
   size_t ChangeOnce(std::string& bytes, size_t at, size_t size) {
@@ -218,7 +225,7 @@ std::string HostileStateTest::MutatedFile(Mutator& mutator) {
     case 4: {
       const auto& chunks = parts.header.manifest->chunks;
       parts.EditStateChunk(chunks[mutator.Below(chunks.size())].kind,
-                           [&](std::string& bytes) { mutator.Change(bytes); });
+                           [&](std::string& bytes) { mutator.ChangeInPlace(bytes); });
       return parts.File();
     }
     default:
@@ -307,7 +314,7 @@ TEST_F(HostileStateTest, StoredSessionsOfOthersHarmNobody) {
           FileInParts parts = parts_;
           const auto& all = parts.header.manifest->chunks;
           parts.EditStateChunk(all[mutator.Below(all.size())].kind,
-                               [&](std::string& bytes) { mutator.Change(bytes); });
+                               [&](std::string& bytes) { mutator.ChangeInPlace(bytes); });
           bad.mutable_head()->set_manifest(parts.header.point.manifest());
           put.value = bad.SerializeAsString();
           for (const auto& [hash, bytes] : parts.chunks) {
@@ -325,6 +332,10 @@ TEST_F(HostileStateTest, StoredSessionsOfOthersHarmNobody) {
       v1::ReadTranscriptRequest read;
       read.set_name(Name(id));
       core->ReadTranscript(context, read).IgnoreError();
+      v1::RewindSessionRequest rewind;
+      rewind.set_name(Name(id));
+      rewind.set_position_tokens(3);
+      core->RewindSession(context, rewind).IgnoreError();
       if (done % 256 != 0) continue;
       v1::ListSessionsRequest list;
       list.set_parent("tenants/default");
@@ -354,6 +365,7 @@ bool ParseArguments(int argc, char** argv) {
 
 int main(int argc, char** argv) {
   ::testing::InitGoogleTest(&argc, argv);
+  google::protobuf::SetLogHandler(nullptr);  // which tells of every record that it cannot read
   if (!mneme::server::ParseArguments(argc, argv)) {
     std::fprintf(stderr, "usage: %s [--mutations N] [--seed S]\n", argv[0]);
     return 2;
