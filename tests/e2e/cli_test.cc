@@ -297,9 +297,13 @@ TEST_F(CliTest, ChatFromAPipe) {
 TEST_F(CliTest, ExitCodesTellWhatHappened) {
   Out({"sessions", "create", "codes"});
   Out(Turn({"generate", "-s", "codes", "The"}, 2));
-  // 1: failed here
+  Out(Turn({"generate", "-s", "codes", "sea"}, 2));
+  // 1: failed here, or there by a fault of its own
   Error({"ingest", (folder_->path() / "none").string(), "-s", "codes"}, 1);
   Error({"ingest", folder_->path().string(), "-s", "codes"}, 1);
+  EXPECT_EQ(
+      Error(Turn({"generate", "-s", "codes", "--expected-version", "7", "x"}, 1), 1)["reason"],
+      "VERSION_REGRESSED");
   // 2: wrong usage
   Error({"nonsense"}, 2);
   Error({"sessions", "get"}, 2);
@@ -315,7 +319,7 @@ TEST_F(CliTest, ExitCodesTellWhatHappened) {
   // 4: conflict
   EXPECT_EQ(Error({"sessions", "create", "codes"}, 4)["reason"], "SESSION_EXISTS");
   EXPECT_EQ(
-      Error(Turn({"generate", "-s", "codes", "--expected-version", "7", "x"}, 1), 4)["reason"],
+      Error(Turn({"generate", "-s", "codes", "--expected-version", "1", "x"}, 1), 4)["reason"],
       "VERSION_MISMATCH");
   // 5: no server; a deadline
   Error({"models", "--server", "127.0.0.1:1", "--connect-timeout", "0.2"}, 5);

@@ -105,7 +105,7 @@ TEST_F(SnapshotsTest, NamesAndConditions) {
   auto unnamed = Keep("s", "");
   ASSERT_TRUE(unnamed.ok());
   EXPECT_THAT(unnamed->name(), StartsWith(Name("s") + "/snapshots/c-"));
-  EXPECT_EQ(ReasonOf(Keep("s", "b", 7).status()), reason::kVersionMismatch);
+  EXPECT_EQ(ReasonOf(Keep("s", "b", 7).status()), reason::kVersionRegressed);
   EXPECT_TRUE(Keep("s", "b", 1).ok());
   EXPECT_THAT(BadFields(Keep("s", "c", -1).status()), ElementsAre("expected_version"));
   EXPECT_EQ(ReasonOf(Keep("nobody", "b").status()), reason::kSessionNotFound);
