@@ -144,12 +144,9 @@ class Page {
 absl::Status Page::Read(const TranscriptList& list, const ReadChunk& read) {
   if (begin_ == end_) return absl::OkStatus();
   ids_begin_ = std::max<int64_t>(0, begin_ - kTokensBefore);
-  MNEME_ASSIGN_OR_RETURN(
-      ids_, ReadTranscriptIds(list, ids_begin_, std::min(end_ + 1, TranscriptTokens(list)), read));
-  if (ids_end() < end_) {
-    return Error(absl::StatusCode::kDataLoss, reason::kStateCorrupt,
-                 "the stored transcript is shorter than the session's position");
-  }
+  // A list that ends before `end_` is refused.
+  const int64_t ids_end = std::clamp(TranscriptTokens(list), end_, end_ + 1);
+  MNEME_ASSIGN_OR_RETURN(ids_, ReadTranscriptIds(list, ids_begin_, ids_end, read));
   MNEME_ASSIGN_OR_RETURN(turns_, ReadTranscriptTurns(list, begin_, end_, read));
   if (tokenizer_ == nullptr) return absl::OkStatus();
   const auto limit = static_cast<int32_t>(tokenizer_->vocab_size());

@@ -17,14 +17,13 @@
 #include "absl/time/clock.h"
 #include "client/client.h"
 #include "tests/support/free_address.h"
+#include "tests/support/haproxy.h"
 #include "tests/support/http_get.h"
 #include "tests/support/server_process.h"
 #include "tests/support/wait_for.h"
 
 namespace mneme::test {
 namespace {
-
-std::string PortOf(const std::string& address) { return address.substr(address.rfind(':') + 1); }
 
 class BalancerTest : public ::testing::Test {
  protected:
@@ -43,12 +42,10 @@ class BalancerTest : public ::testing::Test {
     }
   }
   void StartHaproxy() {
-    Run({"/usr/sbin/haproxy", "-db", "-f", MNEME_SOURCE_DIR "/deploy/haproxy.cfg"},
-        {{"BIND", address_},
-         {"SERVER_A", a_->address()},
-         {"PROBES_A", PortOf(a_->metrics_address())},
-         {"SERVER_B", b_->address()},
-         {"PROBES_B", PortOf(b_->metrics_address())}});
+    auto haproxy =
+        test::StartHaproxy(MNEME_SOURCE_DIR, address_, {a_.get(), b_.get()}, folder_.path());
+    ASSERT_TRUE(haproxy.ok()) << haproxy.status();
+    balancer_ = *std::move(haproxy);
   }
   void StartNginx() {
     const std::string conf =
@@ -70,7 +67,7 @@ class BalancerTest : public ::testing::Test {
     main << "  include mneme.conf;\n}\n";
     if (geteuid() == 0) main << "user root;\n";  // the folder is ours alone
     main.close();
-    Run({"/usr/sbin/nginx", "-p", folder, "-c", "nginx.conf", "-e", "stderr"}, {});
+    Run({"/usr/sbin/nginx", "-p", folder, "-c", "nginx.conf", "-e", "stderr"});
   }
 
   client::Client Connect() {
@@ -111,14 +108,11 @@ class BalancerTest : public ::testing::Test {
   const std::string address_, probes_;
 
  private:
-  void Run(std::vector<std::string> command,
-           std::vector<std::pair<std::string, std::string>> environment) {
+  void Run(std::vector<std::string> command) {
     ASSERT_TRUE(std::filesystem::exists(command[0]))
         << command[0] << " is missing: run deploy/install_packages.sh test";
-    auto child = ChildProcess::Start({.command = std::move(command),
-                                      .environment = std::move(environment),
-                                      .folder = folder_.path(),
-                                      .name = "balancer"});
+    auto child = ChildProcess::Start(
+        {.command = std::move(command), .folder = folder_.path(), .name = "balancer"});
     ASSERT_TRUE(child.ok()) << child.status();
     balancer_ = *std::move(child);
   }

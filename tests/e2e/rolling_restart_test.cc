@@ -9,8 +9,6 @@
 #include <array>
 #include <atomic>
 #include <cstdio>
-#include <filesystem>
-#include <fstream>
 #include <memory>
 #include <sstream>
 #include <string>
@@ -23,6 +21,7 @@
 #include "absl/time/clock.h"
 #include "tests/e2e/postgres_test_base.h"
 #include "tests/support/free_address.h"
+#include "tests/support/haproxy.h"
 #include "tests/support/http_get.h"
 #include "tests/support/wait_for.h"
 
@@ -33,8 +32,6 @@ constexpr int kUsers = 4;
 // Longer than a drain waits, so that some turns have to move.
 constexpr int kLongTurn = 3000;
 int rounds = 1;
-
-std::string PortOf(const std::string& address) { return address.substr(address.rfind(':') + 1); }
 
 // One conversation: what a user does next depends on nothing but how much was done, so that it can
 // be had again.
@@ -150,11 +147,10 @@ class RollingRestartTest : public PostgresTestBase {
 
     size_t steps = 0;
     int moved = 0;
-    const client::Client calm = Connect(*replicas_[0].server);
+    client::Client calm = Connect(*replicas_[0].server);
     for (int user = 0; user < kUsers; ++user) {
       const std::string session = absl::StrCat("calm-", user);
-      client::Client client = calm;
-      Create(client, session);
+      Create(calm, session);
       Conversation conversation(calm, session, user);
       for (size_t n = 0; n < said[user].size(); ++n) {
         ASSERT_EQ(said[user][n], conversation.Step(static_cast<int>(n)))
@@ -188,19 +184,10 @@ TEST_F(RollingRestartTest, AClientThatKnowsAllServersNoticesNothing) {
 TEST_F(RollingRestartTest, AClientBehindHaproxyNoticesNothing) {
   ASSERT_NO_FATAL_FAILURE(StartAll("3s"));
   const std::string address = FreeAddress();
-  const auto config = folder_.path() / "haproxy.cfg";
-  std::ofstream(config) << ReadFile(MNEME_SOURCE_DIR "/deploy/haproxy.cfg") << "    server c "
-                        << replicas_[2].server->address() << " check check-proto h1 port "
-                        << PortOf(replicas_[2].server->metrics_address()) << "\n";
-  auto haproxy = ChildProcess::Start(
-      {.command = {"/usr/sbin/haproxy", "-db", "-f", config},
-       .environment = {{"BIND", address},
-                       {"SERVER_A", replicas_[0].server->address()},
-                       {"PROBES_A", PortOf(replicas_[0].server->metrics_address())},
-                       {"SERVER_B", replicas_[1].server->address()},
-                       {"PROBES_B", PortOf(replicas_[1].server->metrics_address())}},
-       .folder = folder_.path(),
-       .name = "haproxy"});
+  auto haproxy = StartHaproxy(
+      MNEME_SOURCE_DIR, address,
+      {replicas_[0].server.get(), replicas_[1].server.get(), replicas_[2].server.get()},
+      folder_.path());
   ASSERT_TRUE(haproxy.ok()) << haproxy.status();
   RollUnderLoad({.server = address, .connect_timeout = absl::Seconds(30)});
 }
