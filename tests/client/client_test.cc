@@ -10,6 +10,7 @@
 
 #include "client/service_config.h"
 #include "tests/client/fake_server.h"
+#include "tests/support/guarded.h"
 
 namespace mneme::client {
 namespace {
@@ -77,9 +78,9 @@ TEST_F(ClientTest, OtherErrorsOfReadsAreNotRetried) {
 }
 
 TEST_F(ClientTest, AWriteIsSentAgainAsTheSameRequest) {
-  std::set<std::string> ids;
+  test::Guarded<std::set<std::string>> seen;
   server_.sessions.on_RewindSession = [&](auto&, const v1::RewindSessionRequest& request, auto&) {
-    ids.insert(request.request_id());
+    seen.Update([&](auto& ids) { ids.insert(request.request_id()); });
     return ++calls_ < 3 ? kGone : grpc::Status::OK;
   };
   v1::RewindSessionRequest request;
@@ -87,13 +88,14 @@ TEST_F(ClientTest, AWriteIsSentAgainAsTheSameRequest) {
   request.set_position_tokens(3);
   EXPECT_TRUE(client_->RewindSession(request).ok());
   EXPECT_EQ(calls_, 3);
-  ASSERT_EQ(ids.size(), 1u);
-  EXPECT_EQ(ids.begin()->size(), 36u);
+  ASSERT_EQ(seen.Get().size(), 1u);
+  const std::string id = *seen.Get().begin();
+  EXPECT_EQ(id.size(), 36u);
   EXPECT_TRUE(client_->RewindSession(request).ok());
-  EXPECT_EQ(ids.size(), 2u) << "another call is another request";
-  request.set_request_id(*ids.begin());
+  EXPECT_EQ(seen.Get().size(), 2u) << "another call is another request";
+  request.set_request_id(id);
   EXPECT_TRUE(client_->RewindSession(request).ok());
-  EXPECT_EQ(ids.size(), 2u) << "the caller's own id wins";
+  EXPECT_EQ(seen.Get().size(), 2u) << "the caller's own id wins";
 }
 
 TEST_F(ClientTest, AWriteThatNeverGetsThroughHasAnUnknownOutcome) {

@@ -43,6 +43,7 @@ class Guarded {
  public:
   Guarded() = default;
   explicit Guarded(T value) : value_(std::move(value)) {}
+  ~Guarded() { MutexLock lock(&mutex_); }  // after whoever changed it last
   T Get() const {
     MutexLock lock(&mutex_);
     return value_;
