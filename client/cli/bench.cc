@@ -20,6 +20,7 @@ struct BenchFlags {
   std::string model, mode = "both";
   int streams = 4, concurrency = 1, turns = 1, prompt_tokens = 64, output_tokens = 64;
   uint64_t seed = 1;
+  bool prefix_reuse = false;
 };
 
 // What the turns of one mode measured. Times in ms.
@@ -70,6 +71,7 @@ absl::Status RunStream(client::Client& client, const BenchFlags& flags, const v1
     }
     request.mutable_sampling()->set_temperature(0);
     request.set_ignore_eos(true);
+    request.set_no_prefix_reuse(!flags.prefix_reuse);
     request.set_max_output_tokens(flags.output_tokens);
     const absl::Time sent = absl::Now();
     auto stream = client.Generate(request);
@@ -113,9 +115,8 @@ absl::Status RunStream(client::Client& client, const BenchFlags& flags, const v1
                                     usage.decode_ms());
     }
     if (usage.prefill_ms() > 0) {
-      samples.prefill_rate.push_back(
-          static_cast<double>(usage.input_tokens() - usage.reused_input_tokens()) * 1000 /
-          usage.prefill_ms());
+      samples.prefill_rate.push_back(static_cast<double>(usage.input_tokens()) * 1000 /
+                                     usage.prefill_ms());
     }
   }
   if (with_session) {
@@ -248,11 +249,15 @@ void AddBench(CLI::App& app, Context& context) {
   count("--prompt-tokens", flags->prompt_tokens, "New input tokens of each turn");
   count("--output-tokens", flags->output_tokens, "Output tokens of each turn");
   command->add_option("--seed", flags->seed, "Of the random input tokens")->capture_default_str();
+  command->add_flag("--prefix-reuse", flags->prefix_reuse,
+                    "Let stateless turns go on from what the server still has of the one before");
   command->footer(R"(
 Each conversation sends random tokens and reads the answer greedily to its full length. A stateless
 turn sends the whole conversation again, a session's turn only what is new: compare TOKENS READ and
-TTFT with --turns 8. TOK/S counts all streams by the wall clock; DECODE/STREAM and PREFILL/STREAM are
-the medians the server reports; TTFT and ITL (the gap between deltas) are seen from here.
+TTFT with --turns 8. What a stateless turn finds read with --prefix-reuse is there by luck: other calls
+may have needed the memory, or the turn comes to another server. TOK/S counts all streams by the wall
+clock; DECODE/STREAM and PREFILL/STREAM are the medians the server reports; TTFT and ITL (the gap
+between deltas) are seen from here.
 
 Examples:
   mneme bench

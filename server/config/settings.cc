@@ -264,6 +264,10 @@ std::vector<Setting> MakeSettings() {
       BytesSetting("limits.state_memory_bytes",
                    "a device's memory for session states; 0 = half of it", 0, kMax,
                    MNEME_FIELD(limits.state_memory_bytes)),
+      IntegerSetting("limits.prefix_memory_percent",
+                     "share of limits.state_memory_bytes for what conversations begin with alike, "
+                     "which a tenant's other calls need not read again; 0 = off",
+                     0, 90, MNEME_FIELD(limits.prefix_memory_percent)),
       IntegerSetting("limits.prefill_chunk_tokens", "of one sequence in one engine step", 1, 65536,
                      MNEME_FIELD(limits.prefill_chunk_tokens)),
       IntegerSetting("limits.max_step_tokens", "of all sequences in one engine step", 1, 65536,

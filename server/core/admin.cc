@@ -16,7 +16,8 @@ v1::Limits LimitsOf(Parts& parts) {
   out.set_max_output_tokens(config.limits.max_output_tokens);
   out.set_max_running_streams(config.limits.max_running_streams);
   out.set_max_queued_requests(config.limits.max_queued_requests);
-  out.set_state_memory_bytes(parts.states.budget_bytes());
+  out.set_state_memory_bytes(parts.states.budget_bytes() + parts.prefixes.budget_bytes());
+  out.set_prefix_memory_bytes(parts.prefixes.budget_bytes());
   out.set_max_unsent_tokens(config.limits.max_unsent_tokens);
   out.set_slow_client_timeout_ms(config.limits.slow_client_timeout_ms);
   out.set_max_page_size(kMaxPageSize);
@@ -53,6 +54,7 @@ v1::Loads GetLoads(Parts& parts) {
   out.set_queued_tokens(value(parts.metrics.queued_tokens));
   out.set_used_state_bytes(parts.states.used_bytes());
   out.set_state_memory_bytes(parts.states.budget_bytes());
+  out.set_prefix_state_bytes(parts.prefixes.used_bytes());
   out.set_held_leases(value(parts.metrics.leases_held));
   out.set_drain_phase(static_cast<int32_t>(value(parts.metrics.drain_phase)));
   for (const auto& [name, model] : parts.models->models()) {

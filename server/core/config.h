@@ -66,6 +66,7 @@ struct Config {
     int64_t max_running_streams = 256;  // on each device
     int64_t max_queued_requests = 512;
     int64_t state_memory_bytes = 0;      // of each device; 0 = half of its memory
+    int64_t prefix_memory_percent = 10;  // of state_memory_bytes; 0 = no prefixes are kept
     int64_t prefill_chunk_tokens = 256;  // of one sequence in one step
     int64_t max_step_tokens = 512;
     int64_t slow_client_timeout_ms = 30000;

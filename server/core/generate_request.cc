@@ -315,11 +315,19 @@ absl::StatusOr<TurnInput> InputOf(const Model& model, const GenerateRequest& req
                                                             request.continue_final_message(),
                                                             position, last_token, &contents));
       input.runs = RunsOfMessages(static_cast<int64_t>(input.tokens.size()), contents);
+      const auto end = [](const engine::ContentSpan& content) {
+        return static_cast<int64_t>(content.end) - (content.trail_bytes > 0 ? 1 : 0);
+      };
+      if (!contents.empty()) {
+        if (contents.front().role == "system") input.system_end = end(contents.front());
+        input.content_end = end(contents.back());
+      }
       return input;
     }
     case GenerateRequest::INPUT_NOT_SET:
       return input;
   }
+  input.content_end = static_cast<int64_t>(input.tokens.size());
   input.runs = RunsOfText(model.tokenizer(), v1::TranscriptPart::PROMPT, input.tokens, position);
   return input;
 }

@@ -53,6 +53,9 @@ absl::StatusOr<std::vector<engine::TokenId>> TokensOfMessages(
 struct TurnInput {
   std::vector<engine::TokenId> tokens;  // may be empty
   RunList runs;                         // what they are, for the transcript
+  // What other conversations are likely to begin with, in tokens; 0: nothing.
+  int64_t system_end = 0;   // the system message
+  int64_t content_end = 0;  // everything but what the template writes last
 };
 // BOS by AUTO is added to text only: token ids are taken as they are, and chat templates bring
 // their own.

@@ -57,9 +57,10 @@ ModelMetrics::ModelMetrics(Registry& registry, const std::string& model)
                               {{"model", model}})),
       output_tokens(AddCounter(registry, "mneme_output_tokens_total", "Tokens generated.",
                                {{"model", model}})),
-      reused_input_tokens(AddCounter(
-          registry, "mneme_reused_input_tokens_total",
-          "Tokens that a turn found already read in its session's state.", {{"model", model}})),
+      reused_input_tokens(AddCounter(registry, "mneme_reused_input_tokens_total",
+                                     "Tokens that a turn found already read, in its session's "
+                                     "state or another's that begins alike.",
+                                     {{"model", model}})),
       recomputed_tokens(AddCounter(registry, "mneme_recomputed_tokens_total",
                                    "Tokens read once more.", {{"model", model}})),
       state_not_finite(AddCounter(registry, "mneme_state_not_finite_total",
@@ -200,6 +201,9 @@ TierMetrics Metrics::Tier(const std::string& tier) {
                                    "Share of the state memory that running calls hold.", labels),
       .state_bytes = AddGauge(*registry_, "mneme_state_bytes",
                               "Bytes of states in memory, running and idle.", labels),
+      .prefix_state_bytes =
+          AddGauge(*registry_, "mneme_prefix_state_bytes",
+                   "Bytes of states that other conversations may begin with.", labels),
       .sessions_running = sessions("running"),
       .sessions_resident = sessions("active"),
       .evictions = AddCounter(*registry_, "mneme_evictions_total",

@@ -20,6 +20,7 @@ namespace mneme::server {
 struct TierMetrics {
   prometheus::Gauge& slots_used_ratio;  // mneme_state_slots_used_ratio
   prometheus::Gauge& state_bytes;
+  prometheus::Gauge& prefix_state_bytes;
   prometheus::Gauge& sessions_running;   // sessions{state="running"}
   prometheus::Gauge& sessions_resident;  // sessions{state="active"}
   prometheus::Counter& evictions;

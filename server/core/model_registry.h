@@ -12,6 +12,7 @@
 #include "server/core/call_context.h"
 #include "server/core/config.h"
 #include "server/core/metrics.h"
+#include "server/core/prefix_cache.h"
 #include "server/core/scheduler.h"
 #include "server/core/state_cache.h"
 #include "server/core/storage.pb.h"
@@ -23,6 +24,7 @@ struct Replica {
   std::unique_ptr<engine::Engine> engine;
   std::unique_ptr<Scheduler> scheduler;  // destroyed before the engine
   StateCache* states = nullptr;          // of the device
+  PrefixCache* prefixes = nullptr;       // likewise
 
   const engine::Device& device() const { return engine->device(); }
 };

@@ -10,6 +10,7 @@
 #include "server/core/generation_table.h"
 #include "server/core/metrics.h"
 #include "server/core/model_registry.h"
+#include "server/core/prefix_cache.h"
 #include "server/core/request_memory.h"
 #include "server/core/session_store.h"
 #include "server/core/state_cache.h"
@@ -27,6 +28,7 @@ struct Parts {
   std::unique_ptr<TenantStorage> storage;
   TenantUse tenants{metrics};
   StateCaches states;
+  PrefixCaches prefixes;
   std::unique_ptr<RequestMemory> requests;
   WriterTable writers;
   CallRegistry calls;

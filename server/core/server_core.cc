@@ -26,6 +26,9 @@ namespace {
 // Sessions that one sweep deals with: small, so that it never delays a turn for long.
 constexpr int kSweepBatch = 20;
 
+// What nobody has begun with for so long is not kept, whatever the memory.
+constexpr auto kPrefixIdle = std::chrono::minutes(10);
+
 // Beyond the limits, so that those who refuse say which one it is.
 constexpr size_t kSpareTurnThreads = 16;
 
@@ -69,8 +72,9 @@ absl::Status CheckConfig(const Config& config) {
 absl::Status AddCache(Parts& parts, engine::Device& device) {
   const Config::Limits& limits = parts.config.limits;
   const engine::Memory& memory = device.memory();
-  const int64_t budget =
+  const int64_t all =
       limits.state_memory_bytes > 0 ? limits.state_memory_bytes : memory.CapacityBytes() / 2;
+  int64_t most = 0;  // of one state
   std::vector<std::string> names;
   std::vector<Replica*> replicas;
   for (const auto& [name, model] : parts.models->models()) {
@@ -80,18 +84,28 @@ absl::Status AddCache(Parts& parts, engine::Device& device) {
     names.push_back(name);
     replicas.push_back(&*here);
     const int64_t largest = model->SlotBytes(model->context_limit());
-    if (largest > budget) {
+    if (largest > all) {
       return absl::InvalidArgumentError(
-          absl::StrCat("limits.state_memory_bytes is ", budget, ", one state of ", name, " needs ",
+          absl::StrCat("limits.state_memory_bytes is ", all, ", one state of ", name, " needs ",
                        largest, "; raise it or choose a smaller engine.window_tokens"));
     }
+    most = std::max(most, largest);
   }
+  // Where memory is so short that the share holds no state, sessions have it all.
+  int64_t for_prefixes = all / 100 * limits.prefix_memory_percent;
+  if (for_prefixes < most || all - for_prefixes < most) for_prefixes = 0;
   const auto share = static_cast<int64_t>(parts.models->models().size());
+  const TierMetrics tier = parts.metrics.Tier(memory.OnHost() ? "host" : device.place());
   StateCache* const cache = parts.states.Add(std::make_unique<StateCache>(
-      budget, static_cast<int>(limits.max_running_streams),
-      static_cast<int>((limits.max_queued_requests + share - 1) / share), names,
-      parts.metrics.Tier(memory.OnHost() ? "host" : device.place()), parts.metrics, parts.tenants));
-  for (Replica* replica : replicas) replica->states = cache;
+      all - for_prefixes, static_cast<int>(limits.max_running_streams),
+      static_cast<int>((limits.max_queued_requests + share - 1) / share), names, tier,
+      parts.metrics, parts.tenants));
+  PrefixCache* const prefixes =
+      parts.prefixes.Add(std::make_unique<PrefixCache>(for_prefixes, tier.prefix_state_bytes));
+  for (Replica* replica : replicas) {
+    replica->states = cache;
+    replica->prefixes = prefixes;
+  }
   return absl::OkStatus();
 }
 
@@ -408,6 +422,7 @@ class ServerCoreImpl final : public ServerCore {
         }
         if (stop_) return;
       }
+      parts_.prefixes.DropUnusedSince(Clock::now() - kPrefixIdle);
       // What other servers of the store do changes the figures, too. Looked up as often as a
       // twentieth of the time allows.
       if (const auto now = Clock::now(); parts_.sessions->leases() != nullptr && now >= count_due) {

@@ -308,7 +308,10 @@ absl::StatusOr<v1::Session> Delete(Parts& parts, CallContext& context, const Ses
   parts.states.Drop(key);
   writer->Release();
   MNEME_ASSIGN_OR_RETURN(v1::Session session, ToProto(parts, *deleted));
-  if (window_us == 0) MNEME_RETURN_IF_ERROR(parts.sessions->Purge(name));
+  if (window_us == 0) {
+    parts.prefixes.Drop(name.tenant);  // one may have read what the session has
+    MNEME_RETURN_IF_ERROR(parts.sessions->Purge(name));
+  }
   return session;
 }
 
@@ -354,6 +357,7 @@ int SweepSessions(Parts& parts, int limit) {
     auto record = parts.sessions->Get(name);
     if (absl::IsNotFound(record.status())) {
       if (!parts.sessions->Purge(name).ok()) continue;
+      parts.prefixes.Drop(name.tenant);
     } else if (record.ok()) {
       auto updated =
           parts.sessions->Update(name, [&](SessionRecord& current, SessionStore::Change&) {

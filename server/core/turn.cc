@@ -2,10 +2,13 @@
 
 #include <algorithm>
 #include <memory>
+#include <new>
+#include <span>
 #include <stop_token>
 #include <utility>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "engine/core/status_macros.h"
 #include "server/core/cancel_status.h"
 #include "server/core/errors.h"
@@ -22,6 +25,9 @@ using Clock = CallContext::Clock;
 using Cancel = CallContext::Cancel;
 
 constexpr auto kProgressInterval = std::chrono::milliseconds(500);
+
+// A state that has read so few tokens more than the one before is not worth its copy.
+constexpr int64_t kWorthKeeping = 32;
 
 double Seconds(Clock::duration d) { return std::chrono::duration<double>(d).count(); }
 
@@ -45,6 +51,15 @@ class Turn {
   absl::Status ResolveModel();
   absl::Status TakeUp();
   absl::Status Hold();
+  bool MayReuse() const;
+  PrefixCache::Owner PrefixOwner() const {
+    return {stateless() ? context_.tenant : name_.tenant, model_->name};
+  }
+  void BeginWithPrefix();
+  TurnReading Reading();
+  void KeepPrefix(std::span<const engine::TokenId> tokens, absl::FunctionRef<engine::State()> make);
+  // A stateless turn leaves its state to whoever goes on from there.
+  void LeavePrefix();
   v1::GenerateResponse Started() const;
   void Decode(TurnSequence& sequence);
   absl::Status Replay();
@@ -77,6 +92,7 @@ class Turn {
   size_t held_bytes_ = 0;
   int64_t recomputed_ = 0;
   int64_t num_input_ = 0;
+  int64_t reused_ = 0;  // of the input
   double queue_seconds_ = 0;
   double commit_seconds_ = 0;
 };
@@ -173,7 +189,62 @@ absl::Status Turn::Hold() {
   version_ = base_.data.head().version();
   position_ = base_.data.head().position_tokens();
   held_bytes_ = base_.data.head().unfinished_character().size();
+  if (MayReuse()) BeginWithPrefix();
   return absl::OkStatus();
+}
+
+bool Turn::MayReuse() const {
+  return base_.data.head().position_tokens() == 0 && !request_.no_prefix_reuse();
+}
+
+void Turn::BeginWithPrefix() {
+  // The last token is read by this turn, since its logits are wanted.
+  const auto most = std::span(input_.tokens).first(input_.tokens.size() - 1);
+  const auto prefix = held_.replica->prefixes->Find(PrefixOwner(), most);
+  if (prefix == nullptr) return;
+  const auto start = Clock::now();
+  try {
+    held_.loaded.state = prefix->Clone();
+  } catch (const std::bad_alloc&) {
+    return;  // what there is has read nothing, and will do
+  }
+  reused_ = prefix->position;
+  held_.restore_seconds += Seconds(Clock::now() - start);
+}
+
+void Turn::KeepPrefix(std::span<const engine::TokenId> tokens,
+                      absl::FunctionRef<engine::State()> make) {
+  held_.replica->prefixes->Keep(PrefixOwner(), tokens,
+                                static_cast<int64_t>(held_.loaded.state.size_bytes()), make);
+}
+
+TurnReading Turn::Reading() {
+  TurnReading reading{
+      .input = input_.tokens,
+      .reused = reused_,
+      .known = known_,
+      .begun = UnfinishedCharacter(model_->tokenizer(), base_.data.head().unfinished_character(),
+                                   input_.tokens)};
+  if (!MayReuse()) return reading;
+  // What a session goes on with is its own; only its beginning is likely to be another's, too.
+  int64_t last = reused_;
+  for (const int64_t mark : {input_.system_end, stateless() ? input_.content_end : 0}) {
+    if (mark - last < kWorthKeeping) continue;
+    reading.marks.push_back(mark);
+    last = mark;
+  }
+  reading.on_mark = [this](int64_t num_tokens) {
+    KeepPrefix(std::span(input_.tokens).first(num_tokens),
+               [this] { return held_.loaded.state.Clone(); });
+  };
+  return reading;
+}
+
+void Turn::LeavePrefix() {
+  std::vector<engine::TokenId> tokens = input_.tokens;
+  tokens.insert(tokens.end(), result_.output.begin(), result_.output.end());
+  if (static_cast<int64_t>(tokens.size()) - reused_ < kWorthKeeping) return;
+  KeepPrefix(tokens, [this] { return std::move(held_.loaded.state); });
 }
 
 v1::GenerateResponse Turn::Started() const {
@@ -267,7 +338,8 @@ absl::Status Turn::End() {
   if (!stateless() && (result_.complete || result_.replay)) {
     MNEME_RETURN_IF_ERROR(Commit());
   } else if (stateless()) {
-    position_ += result_.prefilled + static_cast<int64_t>(result_.output.size());
+    position_ += reused_ + result_.prefilled + static_cast<int64_t>(result_.output.size());
+    if (result_.complete && MayReuse()) LeavePrefix();
   }
   return absl::OkStatus();
 }
@@ -282,7 +354,7 @@ v1::GenerateResponse Turn::Final() const {
   final->set_held_bytes(static_cast<int32_t>(held_bytes_));
   auto* usage = final->mutable_usage();
   usage->set_input_tokens(result_.prefilled);
-  usage->set_reused_input_tokens(base_.data.head().position_tokens());
+  usage->set_reused_input_tokens(base_.data.head().position_tokens() + reused_);
   usage->set_recomputed_tokens(recomputed_);
   usage->set_output_tokens(static_cast<int64_t>(result_.output.size()));
   usage->set_queue_ms(queue_seconds_ * 1e3);
@@ -312,12 +384,8 @@ absl::Status Turn::Run() {
   turn_.Clear();
   log_.Append(Started());
 
-  auto sequence = std::make_shared<TurnSequence>(
-      *model_, *held_.replica->scheduler, context_, share, log_, held_.loaded, input_.tokens,
-      known_,
-      UnfinishedCharacter(model_->tokenizer(), base_.data.head().unfinished_character(),
-                          input_.tokens),
-      options_);
+  auto sequence = std::make_shared<TurnSequence>(*model_, *held_.replica->scheduler, context_,
+                                                 share, log_, held_.loaded, Reading(), options_);
   held_.replica->scheduler->Add(sequence);
   Decode(*sequence);
   result_ = sequence->result();
@@ -338,7 +406,8 @@ absl::Status Turn::Run() {
   }
   metrics.input_tokens.Increment(static_cast<double>(result_.prefilled));
   metrics.output_tokens.Increment(static_cast<double>(result_.output.size()));
-  metrics.reused_input_tokens.Increment(static_cast<double>(base_.data.head().position_tokens()));
+  metrics.reused_input_tokens.Increment(
+      static_cast<double>(base_.data.head().position_tokens() + reused_));
   if (result_.cause != Cancel::kNone) parts_.metrics.CountCancelled(CancelName(result_.cause));
 
   const absl::Status ended = End();

@@ -20,38 +20,43 @@ double Seconds(Clock::duration d) { return std::chrono::duration<double>(d).coun
 
 TurnSequence::TurnSequence(const Model& model, Scheduler& scheduler, CallContext& context,
                            TenantUse::Share& share, GenerationLog& log, LoadedState& loaded,
-                           const std::vector<engine::TokenId>& input,
-                           std::vector<engine::TokenId> known, std::string begun,
-                           TurnOptions options)
+                           TurnReading reading, TurnOptions options)
     : model_(model),
       scheduler_(scheduler),
       context_(context),
       share_(share),
       log_(log),
       loaded_(loaded),
-      input_(input),
-      known_(std::move(known)),
+      turn_(std::move(reading)),
       options_(std::move(options)),
-      reading_(input_),
+      reading_(turn_.input.subspan(turn_.reused)),
       sampler_(options_.sampling),
       matcher_(options_.stop_sequences),
-      utf8_(std::move(begun)),
+      utf8_(turn_.begun),
       started_(Clock::now()),
       prefill_end_(started_) {
-  const size_t window = std::min<size_t>(input_.size(), options_.sampling.penalty_window_tokens);
-  history_.assign(input_.end() - static_cast<ptrdiff_t>(window), input_.end());
-  if (!known_.empty() && options_.logprobs == 0) {
+  const auto& input = turn_.input;
+  const size_t window = std::min<size_t>(input.size(), options_.sampling.penalty_window_tokens);
+  history_.assign(input.end() - static_cast<ptrdiff_t>(window), input.end());
+  if (const auto& known = turn_.known; !known.empty() && options_.logprobs == 0) {
     to_accept_ = true;
-    joined_.reserve(input_.size() + known_.size() - 1);
-    joined_ = input_;
+    joined_.reserve(reading_.size() + known.size() - 1);
+    joined_.assign(reading_.begin(), reading_.end());
     // The last is read as if it had just been chosen.
-    joined_.insert(joined_.end(), known_.begin(), known_.end() - 1);
+    joined_.insert(joined_.end(), known.begin(), known.end() - 1);
     reading_ = joined_;
   }
   log_.OnRoom([&scheduler] { scheduler.Wake(); });
 }
 
+std::span<const engine::TokenId> TurnSequence::ToRead() const {
+  const auto rest = reading_.subspan(read_);
+  if (next_mark_ == turn_.marks.size()) return rest;
+  return rest.first(turn_.marks[next_mark_] - turn_.reused - read_);
+}
+
 Sequence::Want TurnSequence::Next() {
+  if (at_mark_) return {.kind = Want::Kind::kWait};
   const bool reading = read_ < to_prefill();
   if (!ending_) {
     if (const Cancel cause = context_.cancelled(); cause != Cancel::kNone) {
@@ -68,7 +73,7 @@ Sequence::Want TurnSequence::Next() {
     }
   }
   if (!ending_ && reading) {
-    return {.kind = Want::Kind::kRead, .tokens = reading_.subspan(read_)};
+    return {.kind = Want::Kind::kRead, .tokens = ToRead()};
   }
   if (!ending_ && !next_token_.has_value()) {  // an empty input
     if (options_.max_output_tokens > 0) return {.kind = Want::Kind::kRead, .decode = true};
@@ -85,6 +90,9 @@ void TurnSequence::OnRead(int64_t num_tokens, std::span<const float> logits) {
   if (read_ < to_prefill()) {
     read_ += num_tokens;
     prefilled_.store(read_, std::memory_order_relaxed);
+    if (next_mark_ < turn_.marks.size() && turn_.reused + read_ == turn_.marks[next_mark_]) {
+      at_mark_ = true;
+    }
     if (read_ < to_prefill()) return;
     prefill_end_ = Clock::now();
     if (to_accept_) return;  // by Next()
@@ -120,20 +128,20 @@ void TurnSequence::Finish(v1::FinishReason reason) {
 
 void TurnSequence::Choose(std::span<const float> logits) {
   const size_t index = result_.output.size();
-  Accept(
-      repeating() ? known_[index] : sampler_.Sample(logits, history_, static_cast<int64_t>(index)),
-      logits);
+  Accept(repeating() ? turn_.known[index]
+                     : sampler_.Sample(logits, history_, static_cast<int64_t>(index)),
+         logits);
 }
 
 void TurnSequence::AcceptKnown() {
   to_accept_ = false;
-  for (size_t i = 0; i < known_.size(); ++i) {
+  for (size_t i = 0; i < turn_.known.size(); ++i) {
     if (ending_) {
       OnFailure(DamagedTurn());
       next_token_.reset();
       return;
     }
-    Accept(known_[i], {});
+    Accept(turn_.known[i], {});
     if (i % kPublishAtOnce == kPublishAtOnce - 1) Publish();
   }
 }
@@ -221,6 +229,11 @@ void TurnSequence::DropMatch() {
 }
 
 void TurnSequence::Publish() {
+  if (at_mark_) {
+    turn_.on_mark(turn_.marks[next_mark_++]);
+    at_mark_ = false;
+    scheduler_.Wake();
+  }
   Detokenize();
   if (ending_ && !flushed_) {
     flushed_ = true;
@@ -253,11 +266,11 @@ void TurnSequence::OnFailure(absl::Status status) {
 }
 
 void TurnSequence::OnRemoved() {
-  result_.prefilled = std::min(read_, static_cast<int64_t>(input_.size()));
+  result_.prefilled = std::min(read_, static_cast<int64_t>(turn_.input.size()) - turn_.reused);
   result_.recomputed = read_ - result_.prefilled;
   if (read_ == to_prefill()) {
     // The last of them, or with logprobs all, were read one by one.
-    result_.recomputed = static_cast<int64_t>(std::min(known_.size(), result_.output.size()));
+    result_.recomputed = static_cast<int64_t>(std::min(turn_.known.size(), result_.output.size()));
   }
   const auto now = Clock::now();
   if (read_ < to_prefill()) prefill_end_ = now;

@@ -16,7 +16,9 @@
 #include <atomic>
 #include <chrono>
 #include <deque>
+#include <functional>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -49,6 +51,19 @@ struct TurnOptions {
   int logprobs = 0;
 };
 
+// What a turn has before it says anything new.
+struct TurnReading {
+  // May be empty if the state has read something. Must outlive the sequence.
+  std::span<const engine::TokenId> input;
+  int64_t reused = 0;  // tokens of it that the state has read already
+  std::vector<engine::TokenId> known;
+  std::string begun;  // UnfinishedCharacter() of everything up to the end of the input
+  // At these tokens of the input, ascending and behind `reused`, the sequence leaves the batch for
+  // a step, and on_mark is called meanwhile, when the state has read exactly so many.
+  std::vector<int64_t> marks;
+  std::function<void(int64_t num_tokens)> on_mark;
+};
+
 struct TurnResult {
   absl::Status failure;  // of the engine: the state must be thrown away
   v1::FinishReason reason = v1::FINISH_REASON_UNSPECIFIED;
@@ -59,7 +74,7 @@ struct TurnResult {
   bool complete = false;
   // It has read more than that (DROP): restore the base and read input and output again.
   bool replay = false;
-  int64_t prefilled = 0;   // of the input
+  int64_t prefilled = 0;   // of the input, without what was reused
   int64_t recomputed = 0;  // of the known tokens
   double prefill_seconds = 0;
   double decode_seconds = 0;
@@ -69,12 +84,10 @@ struct TurnResult {
 
 class TurnSequence final : public Sequence {
  public:
-  // All references must outlive the sequence's removal. `input` may be empty if the state has read
-  // something. `begun`: UnfinishedCharacter() of everything up to the end of the input.
+  // All references must outlive the sequence's removal.
   TurnSequence(const Model& model, Scheduler& scheduler, CallContext& context,
                TenantUse::Share& share, GenerationLog& log, LoadedState& loaded,
-               const std::vector<engine::TokenId>& input, std::vector<engine::TokenId> known,
-               std::string begun, TurnOptions options);
+               TurnReading reading, TurnOptions options);
 
   // Of the turn's thread. Waits until the sequence was removed, or `until`, or so many tokens were
   // published; true if it was removed.
@@ -104,10 +117,12 @@ class TurnSequence final : public Sequence {
   };
 
   // What comes was said before.
-  bool repeating() const { return result_.output.size() < known_.size(); }
+  bool repeating() const { return result_.output.size() < turn_.known.size(); }
   void Choose(std::span<const float> logits);
   // As if they had just been chosen.
   void AcceptKnown();
+  // What is to be read next, up to the next mark.
+  std::span<const engine::TokenId> ToRead() const;
   void Accept(engine::TokenId id, std::span<const float> logits);
   // Appends the text of the tokens that have none yet.
   void Detokenize();
@@ -122,11 +137,10 @@ class TurnSequence final : public Sequence {
   TenantUse::Share& share_;
   GenerationLog& log_;
   LoadedState& loaded_;
-  const std::vector<engine::TokenId>& input_;
-  const std::vector<engine::TokenId> known_;
+  const TurnReading turn_;
   const TurnOptions options_;
-  std::vector<engine::TokenId> joined_;  // if reading_ is not just the input
-  std::span<const engine::TokenId> reading_;
+  std::vector<engine::TokenId> joined_;       // if reading_ is not just of the input
+  std::span<const engine::TokenId> reading_;  // what is left to read
 
   // Of the batch. A token is chosen, then held until its text is released, then published.
   engine::Sampler sampler_;
@@ -139,7 +153,9 @@ class TurnSequence final : public Sequence {
   int64_t text_bytes_ = 0;  // given to the matcher
   std::string released_;    // by the matcher, to be published
   int64_t read_ = 0;        // of reading_
-  bool to_accept_ = false;  // known_, once reading_ was read
+  size_t next_mark_ = 0;
+  bool at_mark_ = false;    // the sequence is out of the batch for it
+  bool to_accept_ = false;  // turn_.known, once reading_ was read
   bool ending_ = false;
   bool flushed_ = false;                       // nothing follows in the text
   std::optional<engine::TokenId> next_token_;  // sampled, not read yet

@@ -103,7 +103,7 @@ TEST_F(ServedAdminTest, WhatTheServerIsAndDoes) {
     ASSERT_EQ(loads.running_requests(), 1);
   } while (loads.models(0).sequences() == 0);
   EXPECT_GT(loads.used_state_bytes(), 0);
-  EXPECT_EQ(loads.state_memory_bytes(), 64 << 20);
+  EXPECT_EQ(loads.state_memory_bytes(), (64 << 20) - info.limits().prefix_memory_bytes());
   EXPECT_EQ(loads.models(0).model(), "models/tiny");
   EXPECT_EQ(loads.models(0).sequences(), 1);
   EXPECT_EQ(loads.drain_phase(), 0);

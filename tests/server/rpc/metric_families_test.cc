@@ -145,9 +145,9 @@ TEST_F(MetricFamiliesTest, ATurn) {
                {"mneme_time_to_first_token_seconds", {{"model", "tiny"}, {"kind", "warm"}}, 1},
                {"mneme_state_restore_seconds", {{"tier", "host"}}, 1}},
               [&] { ASSERT_TRUE(Turn(Request("s", "", 2)).ok()); });
-  ExpectMoves(
-      {{"mneme_time_to_first_token_seconds", {{"model", "tiny"}, {"kind", "stateless"}}, 1}},
-      [&] { ASSERT_TRUE(Turn(Request("", "x", 2)).ok()); });
+  ExpectMoves({{"mneme_time_to_first_token_seconds", {{"model", "tiny"}, {"kind", "stateless"}}, 1},
+               {"mneme_prefix_state_bytes", {{"tier", "host"}}, 0}},
+              [&] { ASSERT_TRUE(Turn(Request("", std::string(100, 'x'), 2)).ok()); });
   ExpectMoves({{"mneme_recomputed_tokens_total", {{"model", "tiny"}}, 1}}, [&] {
     v1::RewindSessionRequest rewind;
     rewind.set_name(Name("s"));
