@@ -51,7 +51,10 @@ class Turn {
   absl::Status ResolveModel();
   absl::Status TakeUp();
   absl::Status Hold();
+  // Of a turn that holds a slot.
   bool MayReuse() const;
+  // Tokens that this turn found read.
+  int64_t FoundRead() const { return base_.data.head().position_tokens() + reused_; }
   PrefixCache::Owner PrefixOwner() const {
     return {stateless() ? context_.tenant : name_.tenant, model_->name};
   }
@@ -194,7 +197,8 @@ absl::Status Turn::Hold() {
 }
 
 bool Turn::MayReuse() const {
-  return base_.data.head().position_tokens() == 0 && !request_.no_prefix_reuse();
+  return base_.data.head().position_tokens() == 0 && !request_.no_prefix_reuse() &&
+         held_.replica->prefixes->budget_bytes() > 0;
 }
 
 void Turn::BeginWithPrefix() {
@@ -354,7 +358,7 @@ v1::GenerateResponse Turn::Final() const {
   final->set_held_bytes(static_cast<int32_t>(held_bytes_));
   auto* usage = final->mutable_usage();
   usage->set_input_tokens(result_.prefilled);
-  usage->set_reused_input_tokens(base_.data.head().position_tokens() + reused_);
+  usage->set_reused_input_tokens(FoundRead());
   usage->set_recomputed_tokens(recomputed_);
   usage->set_output_tokens(static_cast<int64_t>(result_.output.size()));
   usage->set_queue_ms(queue_seconds_ * 1e3);
@@ -406,8 +410,7 @@ absl::Status Turn::Run() {
   }
   metrics.input_tokens.Increment(static_cast<double>(result_.prefilled));
   metrics.output_tokens.Increment(static_cast<double>(result_.output.size()));
-  metrics.reused_input_tokens.Increment(
-      static_cast<double>(base_.data.head().position_tokens() + reused_));
+  metrics.reused_input_tokens.Increment(static_cast<double>(FoundRead()));
   if (result_.cause != Cancel::kNone) parts_.metrics.CountCancelled(CancelName(result_.cause));
 
   const absl::Status ended = End();
